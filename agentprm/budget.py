@@ -1,0 +1,188 @@
+"""What a run may cost (`SearchBudget`) and what it did cost (`Usage`).
+
+Language models, retrievers and reward models report to the meters that are active in the current
+context (`metered`), so that callers need not thread counters through every call. Context variables
+follow `asyncio` tasks and LangChain's executor threads, so concurrent runs do not mix.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from typing import cast
+
+from typing_extensions import TypedDict
+
+from agentprm.errors import ConfigurationError
+
+__all__ = ["SearchBudget", "Usage", "add_usage", "empty_usage", "metered", "record"]
+
+
+class Usage(TypedDict):
+    """Cost of a call, a node or a run. All counts are plain numbers and add up.
+
+    Attributes:
+        model_calls: Prompts sent to a language model, for sampling or for scoring.
+        prompt_tokens: Prompt tokens asked for, shared prefixes counted each time.
+        computed_tokens: Tokens that the model really computed (prompt and completion).
+        completion_tokens: Tokens generated.
+        retrievals: Searches in an index.
+        reward_calls: Steps scored by a reward model; a step found in its cache is free.
+        seconds: Wall-clock time.
+    """
+
+    model_calls: int
+    prompt_tokens: int
+    computed_tokens: int
+    completion_tokens: int
+    retrievals: int
+    reward_calls: int
+    seconds: float
+
+
+def empty_usage() -> Usage:
+    """A usage of nothing."""
+    return Usage(
+        model_calls=0,
+        prompt_tokens=0,
+        computed_tokens=0,
+        completion_tokens=0,
+        retrievals=0,
+        reward_calls=0,
+        seconds=0.0,
+    )
+
+
+def add_usage(left: Usage | None, right: Usage | None) -> Usage:
+    """Sum of two usages; the reducer of `prm_usage`. A missing side or field counts as zero."""
+    total = cast(dict[str, float], empty_usage())
+    for side in (left, right):
+        for key, amount in cast(dict[str, float], side or {}).items():
+            if key in total:
+                total[key] += amount
+    return cast(Usage, total)
+
+
+class _Meter:
+    """A `Usage` that several threads may add to."""
+
+    def __init__(self) -> None:
+        self.usage = empty_usage()
+        self._lock = threading.Lock()
+
+    def add(self, amount: Usage) -> None:
+        with self._lock:
+            self.usage = add_usage(self.usage, amount)
+
+
+_meters: ContextVar[tuple[_Meter, ...]] = ContextVar("agentprm_meters", default=())
+
+
+@contextmanager
+def metered() -> Iterator[_Meter]:
+    """Collects everything that is recorded inside the block, its wall-clock time included.
+
+    Example:
+        >>> with metered() as meter:
+        ...     record(model_calls=2, prompt_tokens=100)
+        >>> meter.usage["model_calls"]
+        2
+    """
+    meter = _Meter()
+    token = _meters.set((*_meters.get(), meter))
+    start = time.perf_counter()
+    try:
+        yield meter
+    finally:
+        meter.usage["seconds"] = time.perf_counter() - start
+        _meters.reset(token)
+
+
+def record(
+    *,
+    model_calls: int = 0,
+    prompt_tokens: int = 0,
+    computed_tokens: int = 0,
+    completion_tokens: int = 0,
+    retrievals: int = 0,
+    reward_calls: int = 0,
+) -> None:
+    """Adds a cost to every meter of the current context; without a meter it does nothing."""
+    amount = Usage(
+        model_calls=int(model_calls),
+        prompt_tokens=int(prompt_tokens),
+        computed_tokens=int(computed_tokens),
+        completion_tokens=int(completion_tokens),
+        retrievals=int(retrievals),
+        reward_calls=int(reward_calls),
+        seconds=0.0,
+    )
+    for meter in _meters.get():
+        meter.add(amount)
+
+
+@dataclass(frozen=True)
+class SearchBudget:
+    """Upper bounds of one run. `None` means no bound; zero means nothing may be spent.
+
+    A search that reaches a bound stops with the best answer so far and names the bound in
+    `prm_stop_reason`; it never raises. Calls are never exceeded; tokens and seconds are checked
+    before each piece of work, so the piece under way may overshoot them.
+
+    Attributes:
+        model_calls: Prompts sent to the language model.
+        tokens: Prompt and completion tokens, as asked (not as computed).
+        retrievals: Index searches.
+        reward_calls: Scored steps.
+        deadline_s: Seconds of work, added up over a resumed run.
+    """
+
+    model_calls: int | None = None
+    tokens: int | None = None
+    retrievals: int | None = None
+    reward_calls: int | None = None
+    deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise ConfigurationError(
+                    f"SearchBudget.{field.name} must be a number of at least 0 or None, not {value!r}."
+                )
+
+    def exhausted(self, usage: Usage | None) -> str | None:
+        """Name of the first bound that leaves nothing to spend, or `None`."""
+        spent = add_usage(usage, None)
+        for name, used in (
+            ("model_calls", spent["model_calls"]),
+            ("tokens", spent["prompt_tokens"] + spent["completion_tokens"]),
+            ("retrievals", spent["retrievals"]),
+            ("reward_calls", spent["reward_calls"]),
+            ("deadline_s", spent["seconds"]),
+        ):
+            bound = getattr(self, name)
+            if bound is not None and used >= bound:
+                return name
+        return None
+
+    def affordable(self, name: str, wanted: int, usage: Usage | None, reserve: int = 0) -> int:
+        """How many of `wanted` units of `name` (a call count) may still be spent.
+
+        Args:
+            name: `model_calls`, `retrievals` or `reward_calls`.
+            wanted: Units asked for.
+            usage: What the run has spent so far.
+            reserve: Units to keep for later, for instance the call that writes the answer.
+        """
+        bound: int | None = getattr(self, name)
+        if bound is None:
+            return wanted
+        spent: int = add_usage(usage, None)[name]  # type: ignore[literal-required]
+        return max(0, min(wanted, int(bound) - reserve - spent))

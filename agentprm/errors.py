@@ -1,0 +1,64 @@
+"""Every error that agentprm raises on purpose, rooted in `AgentPRMError`.
+
+Each message says what is wrong and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AgentPRMError",
+    "CapabilityError",
+    "ConfigurationError",
+    "ContextLengthError",
+    "IndexCorruptError",
+    "IndexMismatchError",
+    "InputError",
+    "MissingDependencyError",
+    "ParseError",
+    "TransientModelError",
+]
+
+
+class AgentPRMError(Exception):
+    """Base of all errors of agentprm."""
+
+
+class ConfigurationError(AgentPRMError, ValueError):
+    """A setting or an argument is wrong; raised at construction where possible."""
+
+
+class CapabilityError(ConfigurationError):
+    """A language model or an index lacks something that an algorithm needs."""
+
+
+class MissingDependencyError(AgentPRMError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+    @classmethod
+    def for_extra(cls, package: str, extra: str) -> MissingDependencyError:
+        """Builds the error for `package`, which comes with `agentprm[extra]`."""
+        return cls(f"{package} is not installed. Install it with: pip install 'agentprm[{extra}]'")
+
+
+class InputError(AgentPRMError, ValueError):
+    """The data of a call is unusable: an empty question, an unreadable file, a missing folder."""
+
+
+class ContextLengthError(InputError):
+    """A prompt is longer than the model's context and the policy is not to cut it."""
+
+
+class IndexCorruptError(AgentPRMError):
+    """An index folder is incomplete, damaged or of an unknown format version."""
+
+
+class IndexMismatchError(ConfigurationError):
+    """An index was built with other embeddings, or another dimension or metric, than it is opened with."""
+
+
+class TransientModelError(AgentPRMError):
+    """A model call failed in a way that may succeed when it is repeated (rate limit, time-out, 5xx)."""
+
+
+class ParseError(AgentPRMError):
+    """Text could not be parsed where the caller asked for an exception instead of a status."""

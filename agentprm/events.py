@@ -1,0 +1,87 @@
+"""Custom stream events: small JSON-plain dictionaries with a `type`.
+
+Read them with `graph.stream(..., stream_mode="custom")`; from a graph that runs inside another one
+pass `subgraphs=True` as well.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+__all__ = [
+    "Answered",
+    "DocumentsRetrieved",
+    "SearchEvent",
+    "SearchStopped",
+    "StepCommitted",
+    "StepCompleted",
+    "StepProposed",
+    "StepScored",
+]
+
+
+class StepProposed(TypedDict):
+    """A candidate step was proposed; `status` is `proposed` or `unparsed`."""
+
+    type: Literal["agentprm.step_proposed"]
+    step_id: str
+    parent_id: str | None
+    query: str
+    final_answer: str | None
+    status: str
+
+
+class DocumentsRetrieved(TypedDict):
+    """Passages were found for a step, or for the question (`step_id` is then `None`)."""
+
+    type: Literal["agentprm.documents_retrieved"]
+    step_id: str | None
+    query: str
+    doc_ids: list[str]
+
+
+class StepCompleted(TypedDict):
+    """A step's thought is finished."""
+
+    type: Literal["agentprm.step_completed"]
+    step_id: str
+    thought: str
+
+
+class StepScored(TypedDict):
+    """A step has a score, or after look-ahead a value."""
+
+    type: Literal["agentprm.step_scored"]
+    step_id: str
+    score: float | None
+    value: float | None
+
+
+class StepCommitted(TypedDict):
+    """A step was chosen."""
+
+    type: Literal["agentprm.step_committed"]
+    step_id: str
+    value: float | None
+
+
+class SearchStopped(TypedDict):
+    """The search ended; the answer follows."""
+
+    type: Literal["agentprm.search_stopped"]
+    reason: str
+
+
+class Answered(TypedDict):
+    """The answer is written."""
+
+    type: Literal["agentprm.answered"]
+    answer: str
+    cited_ids: list[str]
+
+
+SearchEvent = (
+    StepProposed | DocumentsRetrieved | StepCompleted | StepScored | StepCommitted | SearchStopped | Answered
+)

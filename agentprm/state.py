@@ -1,0 +1,249 @@
+"""The state of a search: JSON-plain records, their reducers, and the boundary that keeps them plain.
+
+A search tree is a flat list of `Step` records that refer to their parent and to documents by id, so a
+checkpoint stays small and a resumed run is exact. Keys with a reducer carry the prefix `prm_`; plain
+keys (`question`, `documents`, `answer`, `messages`) are the ecosystem's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NotRequired
+from uuid import UUID
+
+from langchain_core.documents import Document
+from typing_extensions import TypedDict
+
+from agentprm.budget import Usage, add_usage
+from agentprm.errors import InputError
+
+__all__ = [
+    "Citation",
+    "RagState",
+    "ReasoningState",
+    "Step",
+    "StepStatus",
+    "merge_documents",
+    "merge_steps",
+    "open_steps",
+    "path_to",
+    "plain",
+    "plain_document",
+]
+
+StepStatus = Literal[
+    "proposed",  # has a query or a conclusion, no finished thought yet
+    "completed",  # thought finished, not scored
+    "scored",  # has a score of its own
+    "committed",  # on the path to the answer
+    "rejected",  # lost against a sibling
+    "simulated",  # looked ahead at, never a candidate
+    "unparsed",  # the model's output had no usable form
+]
+
+
+class Step(TypedDict):
+    """One reasoning step of the search tree.
+
+    Attributes:
+        id: Path-like and deterministic: `1.2` is the second child of `1`, `1~1` a look-ahead from
+            `1`, `1.2r` the refinement of `1.2`.
+        parent_id: The step before it; `None` for a first step.
+        depth: 1 for a first step.
+        query: The sub-question; empty for a concluding step.
+        retrieve: Whether the query is searched for in the index.
+        doc_ids: Passages given to the step, best first.
+        thought: What the step found; empty until it is finished.
+        final_answer: The answer to the whole question, if the step concludes.
+        score: The reward model's score of this step.
+        value: What selection compares: the score, or the value function's estimate.
+        status: See `StepStatus`.
+        usage: The step's share of the cost of the nodes that worked on it.
+        cited_ids: The passages that support the thought.
+        critique: What was wrong with the step that this one refines.
+        refines: Id of the step that this one refines.
+        output: The model's raw text, kept where it could not be parsed.
+    """
+
+    id: str
+    parent_id: str | None
+    depth: int
+    query: str
+    retrieve: bool
+    doc_ids: list[str]
+    thought: str
+    final_answer: str | None
+    score: float | None
+    value: float | None
+    status: StepStatus
+    usage: Usage
+    cited_ids: NotRequired[list[str]]
+    critique: NotRequired[str]
+    refines: NotRequired[str]
+    output: NotRequired[str]
+
+
+class Citation(TypedDict):
+    """A passage that the answer rests on."""
+
+    doc_id: str
+    title: str
+    source: str
+    text: str
+
+
+def merge_steps(left: list[Step] | None, right: list[Step] | None) -> list[Step]:
+    """Reducer of `prm_steps`: appends new ids, updates known ones field by field, keeps the order."""
+    merged: dict[str, Step] = {step["id"]: step for step in left or []}
+    for step in right or []:
+        known = merged.get(step["id"])
+        merged[step["id"]] = step if known is None else {**known, **step}
+    return list(merged.values())
+
+
+def merge_documents(left: list[Document] | None, right: list[Document] | None) -> list[Document]:
+    """Reducer of `prm_documents`: every passage once, by id; the first version stays."""
+    merged: dict[str | None, Document] = {}
+    for document in [*(left or []), *(right or [])]:
+        merged.setdefault(document.id, document)
+    return list(merged.values())
+
+
+class RagState(TypedDict, total=False):
+    """State of plain retrieve-and-read."""
+
+    question: str
+    documents: list[Document]
+    answer: str
+    citations: list[Citation]
+    prm_usage: Annotated[Usage, add_usage]
+    prm_stop_reason: str
+
+
+class ReasoningState(RagState, total=False):
+    """State of a search over reasoning steps.
+
+    Attributes:
+        prm_steps: The search tree.
+        prm_documents: Every passage that a step refers to.
+        prm_frontier: Ids of the committed steps to go on from; empty at the root.
+        prm_weak: Ids of the steps to be refined before anything is committed.
+        prm_stop_reason: Why the search ended; empty while it runs.
+    """
+
+    prm_steps: Annotated[list[Step], merge_steps]
+    prm_documents: Annotated[list[Document], merge_documents]
+    prm_frontier: list[str]
+    prm_weak: list[str]
+
+
+def path_to(steps: Iterable[Step], step_id: str | None) -> list[Step]:
+    """The steps from the root down to `step_id`, both ends included; empty for `None`.
+
+    Raises:
+        InputError: If an id on the way is unknown.
+    """
+    by_id = {step["id"]: step for step in steps}
+    path: list[Step] = []
+    while step_id is not None:
+        if step_id not in by_id or len(path) > len(by_id):
+            raise InputError(f"The search tree has no path to step {step_id!r}.")
+        path.append(by_id[step_id])
+        step_id = path[-1]["parent_id"]
+    return path[::-1]
+
+
+def open_steps(steps: Iterable[Step] | None, *statuses: StepStatus) -> list[Step]:
+    """The steps whose status is one of `statuses`, in tree order."""
+    return [step for step in steps or [] if step["status"] in statuses]
+
+
+_ATOMS = (str, bytes, bool, datetime, date, time, timedelta, Decimal, UUID, type(None))
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """Copy of `value` that a checkpoint can hold: numpy and torch numbers become Python's.
+
+    Args:
+        value: Anything made of dicts, sequences and scalars.
+        where: Name of the value in an error message.
+
+    Raises:
+        InputError: If something in it cannot be stored (a live object, a function, a huge integer).
+    """
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float) and type(value) is float:
+        return value
+    if isinstance(value, _ATOMS):
+        return value
+    if isinstance(value, int) and type(value) is int:
+        if not -(2**63) <= value < 2**64:
+            raise InputError(f"{where} is an integer of more than 64 bits; store it as a string.")
+        return value
+    if isinstance(value, Mapping):
+        return {
+            str(plain(key, f"a key of {where}")): plain(item, f"{where}[{key!r}]")
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item, f"an item of {where}") for item in value]
+    # numpy scalars and arrays, torch tensors: duck-typed, since neither need be installed
+    if callable(getattr(value, "tolist", None)):
+        return plain(value.tolist(), where)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int):
+        return plain(int(value), where)
+    raise InputError(
+        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. "
+        "Convert it to strings and numbers first."
+    )
+
+
+def number(value: Any, where: str = "score") -> float:
+    """`value` as a finite Python float, whatever library it comes from.
+
+    Raises:
+        InputError: If it is not a finite number.
+    """
+    try:
+        result = float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where} must be a number, not {value!r}.") from error
+    if not math.isfinite(result):
+        raise InputError(f"{where} must be finite, not {result}.")
+    return result
+
+
+def plain_document(document: Document) -> Document:
+    """Copy of `document` with plain metadata and an id; without one, a hash of its text serves."""
+    identity = document.id or hashlib.sha256(document.page_content.encode()).hexdigest()[:16]
+    return Document(
+        id=str(identity),
+        page_content=document.page_content,
+        metadata=plain(document.metadata, "Document.metadata"),
+    )
+
+
+def title_of(document: Document) -> str:
+    """The document's title, or its source, or its id."""
+    metadata = document.metadata
+    return str(metadata.get("title") or metadata.get("source") or document.id or "")
+
+
+def cite(documents: Sequence[Document]) -> list[Citation]:
+    """Citations of `documents`, each once, in order."""
+    return [
+        Citation(
+            doc_id=str(document.id),
+            title=title_of(document),
+            source=str(document.metadata.get("source", "")),
+            text=document.page_content,
+        )
+        for document in merge_documents([], list(documents))
+    ]
