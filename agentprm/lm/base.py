@@ -1,0 +1,180 @@
+"""The contract of a language model that can sample and score.
+
+Callers send whole prompts. Sharing the work of common prefixes is the backend's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agentprm.errors import CapabilityError, ConfigurationError, InputError
+
+__all__ = ["Capabilities", "Completion", "LanguageModel", "Prompt", "Role", "SamplingParams", "require"]
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Chat messages plus the beginning of the assistant's turn that the model has to continue.
+
+    Attributes:
+        messages: `(role, text)` pairs, roles `system`, `user` and `assistant`. The last one is the
+            user's; the model answers it.
+        prefix: Text with which the answer begins (prefill); it is not part of the completion.
+    """
+
+    messages: tuple[tuple[Role, str], ...]
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "messages", tuple((role, text) for role, text in self.messages))
+        if not self.messages:
+            raise InputError("A prompt needs at least one message.")
+        for role, text in self.messages:
+            if role not in ("system", "user", "assistant"):
+                raise InputError(f"Unknown role {role!r} in a prompt; use system, user or assistant.")
+            if not isinstance(text, str):
+                raise InputError(f"A message's text must be a string, not {type(text).__name__}.")
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample.
+
+    Attributes:
+        max_tokens: Most new tokens of one completion.
+        temperature: 0 is greedy.
+        top_p: Nucleus sampling mass, in (0, 1].
+        stop: Strings that end a completion; they are not part of its text and may span tokens.
+        seed: Same seed, same prompts, same machine: same samples. `None` draws a fresh one.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.7
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))
+        if self.max_tokens < 1:
+            raise ConfigurationError(f"max_tokens must be at least 1, not {self.max_tokens}.")
+        if not self.temperature >= 0:
+            raise ConfigurationError(f"temperature must be at least 0, not {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigurationError(f"top_p must lie in (0, 1], not {self.top_p}.")
+        if any(not s for s in self.stop):
+            raise ConfigurationError("A stop string must not be empty.")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled continuation.
+
+    Attributes:
+        text: The new text, without the prompt's prefix and without the stop string.
+        tokens: Number of generated tokens, the ones of a stop string included.
+        finish_reason: `stop` (end of turn or stop string) or `length`.
+        logprob: Sum of the natural log-probabilities of the generated tokens, where known.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: Literal["stop", "length"]
+    logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do natively.
+
+    Attributes:
+        n: Several samples cost one prefill of the prompt.
+        prefill: `Prompt.prefix` is continued.
+        loglikelihood: `LanguageModel.loglikelihood` works.
+        prefix_cache: Prefixes that calls have in common are computed once.
+    """
+
+    n: bool = False
+    prefill: bool = False
+    loglikelihood: bool = False
+    prefix_cache: bool = False
+
+
+class LanguageModel(ABC):
+    """A model that samples and, if it can, scores. Implementations are safe to call from threads."""
+
+    capabilities: Capabilities = Capabilities()
+
+    @abstractmethod
+    def sample(
+        self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
+    ) -> list[list[Completion]]:
+        """Samples `n` completions of each prompt.
+
+        Returns:
+            One list of `n` completions per prompt, in the order of `prompts`.
+
+        Raises:
+            ContextLengthError: If a prompt does not fit the context and the policy is not to cut.
+            CapabilityError: If a prompt has a prefix and the backend cannot continue one.
+        """
+
+    def loglikelihood(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Natural log-probability of each continuation of each prompt, summed over its tokens.
+
+        Args:
+            prompts: The prompts.
+            continuations: For each prompt, the texts to score right after `Prompt.prefix`.
+
+        Returns:
+            One list of floats per prompt, in the order of its continuations.
+
+        Raises:
+            CapabilityError: If the backend does not offer log-probabilities.
+        """
+        raise CapabilityError(
+            f"{type(self).__name__} gives no log-likelihoods. Use a local model, for instance "
+            "agentprm.lm.TransformersLM('path or name'), for algorithms that score text."
+        )
+
+    async def asample(
+        self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
+    ) -> list[list[Completion]]:
+        """Async twin of `sample`; by default it runs in a thread."""
+        return await asyncio.to_thread(self.sample, prompts, n, params)
+
+    async def aloglikelihood(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Async twin of `loglikelihood`; by default it runs in a thread."""
+        return await asyncio.to_thread(self.loglikelihood, prompts, continuations)
+
+    def sample_calls(self, prompts: int, n: int = 1) -> int:
+        """Model calls that `sample` records for that many prompts and samples of each."""
+        return prompts if self.capabilities.n else prompts * n
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text; backends without a tokenizer estimate 4 characters a token."""
+        return [(len(text) + 3) // 4 for text in texts]
+
+
+def require(model: LanguageModel, capability: str, needed_by: str) -> None:
+    """Checks at construction that `model` has what an algorithm needs.
+
+    Raises:
+        CapabilityError: If it lacks the capability; the message says what to use instead.
+    """
+    if not getattr(model.capabilities, capability):
+        raise CapabilityError(
+            f"{needed_by} needs a language model with the capability {capability!r}, which "
+            f"{type(model).__name__} does not have. Pass one that has it, for instance "
+            "agentprm.lm.TransformersLM('path or name')."
+        )

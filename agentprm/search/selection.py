@@ -1,0 +1,53 @@
+"""Choosing among candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agentprm.state import Step
+
+__all__ = ["Accept", "Selection", "select_greedy"]
+
+Accept = Literal["if_better", "always"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Outcome of a selection.
+
+    Attributes:
+        best: The chosen step; `None` if there was no candidate.
+        weak: Whether it should be refined before it is committed.
+    """
+
+    best: Step | None
+    weak: bool = False
+
+
+def _value(step: Step) -> float:
+    return float("-inf") if step["value"] is None else step["value"]
+
+
+def select_greedy(
+    candidates: Sequence[Step], *, threshold: float | None = None, accept: Accept = "if_better"
+) -> Selection:
+    """The candidate of the highest value; the earlier one among equals (ReARTeR, section 1.2 of the loop).
+
+    Args:
+        candidates: Valued siblings, refinements of one another included.
+        threshold: A best value of at most this much is weak, unless a refinement is among the
+            candidates already. `None` switches refinement off.
+        accept: `if_better` takes a refinement only if its value is higher; `always` takes it
+            whatever its value, as the paper does.
+    """
+    if not candidates:
+        return Selection(None)
+    best = max(candidates, key=_value)
+    refined = [step for step in candidates if "refines" in step]
+    if refined and accept == "always":
+        return Selection(max(refined, key=_value))
+    if refined:
+        return Selection(best)
+    return Selection(best, threshold is not None and _value(best) <= threshold)

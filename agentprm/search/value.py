@@ -1,0 +1,182 @@
+"""Value functions: from the scores of a candidate's rollout to the value that selection compares.
+
+`scores[0]` is the reward of the candidate step, `scores[1:]` are those of the steps simulated after
+it. A value function also says when simulating further cannot help, so that the stop rule saves the
+calls instead of discarding their results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from agentprm.errors import ConfigurationError, InputError
+
+__all__ = ["PAV", "TD", "Plain", "Snell", "ValueFunction"]
+
+Space = Literal["probability", "logit"]
+
+
+class ValueFunction(Protocol):
+    """Maps the scores of a rollout (and the parent's score) to a value in the scores' space.
+
+    Attributes:
+        horizon: Most steps that are simulated after the candidate; 0 means no look-ahead.
+    """
+
+    @property
+    def horizon(self) -> int:
+        """Most steps simulated after the candidate."""
+        ...
+
+    def stop(self, scores: Sequence[float]) -> bool:
+        """Whether the rollout with `scores` so far should not be continued."""
+        ...
+
+    def value(self, scores: Sequence[float], parent: float | None = None) -> float:
+        """Value of the candidate; `parent` is the score of the step before it, `None` at the root."""
+        ...
+
+
+def _check_horizon(horizon: int, least: int) -> None:
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < least:
+        raise ConfigurationError(f"horizon must be an integer of at least {least}, not {horizon!r}.")
+
+
+def _first(scores: Sequence[float]) -> float:
+    if not scores:
+        raise InputError("A value needs at least the score of the candidate step.")
+    return float(scores[0])
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The step's own score; no look-ahead.
+
+    Example:
+        >>> Plain().value([0.4, 0.9])
+        0.4
+    """
+
+    horizon: int = 0
+
+    def __post_init__(self) -> None:
+        if self.horizon != 0:
+            raise ConfigurationError("Plain does not look ahead; use TD or Snell for a horizon.")
+
+    def stop(self, scores: Sequence[float]) -> bool:
+        """Always: nothing after the step is looked at."""
+        return True
+
+    def value(self, scores: Sequence[float], parent: float | None = None) -> float:
+        """The first score."""
+        return _first(scores)
+
+
+@dataclass(frozen=True)
+class TD:
+    """Temporal-difference look-ahead (ReARTeR, section on TD-based look-ahead search).
+
+    `r_t += alpha * (r_{t+1} - r_t)`, swept backwards from the end of the rollout with the already
+    updated successor, which is what the authors' code computes. The rollout ends when the score rises
+    by less than `beta`, or after `horizon` steps; the rule is evaluated while simulating.
+
+    Args:
+        alpha: Step size in [0, 1]. The paper gives no value; .5 is the authors' code's.
+        beta: Least rise that keeps the rollout going, .05 in the paper, in the units of the scores.
+        horizon: Steps simulated after the candidate. The authors' code uses 2, the paper says 3.
+
+    Example:
+        >>> TD(alpha=0.5).value([0.2, 0.6, 1.0])
+        0.5
+    """
+
+    alpha: float = 0.5
+    beta: float = 0.05
+    horizon: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ConfigurationError(f"alpha must lie in [0, 1], not {self.alpha}.")
+        if math.isnan(self.beta):
+            raise ConfigurationError("beta must be a number.")
+        _check_horizon(self.horizon, 1)
+
+    def stop(self, scores: Sequence[float]) -> bool:
+        """After `horizon` simulated steps, or when the last one raised the score by less than `beta`."""
+        _first(scores)
+        if len(scores) > self.horizon:
+            return True
+        return len(scores) > 1 and scores[-1] - scores[-2] < self.beta
+
+    def value(self, scores: Sequence[float], parent: float | None = None) -> float:
+        """Score of the candidate after the backward sweep."""
+        _first(scores)
+        estimate = float(scores[-1])
+        for score in reversed(scores[:-1]):
+            estimate = score + self.alpha * (estimate - score)
+        return estimate
+
+
+@dataclass(frozen=True)
+class Snell:
+    """The score at the end of a rollout of fixed length (look-ahead search of Snell et al., 2024)."""
+
+    horizon: int = 3
+
+    def __post_init__(self) -> None:
+        _check_horizon(self.horizon, 1)
+
+    def stop(self, scores: Sequence[float]) -> bool:
+        """After `horizon` simulated steps."""
+        _first(scores)
+        return len(scores) > self.horizon
+
+    def value(self, scores: Sequence[float], parent: float | None = None) -> float:
+        """The last score."""
+        _first(scores)
+        return float(scores[-1])
+
+
+@dataclass(frozen=True)
+class PAV:
+    """Process advantage under a best-of-k prover (Setlur et al., "Rewarding Progress").
+
+    `Q + alpha * (Q_k - Q_k(parent))` with `Q_k = 1 - (1 - Q)^k`. Needs no rollouts, but calibrated
+    probabilities. At the root the advantage is zero.
+
+    Args:
+        alpha: Weight of the advantage; the paper validates .5 for small and .2 for large models.
+        k: Samples of the prover; 4 is best in the paper.
+    """
+
+    alpha: float = 0.5
+    k: int = 4
+    horizon: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise ConfigurationError(f"alpha must be at least 0, not {self.alpha}.")
+        if self.k < 1:
+            raise ConfigurationError(f"k must be at least 1, not {self.k}.")
+        if self.horizon != 0:
+            raise ConfigurationError("PAV does not look ahead; its horizon is 0.")
+
+    def stop(self, scores: Sequence[float]) -> bool:
+        """Always: no rollouts."""
+        return True
+
+    def value(self, scores: Sequence[float], parent: float | None = None) -> float:
+        """Effective reward of the step.
+
+        Raises:
+            InputError: If a score is not a probability.
+        """
+        q = _first(scores)
+        if not (0 <= q <= 1 and (parent is None or 0 <= parent <= 1)):
+            raise InputError("PAV needs scores that are probabilities; this reward's space is not.")
+        if parent is None:
+            return q
+        return q + self.alpha * ((1 - (1 - q) ** self.k) - (1 - (1 - parent) ** self.k))
