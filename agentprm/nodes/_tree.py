@@ -1,0 +1,107 @@
+"""Questions that several nodes ask of the search tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_core.documents import Document
+
+from agentprm.budget import empty_usage
+from agentprm.prompts import one_line, passage_line
+from agentprm.rewards.base import RewardStep
+from agentprm.state import ReasoningState, Step, open_steps, path_to
+
+__all__ = [
+    "ancestors",
+    "awaiting_documents",
+    "concludes",
+    "documents_of",
+    "new_step",
+    "reward_step",
+    "same_text",
+    "search_text",
+    "with_implicit_step",
+]
+
+
+def new_step(step_id: str, parent: Step | None, query: str = "") -> Step:
+    """A proposed step that wants passages for its query, without findings."""
+    return Step(
+        id=step_id,
+        parent_id=parent["id"] if parent else None,
+        depth=parent["depth"] + 1 if parent else 1,
+        query=query,
+        retrieve=bool(query),
+        doc_ids=[],
+        thought="",
+        final_answer=None,
+        score=None,
+        value=None,
+        status="proposed",
+        usage=empty_usage(),
+    )
+
+
+def same_text(left: str, right: str) -> bool:
+    """Whether two texts differ in case, white space and final punctuation only."""
+    return one_line(left).casefold().rstrip(" ?.!") == one_line(right).casefold().rstrip(" ?.!")
+
+
+def concludes(state: ReasoningState, step: Step) -> bool:
+    """Whether the step answers the whole question: it asks it, or already holds an answer."""
+    return step["final_answer"] is not None or same_text(step["query"], state["question"])
+
+
+def ancestors(state: ReasoningState, step: Step) -> list[Step]:
+    """The steps before `step`, from the root."""
+    return path_to(state.get("prm_steps", []), step["parent_id"])
+
+
+def awaiting_documents(state: ReasoningState) -> list[Step]:
+    """Proposed steps that want passages and have none."""
+    return [s for s in open_steps(state.get("prm_steps"), "proposed") if s["retrieve"] and not s["doc_ids"]]
+
+
+def search_text(state: ReasoningState, step: Step) -> str:
+    """What to search for: the step's query; a conclusion also brings along what was found.
+
+    A sub-question names what it is about. The whole question does not name what the steps before
+    found, which is just what the last passage speaks of.
+    """
+    if not same_text(step["query"], state["question"]):
+        return step["query"]
+    found = [s["thought"] for s in ancestors(state, step) if s["thought"]]
+    return " ".join([step["query"], *found])
+
+
+def documents_of(state: ReasoningState, ids: Sequence[str]) -> list[Document]:
+    """The passages with these ids, in this order; unknown ids are left out."""
+    by_id = {d.id: d for d in [*state.get("documents", []), *state.get("prm_documents", [])]}
+    return [by_id[i] for i in ids if i in by_id]
+
+
+def reward_step(state: ReasoningState, step: Step) -> RewardStep:
+    """The step as a reward model sees it."""
+    return RewardStep(
+        query=step["query"],
+        passages=[passage_line(d) for d in documents_of(state, step["doc_ids"])],
+        thought=step["thought"],
+        final_answer=step["final_answer"],
+    )
+
+
+def with_implicit_step(state: ReasoningState) -> tuple[ReasoningState, list[Document]]:
+    """`state` with a tree of one step made of its plain keys, for graphs that have no tree.
+
+    Returns:
+        The state, and the documents that the tree now refers to (none if there was a tree).
+    """
+    if state.get("prm_steps"):
+        return state, []
+    documents = list(state.get("documents", []))
+    step = new_step("1", None, state["question"])
+    step["doc_ids"] = [str(d.id) for d in documents]
+    if state.get("answer"):
+        step["thought"] = step["final_answer"] = state["answer"]
+        step["status"] = "completed"
+    return {**state, "prm_steps": [step]}, documents

@@ -1,0 +1,105 @@
+"""The node that finishes the thoughts of proposed steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from langchain_core.language_models import BaseChatModel
+
+from agentprm.budget import SearchBudget
+from agentprm.citations import supporting
+from agentprm.errors import ConfigurationError
+from agentprm.lm import LanguageModel, SamplingParams, as_language_model
+from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._tree import ancestors, concludes, documents_of, with_implicit_step
+from agentprm.prompts import PROMPTS, Prompts, known_text, one_line, parse_finding, passages_text
+from agentprm.state import ReasoningState, Step, open_steps
+
+__all__ = ["CompleteSteps"]
+
+
+class CompleteSteps(Node):
+    """Writes the finding of each proposed step from its passages and from what is known.
+
+    Without a search tree the question and its documents are taken as the only step. A completion that
+    holds no word leaves the step `unparsed`: it is neither scored nor committed.
+
+    Args:
+        model: A language model, or any LangChain chat model.
+        passages: Most passages that are shown.
+        temperature: 0, greedy, since a finding should be read off and not invented.
+        seed: Seed of the sampling, where the temperature is not 0.
+        max_tokens: Most tokens of a finding.
+        prompts: Templates; `complete` is used.
+        keys: Own names for `question`, `messages`, `documents` and `answer`.
+        budget: Bounds of the run. One model call is kept back for the answer.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | BaseChatModel | str,
+        *,
+        passages: int = 3,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        max_tokens: int = 48,
+        prompts: Prompts = PROMPTS,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | None = None,
+        name: str = "complete",
+    ) -> None:
+        if passages < 1:
+            raise ConfigurationError(f"passages must be at least 1, not {passages}.")
+        self.model = as_language_model(model)
+        self.passages, self.prompts, self.max_tokens = passages, prompts, max_tokens
+        self.temperature, self.seed = temperature, seed
+        super().__init__(
+            name=name,
+            reads=("documents", "answer", "prm_documents"),
+            writes=("prm_steps", "prm_documents"),
+            keys=keys,
+            budget=budget,
+            settings=("temperature", "seed"),
+        )
+
+    def plan(self, state: ReasoningState) -> Plan:
+        """See `Node.plan`."""
+        state, documents = with_implicit_step(state)
+        steps = open_steps(state.get("prm_steps"), "proposed")
+        if not steps:
+            return {}
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        allowed = budget.affordable("model_calls", len(steps), usage, reserve=1)
+        if budget.exhausted(usage) or not allowed:
+            return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or 'model_calls'}"}
+        steps = steps[:allowed]
+        shown = [documents_of(state, step["doc_ids"])[: self.passages] for step in steps]
+        prompts = [
+            self.prompts.complete.render(
+                passages=passages_text(passages),
+                known=known_text(ancestors(state, step)),
+                query=one_line(step["query"]),
+            )
+            for step, passages in zip(steps, shown, strict=True)
+        ]
+        params = SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.setting("temperature"),
+            stop=("\n",),
+            seed=self.setting("seed"),
+        )
+        sampled = yield Call.both(self.model.sample, self.model.asample, prompts, 1, params)
+        finished: list[Step] = []
+        for step, passages, row in zip(steps, shown, sampled, strict=True):
+            thought = parse_finding(row[0].text)
+            done: Step = {**step, "thought": thought, "status": "completed"}
+            if not thought:
+                done["status"], done["output"] = "unparsed", row[0].text[:500]
+            else:
+                done["cited_ids"] = [str(d.id) for d in supporting(thought, passages, step["query"])]
+                if concludes(state, step):
+                    done["final_answer"] = thought
+            finished.append(done)
+            emit({"type": "agentprm.step_completed", "step_id": step["id"], "thought": thought})
+        return {"prm_steps": finished, **({"prm_documents": documents} if documents else {})}

@@ -1,0 +1,180 @@
+"""The node that proposes the next steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from langchain_core.language_models import BaseChatModel
+
+from agentprm.budget import SearchBudget
+from agentprm.errors import ConfigurationError
+from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
+from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._tree import new_step, same_text
+from agentprm.prompts import PROMPTS, SEARCH, Prompts, known_text, one_line, parse_proposal
+from agentprm.state import ReasoningState, Step, path_to
+
+__all__ = ["ProposeSteps"]
+
+
+class ProposeSteps(Node):
+    """Proposes `n` different next steps after each step of the frontier (ReARTeR, candidate sampling).
+
+    Each candidate is a step of its own; candidates never share text. A search that repeats an
+    ancestor's or a sibling's is dropped. A step concludes if it asks the whole question, with what was
+    found so far at hand, or if the model states the final answer.
+
+    With a model that continues a prefix, actions are enumerated rather than left to chance: once
+    `min_steps` steps are committed, one candidate concludes and the others search; before that, all
+    search. Models without prefill choose freely. Where nothing new was proposed, and at the last
+    permitted depth, the only candidate is the conclusion.
+
+    Args:
+        model: A language model, or any LangChain chat model.
+        n: Candidates per frontier step; 3 in the paper.
+        max_steps: Most steps of a path; 5 in the paper.
+        min_steps: Committed steps before a conclusion is offered.
+        temperature: Sampling temperature.
+        seed: Seed of the sampling.
+        look_ahead: Propose look-ahead steps (ids with `~`) rather than candidates.
+        max_tokens: Most tokens of a proposal.
+        prompts: Templates; `propose` is used.
+        keys: Own names for `question` and `messages`.
+        budget: Bounds of the run. One model call is kept back for the answer.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | BaseChatModel | str,
+        *,
+        n: int = 3,
+        max_steps: int = 5,
+        min_steps: int = 1,
+        temperature: float = 0.7,
+        seed: int | None = 0,
+        look_ahead: bool = False,
+        max_tokens: int = 48,
+        prompts: Prompts = PROMPTS,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | None = None,
+        name: str = "propose",
+    ) -> None:
+        for label, number in (("n", n), ("max_steps", max_steps)):
+            if number < 1:
+                raise ConfigurationError(f"{label} must be at least 1, not {number}.")
+        if not 0 <= min_steps <= max_steps:
+            raise ConfigurationError(f"min_steps must lie between 0 and max_steps, not {min_steps}.")
+        self.model = as_language_model(model)
+        self.n, self.max_steps, self.min_steps = n, max_steps, min_steps
+        self.temperature, self.seed, self.max_tokens = temperature, seed, max_tokens
+        self.look_ahead, self.prompts = look_ahead, prompts
+        super().__init__(
+            name=name,
+            reads=("prm_steps", "prm_frontier"),
+            writes=("prm_steps",),
+            keys=keys,
+            budget=budget,
+            settings=("n", "max_steps", "min_steps", "temperature", "seed"),
+        )
+
+    def plan(self, state: ReasoningState) -> Plan:
+        """See `Node.plan`."""
+        steps = state.get("prm_steps", [])
+        paths = [path_to(steps, i) for i in state.get("prm_frontier", [])] or [[]]
+        paths = [path for path in paths if not path or path[-1]["final_answer"] is None]
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        if reason := budget.exhausted(usage):
+            return {"prm_stop_reason": f"budget: {reason}"}
+        searches = [self._searches(path) for path in paths]
+        asking = [path for path, wanted in zip(paths, searches, strict=True) if wanted]
+        if budget.affordable("model_calls", len(asking), usage, reserve=1) < len(asking):
+            return {"prm_stop_reason": "budget: model_calls"}
+        params = SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.setting("temperature"),
+            stop=("\n",),
+            seed=self.setting("seed"),
+        )
+        outputs: list[list[str]] = []
+        # All frontier steps at the same depth ask for the same number of samples: one batch.
+        if asking:
+            wanted = max(searches)
+            prefix = SEARCH if self.model.capabilities.prefill else ""
+            prompts = [self._prompt(state, path, prefix) for path in asking]
+            sampled = yield Call.both(self.model.sample, self.model.asample, prompts, wanted, params)
+            outputs = [[prefix + completion.text for completion in row] for row in sampled]
+        proposed: list[Step] = []
+        remaining = iter(outputs)
+        for path, count in zip(paths, searches, strict=True):
+            proposed += self._candidates(state, path, next(remaining)[:count] if count else [])
+        for step in proposed:
+            emit(
+                {
+                    "type": "agentprm.step_proposed",
+                    "step_id": step["id"],
+                    "parent_id": step["parent_id"],
+                    "query": step["query"],
+                    "final_answer": step["final_answer"],
+                    "status": step["status"],
+                }
+            )
+        return {"prm_steps": proposed}
+
+    def _offers_conclusion(self, path: list[Step]) -> bool:
+        return self.model.capabilities.prefill and len(path) >= self.setting("min_steps")
+
+    def _searches(self, path: list[Step]) -> int:
+        """How many proposals to sample after `path`."""
+        if len(path) >= self.setting("max_steps") - 1:
+            return 0
+        n: int = self.setting("n")
+        return n - 1 if self._offers_conclusion(path) and n > 1 else n
+
+    def _prompt(self, state: ReasoningState, path: list[Step], prefix: str) -> Prompt:
+        return self.prompts.propose.render(
+            question=one_line(state["question"]), known=known_text(path), prefix=prefix
+        )
+
+    def _candidates(self, state: ReasoningState, path: list[Step], outputs: list[str]) -> list[Step]:
+        parent = path[-1] if path else None
+        taken = sum(
+            1
+            for s in state.get("prm_steps", [])
+            if s["parent_id"] == (parent["id"] if parent else None)
+            and "refines" not in s
+            and ("~" in s["id"].removeprefix(s["parent_id"] or "")) == self.look_ahead
+        )
+        steps: list[Step] = []
+        asked = [step["query"] for step in path]
+
+        def add(query: str) -> Step:
+            number = taken + len(steps) + 1
+            if self.look_ahead:
+                step_id = f"{parent['id'] if parent else ''}~{number}"
+            else:
+                step_id = f"{parent['id']}.{number}" if parent else str(number)
+            steps.append(new_step(step_id, parent, query))
+            return steps[-1]
+
+        for output in outputs:
+            proposal = parse_proposal(output)
+            if proposal is None:
+                step = add("")
+                step["status"], step["output"] = "unparsed", output[:500]
+            elif proposal.final_answer:
+                if any(step["final_answer"] == proposal.final_answer for step in steps):
+                    continue
+                step = add("")
+                step["final_answer"] = step["thought"] = proposal.final_answer
+                step["status"] = "completed"
+            elif proposal.query and not any(same_text(proposal.query, q) for q in asked):
+                if same_text(proposal.query, state["question"]) and self.model.capabilities.prefill:
+                    continue  # that is the conclusion, which is enumerated below
+                asked.append(proposal.query)
+                add(proposal.query)
+        new = [step for step in steps if step["status"] != "unparsed"]
+        enumerated = self._offers_conclusion(path) and self.setting("n") > 1
+        if enumerated or not outputs or (not new and len(steps) < len(outputs)):
+            add(state["question"])
+        return steps

@@ -1,0 +1,154 @@
+"""The node that has a weak step criticised and replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from langchain_core.language_models import BaseChatModel
+
+from agentprm.budget import SearchBudget
+from agentprm.lm import LanguageModel, SamplingParams, as_language_model
+from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text, with_implicit_step
+from agentprm.prompts import PROMPTS, Prompts, known_text, one_line, parse_proposal, passages_text
+from agentprm.state import ReasoningState, Step, path_to
+
+__all__ = ["RefineStep"]
+
+
+class RefineStep(Node):
+    """Proposes one better step in place of each weak one: critique, then a new action (ReARTeR, 1.2).
+
+    The refinement becomes a sibling of the weak step and goes the same way as any candidate:
+    retrieval, completion, scoring, look-ahead, selection. Selection decides whether it is taken. An
+    action that cannot be parsed leaves the refinement `unparsed`; it never means to finish.
+
+    Without a search tree the question, its documents and the answer are taken as the weak step.
+
+    Args:
+        model: A language model, or any LangChain chat model, that proposes the new action.
+        critic: Another one that writes the critique; `None` means the same.
+        temperature: Sampling temperature of the new action.
+        seed: Seed of the sampling.
+        max_tokens: Most tokens of the critique; a new action has at most 48.
+        prompts: Templates; `critique` and `refine` are used.
+        keys: Own names for `question`, `messages`, `documents` and `answer`.
+        budget: Bounds of the run. One model call is kept back for the answer.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | BaseChatModel | str,
+        *,
+        critic: LanguageModel | BaseChatModel | str | None = None,
+        temperature: float = 0.7,
+        seed: int | None = 0,
+        max_tokens: int = 64,
+        prompts: Prompts = PROMPTS,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | None = None,
+        name: str = "refine",
+    ) -> None:
+        self.model = as_language_model(model)
+        self.critic = as_language_model(critic) if critic is not None else self.model
+        self.temperature, self.seed, self.max_tokens, self.prompts = temperature, seed, max_tokens, prompts
+        super().__init__(
+            name=name,
+            reads=("documents", "answer", "prm_documents", "prm_weak"),
+            writes=("prm_steps", "prm_documents", "prm_weak"),
+            keys=keys,
+            budget=budget,
+            settings=("temperature", "seed"),
+        )
+
+    def plan(self, state: ReasoningState) -> Plan:
+        """See `Node.plan`."""
+        implicit = not state.get("prm_steps")
+        state, documents = with_implicit_step(state)
+        steps = state.get("prm_steps", [])
+        weak_ids = ["1"] if implicit else state.get("prm_weak", [])
+        weak = [path_to(steps, i)[-1] for i in weak_ids]
+        if not weak:
+            return {}
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        spent = budget.exhausted(usage)
+        if spent or budget.affordable("model_calls", 2 * len(weak), usage, reserve=1) < 2 * len(weak):
+            return {"prm_weak": [], "prm_stop_reason": f"budget: {spent or 'model_calls'}"}
+        fields = [self._fields(state, step) for step in weak]
+        greedy = SamplingParams(max_tokens=self.max_tokens, temperature=0.0, seed=self.setting("seed"))
+        critiques = yield Call.both(
+            self.critic.sample,
+            self.critic.asample,
+            [self.prompts.critique.render(**values) for values in fields],
+            1,
+            greedy,
+        )
+        texts = [one_line(row[0].text) for row in critiques]
+        params = SamplingParams(
+            max_tokens=48,
+            temperature=self.setting("temperature"),
+            stop=("\n",),
+            seed=self.setting("seed"),
+        )
+        actions = yield Call.both(
+            self.model.sample,
+            self.model.asample,
+            [
+                self.prompts.refine.render(**values, critique=text)
+                for values, text in zip(fields, texts, strict=True)
+            ],
+            1,
+            params,
+        )
+        refined = [
+            self._refined(state, step, text, row[0].text)
+            for step, text, row in zip(weak, texts, actions, strict=True)
+        ]
+        for step in refined:
+            emit(
+                {
+                    "type": "agentprm.step_proposed",
+                    "step_id": step["id"],
+                    "parent_id": step["parent_id"],
+                    "query": step["query"],
+                    "final_answer": step["final_answer"],
+                    "status": step["status"],
+                }
+            )
+        kept = weak if implicit else []
+        return {
+            "prm_steps": [*kept, *refined],
+            "prm_weak": [],
+            **({"prm_documents": documents} if documents else {}),
+        }
+
+    def _fields(self, state: ReasoningState, step: Step) -> dict[str, str]:
+        future = [
+            s["thought"]
+            for s in state.get("prm_steps", [])
+            if s["status"] == "simulated" and s["id"].startswith(step["id"] + "~") and s["thought"]
+        ]
+        return {
+            "question": one_line(state["question"]),
+            "known": known_text(ancestors(state, step)),
+            "query": one_line(step["query"]) or "conclude",
+            "passages": passages_text(documents_of(state, step["doc_ids"])[:3], max_chars=600),
+            "thought": one_line(step["thought"]),
+            "score": "unknown" if step["value"] is None else f"{step['value']:.2f}",
+            "future": one_line("; ".join(future)) or "unknown",
+        }
+
+    def _refined(self, state: ReasoningState, weak: Step, critique: str, output: str) -> Step:
+        parents = ancestors(state, weak)
+        parent = parents[-1] if parents else None
+        proposal = parse_proposal(output)
+        step = new_step(f"{weak['id']}r", parent, proposal.query if proposal else "")
+        step["refines"], step["critique"] = weak["id"], critique
+        if proposal is None or (proposal.query and same_text(proposal.query, weak["query"])):
+            # An action that says nothing new cannot be better.
+            step["status"], step["output"] = "unparsed", output[:500]
+        elif proposal.final_answer is not None:
+            step["final_answer"] = step["thought"] = proposal.final_answer
+            step["status"] = "completed"
+        return step

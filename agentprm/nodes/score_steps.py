@@ -1,0 +1,75 @@
+"""The node that scores finished steps with a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agentprm.budget import SearchBudget
+from agentprm.errors import ConfigurationError
+from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._tree import ancestors, reward_step, with_implicit_step
+from agentprm.rewards.base import ProcessRewardModel
+from agentprm.state import ReasoningState, Step, number, open_steps
+
+__all__ = ["ScoreSteps"]
+
+
+class ScoreSteps(Node):
+    """Scores each completed step in the light of the steps before it.
+
+    Without a search tree the question, its documents and the answer are taken as the only step, so
+    the node can judge the answers of any RAG graph. Unfinished and unparsed steps are never scored.
+
+    Args:
+        reward: A process reward model.
+        keys: Own names for `question`, `messages`, `documents` and `answer`.
+        budget: Bounds of the run.
+    """
+
+    def __init__(
+        self,
+        reward: ProcessRewardModel,
+        *,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | None = None,
+        name: str = "score",
+    ) -> None:
+        if not isinstance(reward, ProcessRewardModel):
+            raise ConfigurationError(
+                f"ScoreSteps needs a ProcessRewardModel, not {type(reward).__name__}; "
+                "subclass agentprm.rewards.ProcessRewardModel."
+            )
+        self.reward = reward
+        super().__init__(
+            name=name,
+            reads=("documents", "answer", "prm_documents"),
+            writes=("prm_steps", "prm_documents"),
+            keys=keys,
+            budget=budget,
+        )
+
+    def plan(self, state: ReasoningState) -> Plan:
+        """See `Node.plan`."""
+        state, documents = with_implicit_step(state)
+        steps = open_steps(state.get("prm_steps"), "completed")
+        if not steps:
+            return {}
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        allowed = budget.affordable("reward_calls", len(steps), usage)
+        if budget.exhausted(usage) or not allowed:
+            return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or 'reward_calls'}"}
+        steps = steps[:allowed]
+        trajectories = [[reward_step(state, s) for s in [*ancestors(state, step), step]] for step in steps]
+        rows = yield Call.both(self.reward.score, self.reward.ascore, state["question"], trajectories)
+        scored: list[Step] = []
+        for step, row, trajectory in zip(steps, rows, trajectories, strict=True):
+            if len(row) != len(trajectory):
+                raise ConfigurationError(
+                    f"{type(self.reward).__name__} returned {len(row)} scores for {len(trajectory)} steps; "
+                    "a reward model gives exactly one score per step."
+                )
+            score = number(row[-1])
+            scored.append({**step, "score": score, "value": score, "status": "scored"})
+            emit({"type": "agentprm.step_scored", "step_id": step["id"], "score": score, "value": score})
+        return {"prm_steps": scored, **({"prm_documents": documents} if documents else {})}

@@ -1,0 +1,85 @@
+"""The node that commits the best candidate, or asks for it to be refined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agentprm.budget import SearchBudget
+from agentprm.errors import ConfigurationError
+from agentprm.nodes._node import Node, Plan, emit
+from agentprm.search.selection import Accept, Selection, select_greedy
+from agentprm.state import ReasoningState, Step, open_steps
+
+__all__ = ["SelectSteps"]
+
+
+class SelectSteps(Node):
+    """Commits the best of the scored siblings and rejects the others (ReARTeR's greedy step search).
+
+    Writes the new `prm_frontier`, or `prm_weak` if the best candidate is to be refined first, or
+    `prm_stop_reason` if the search ends here.
+
+    Args:
+        threshold: Gate of the refinement: a best value of at most this much is weak. .5 in the
+            paper; `None` never refines.
+        accept: Whether a refined step must be better (`if_better`) or is taken always (the paper).
+        max_steps: Most steps of a path.
+        keys: Own names for `question` and `messages`.
+        budget: Bounds of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float | None = 0.5,
+        accept: Accept = "if_better",
+        max_steps: int = 5,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | None = None,
+        name: str = "select",
+    ) -> None:
+        if accept not in ("if_better", "always"):
+            raise ConfigurationError(f"accept must be 'if_better' or 'always', not {accept!r}.")
+        self.threshold, self.accept, self.max_steps = threshold, accept, max_steps
+        super().__init__(
+            name=name,
+            reads=("prm_steps", "prm_frontier"),
+            writes=("prm_steps", "prm_frontier", "prm_weak", "prm_stop_reason"),
+            keys=keys,
+            budget=budget,
+            settings=("threshold", "accept", "max_steps"),
+        )
+
+    def plan(self, state: ReasoningState) -> Plan:
+        """See `Node.plan`."""
+        yield from ()
+        candidates = open_steps(state.get("prm_steps"), "scored")
+        stopped = state.get("prm_stop_reason", "")
+        budget: SearchBudget = self.setting("budget")
+        spent = budget.exhausted(state.get("prm_usage"))
+        stopped = stopped or (f"budget: {spent}" if spent else "")
+        chosen: Selection = select_greedy(
+            candidates,
+            threshold=None if stopped else self.setting("threshold"),
+            accept=self.setting("accept"),
+        )
+        if chosen.best is None:
+            return self._stop({"prm_weak": []}, stopped or "no candidate")
+        best = chosen.best
+        if chosen.weak:
+            return {"prm_weak": [best["id"]]}
+        changed: list[Step] = [
+            {**step, "status": "committed" if step["id"] == best["id"] else "rejected"} for step in candidates
+        ]
+        emit({"type": "agentprm.step_committed", "step_id": best["id"], "value": best["value"]})
+        update = {"prm_steps": changed, "prm_frontier": [best["id"]], "prm_weak": []}
+        if best["final_answer"] is not None:
+            return self._stop(update, "answered")
+        if not stopped and best["depth"] >= self.setting("max_steps"):
+            stopped = "max_steps"
+        return self._stop(update, stopped) if stopped else update
+
+    @staticmethod
+    def _stop(update: dict[str, object], reason: str) -> dict[str, object]:
+        emit({"type": "agentprm.search_stopped", "reason": reason})
+        return {**update, "prm_stop_reason": reason}

@@ -1,0 +1,145 @@
+"""Models that answer from a script, and remember what they were asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import ConfigDict, Field, PrivateAttr
+
+from agentprm.budget import record
+from agentprm.errors import ConfigurationError
+from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
+
+__all__ = ["ScriptedChatModel", "ScriptedLanguageModel"]
+
+Script = Mapping[str, str] | Callable[[str], str]
+
+
+def _reply(script: Script, text: str) -> str:
+    if callable(script):
+        return script(text)
+    for pattern, reply in script.items():
+        if pattern in text:
+            return reply
+    raise ConfigurationError(
+        f"The script has no entry for this prompt. Its entries are {list(script)}; the prompt ends in: "
+        f"{text[-300:]!r}"
+    )
+
+
+class ScriptedChatModel(BaseChatModel):
+    """A LangChain chat model that answers from a script.
+
+    Args:
+        script: Either texts to look for in the conversation and what to reply (the first that
+            occurs counts), or a function from the conversation's text to the reply.
+
+    Attributes:
+        prompts: The conversations so far, one text each.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    script: Any
+    prompts: list[str] = Field(default_factory=list)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    @property
+    def _llm_type(self) -> str:
+        return "agentprm-scripted"
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        text = "\n".join(message.text for message in messages)
+        with self._lock:
+            self.prompts.append(text)
+        reply = _reply(self.script, text)
+        for mark in stop or []:
+            reply = reply.split(mark, 1)[0]
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(reply))])
+
+
+class ScriptedLanguageModel(LanguageModel):
+    """A language model with every capability that answers and scores from a script.
+
+    Args:
+        script: As for `ScriptedChatModel`, looked up in the prompt's text (prefix included). A
+            function may return a list of texts for several samples of one prompt.
+        likelihood: From the prompt's text and a continuation to a log-likelihood; by default minus
+            the number of characters.
+        capabilities: What the model claims to be able to do.
+
+    Attributes:
+        prompts: The texts of all sampled prompts so far.
+        scored: `(prompt, continuation)` of all scored texts so far.
+    """
+
+    def __init__(
+        self,
+        script: Script | Callable[[str], Sequence[str]],
+        *,
+        likelihood: Callable[[str, str], float] | None = None,
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self._script = script
+        self._likelihood = likelihood or (lambda prompt, continuation: -float(len(continuation)))
+        self.capabilities = capabilities or Capabilities(
+            n=True, prefill=True, loglikelihood=True, prefix_cache=False
+        )
+        self.prompts: list[str] = []
+        self.scored: list[tuple[str, str]] = []
+        self._lock = threading.Lock()
+
+    def sample(
+        self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
+    ) -> list[list[Completion]]:
+        """See `LanguageModel.sample`."""
+        params = params or SamplingParams()
+        rows = []
+        for prompt in prompts:
+            text = _text(prompt)
+            with self._lock:
+                self.prompts.append(text)
+            reply: Any = _reply(self._script, text)  # type: ignore[arg-type]
+            texts = [reply] * n if isinstance(reply, str) else [reply[i % len(reply)] for i in range(n)]
+            rows.append([self._completion(t, params) for t in texts])
+            record(
+                model_calls=1,
+                prompt_tokens=self.count_tokens([text])[0],
+                computed_tokens=self.count_tokens([text])[0],
+                completion_tokens=sum(c.tokens for c in rows[-1]),
+            )
+        return rows
+
+    def loglikelihood(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """See `LanguageModel.loglikelihood`."""
+        rows = []
+        for prompt, texts in zip(prompts, continuations, strict=True):
+            with self._lock:
+                self.scored += [(_text(prompt), t) for t in texts]
+            rows.append([float(self._likelihood(_text(prompt), t)) for t in texts])
+            tokens = self.count_tokens([_text(prompt), *texts])
+            record(model_calls=1, prompt_tokens=sum(tokens), computed_tokens=sum(tokens))
+        return rows
+
+    def _completion(self, text: str, params: SamplingParams) -> Completion:
+        for mark in params.stop:
+            text = text.split(mark, 1)[0]
+        return Completion(text=text, tokens=self.count_tokens([text])[0], finish_reason="stop")
+
+
+def _text(prompt: Prompt) -> str:
+    return "\n".join([*(text for _, text in prompt.messages), prompt.prefix])

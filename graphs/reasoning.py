@@ -1,0 +1,154 @@
+"""Search over reasoning steps, guided by a process reward model (the loop of ReARTeR)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from langchain_core.documents.compressor import BaseDocumentCompressor
+from langchain_core.language_models import BaseChatModel
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import VectorStore
+from langgraph.graph import END, START, StateGraph
+
+from agentprm.budget import SearchBudget
+from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched, begin_search
+from agentprm.lm import LanguageModel, as_language_model
+from agentprm.nodes import (
+    Answer,
+    CompleteSteps,
+    LookAhead,
+    PairwiseRerank,
+    ProposeSteps,
+    RefineStep,
+    Retrieve,
+    ScoreSteps,
+    SelectSteps,
+    VectorFeedback,
+)
+from agentprm.prompts import PROMPTS, Prompts
+from agentprm.retrievers import VectorIndex
+from agentprm.rewards import Grounding, ProcessRewardModel
+from agentprm.search import TD, Plain, ValueFunction
+from agentprm.search.selection import Accept
+
+__all__ = ["create_reasoning_graph"]
+
+
+def create_reasoning_graph(
+    model: LanguageModel | BaseChatModel | str,
+    retriever: BaseRetriever | VectorStore,
+    reward: ProcessRewardModel | None = None,
+    *,
+    candidates: int = 3,
+    max_steps: int = 5,
+    min_steps: int = 1,
+    k: int = 3,
+    value: ValueFunction | None = None,
+    shallow: int = 3,
+    threshold: float | None = 0.5,
+    accept: Accept = "if_better",
+    critic: LanguageModel | BaseChatModel | str | None = None,
+    feedback: VectorIndex | None = None,
+    reranker: LanguageModel | BaseChatModel | BaseDocumentCompressor | None = None,
+    temperature: float = 0.7,
+    seed: int | None = 0,
+    budget: SearchBudget | None = None,
+    prompts: Prompts = PROMPTS,
+) -> StateGraph[Any, Any, Any, Any]:
+    """Builds propose → retrieve → complete → score → look ahead → select, until answered.
+
+    At each step `candidates` different steps are proposed, each with its own query, passages and
+    finding. The reward model scores them, the value function looks ahead where it has a horizon, and
+    the best is committed. If even the best is at most `threshold`, it is criticised and refined once,
+    and the refinement is kept only if it is better.
+
+    Args:
+        model: Proposes, reads and answers.
+        retriever: Any LangChain retriever or vector store.
+        reward: Scores steps; by default `Grounding` with `model`, which needs log-likelihoods.
+        candidates: Steps proposed at a time (M); 3 in the paper.
+        max_steps: Most steps of a path (T); 5 in the paper.
+        min_steps: Committed steps before a model that continues a prefix is led to conclude.
+        k: Passages a step is given.
+        value: Value function; `TD()`, the paper's look-ahead, by default. `Plain()` costs about a
+            third of it.
+        shallow: Deepest steps that are looked ahead from; 3 in the paper.
+        threshold: Gate of the refinement, in the reward's space; .5 in the paper, `None` never
+            refines.
+        accept: `if_better`, or `always` as in the paper.
+        critic: A model of its own for the critique; `None` means `model`.
+        feedback: An index for blind vector feedback; `None` leaves it out.
+        reranker: A model that compares passages, or any document compressor; `None` leaves it out.
+        temperature: Of the proposals.
+        seed: Same seed, inputs and machine: same tree.
+        budget: Bounds of a run; reaching one ends the search with the best answer so far.
+        prompts: Templates.
+
+    Returns:
+        The uncompiled graph: input `question` or `messages`, output `answer`, `citations`,
+        `documents`, `messages`, the search tree `prm_steps` with `prm_documents`, `prm_usage` and
+        `prm_stop_reason`.
+
+    Raises:
+        CapabilityError: If no reward is given and `model` has no log-likelihoods.
+    """
+    language_model = as_language_model(model)
+    reward = reward if reward is not None else Grounding(language_model, passages=k, prompts=prompts)
+    value = value if value is not None else TD()
+
+    proposing: dict[str, Any] = {
+        "max_steps": max_steps,
+        "min_steps": min_steps,
+        "temperature": temperature,
+        "seed": seed,
+        "prompts": prompts,
+        "budget": budget,
+    }
+    work: list[Any] = [Retrieve(retriever, k=k, budget=budget)]
+    if feedback is not None:
+        work.append(VectorFeedback(feedback, budget=budget))
+    if reranker is not None:
+        work.append(PairwiseRerank(reranker, budget=budget))
+    work += [
+        CompleteSteps(language_model, passages=k, prompts=prompts, budget=budget),
+        ScoreSteps(reward, budget=budget),
+    ]
+    rollout = [ProposeSteps(language_model, n=1, look_ahead=True, **proposing), *work]
+
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
+        ReasoningGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Searched
+    )
+    way: list[Any] = [ProposeSteps(language_model, n=candidates, **proposing), *work]
+    if not isinstance(value, Plain):
+        way.append(LookAhead(rollout, value=value, shallow=shallow, budget=budget))
+    way.append(SelectSteps(threshold=threshold, accept=accept, max_steps=max_steps, budget=budget))
+
+    builder.add_node("begin", begin_search)
+    builder.add_edge(START, "begin")
+    previous = "begin"
+    for node in way:
+        builder.add_node(node.name, node)
+        builder.add_edge(previous, node.name)
+        previous = node.name
+    builder.add_node(
+        "refine",
+        RefineStep(
+            language_model,
+            critic=critic,
+            temperature=temperature,
+            seed=seed,
+            prompts=prompts,
+            budget=budget,
+        ),
+    )
+    builder.add_edge("refine", "retrieve")
+    builder.add_node("answer", Answer(language_model, passages=k, prompts=prompts, speak=True, budget=budget))
+    builder.add_conditional_edges("select", _after_selection)
+    builder.add_edge("answer", END)
+    return builder
+
+
+def _after_selection(state: ReasoningGraphState) -> Literal["propose", "refine", "answer"]:
+    if state.get("prm_stop_reason"):
+        return "answer"
+    return "refine" if state.get("prm_weak") else "propose"
