@@ -1,14 +1,41 @@
 """agentprm: retrieval-augmented reasoning guided by process reward models, for LangGraph."""
 
-from agentprm.budget import SearchBudget, Usage
-from agentprm.errors import AgentPRMError
-from agentprm.graphs import create_rag_graph, create_reasoning_graph
-from agentprm.lm import LanguageModel, as_language_model
-from agentprm.packaged import default_embeddings, default_language_model
-from agentprm.retrievers import FaissStore, load_folder
-from agentprm.rewards import Grounding, ProcessRewardModel, SelfJudgement
-from agentprm.search import PAV, TD, Plain
-from agentprm.state import ReasoningState, Step
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentprm.budget import SearchBudget, Usage
+    from agentprm.errors import AgentPRMError
+    from agentprm.graphs import create_rag_graph, create_reasoning_graph
+    from agentprm.lm import LanguageModel, as_language_model
+    from agentprm.packaged import default_embeddings, default_language_model
+    from agentprm.retrievers import FaissStore, load_folder
+    from agentprm.rewards import Grounding, ProcessRewardModel, SelfJudgement
+    from agentprm.search import PAV, TD, Plain
+    from agentprm.state import ReasoningState, Step
+
+# Loaded when first named, so that `agentprm --help` need not wait for LangGraph and FAISS.
+_HOMES = {
+    "PAV": "search",
+    "TD": "search",
+    "AgentPRMError": "errors",
+    "FaissStore": "retrievers",
+    "Grounding": "rewards",
+    "LanguageModel": "lm",
+    "Plain": "search",
+    "ProcessRewardModel": "rewards",
+    "ReasoningState": "state",
+    "SearchBudget": "budget",
+    "SelfJudgement": "rewards",
+    "Step": "state",
+    "Usage": "budget",
+    "as_language_model": "lm",
+    "create_rag_graph": "graphs",
+    "create_reasoning_graph": "graphs",
+    "default_embeddings": "packaged",
+    "default_language_model": "packaged",
+    "load_folder": "retrievers",
+}
 
 __all__ = [
     "PAV",
@@ -31,3 +58,15 @@ __all__ = [
     "default_language_model",
     "load_folder",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"agentprm.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -44,20 +44,20 @@ SEARCH = "Search:"
 class ChatTemplate:
     """A chat prompt with `{placeholders}`.
 
-    The system text and the examples are constant, so that a backend with a prefix cache computes
-    them once; what varies stands in the last message.
+    The system text, with its examples, is constant, so that a backend with a prefix cache computes it
+    once; what varies stands in the user's message.
 
     Args:
         fields: Names that `user` may use; checked at construction.
         user: The last message, with placeholders.
         system: Instruction; empty for none.
-        examples: Earlier turns, pairs of user and assistant texts, without placeholders.
+        prefix: How the answer begins, for models that continue a prefix; others go without.
     """
 
     fields: tuple[str, ...]
     user: str
     system: str = ""
-    examples: tuple[tuple[str, str], ...] = ()
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         used = {name for _, name, _, _ in string.Formatter().parse(self.user) if name is not None}
@@ -66,13 +66,11 @@ class ChatTemplate:
                 f"The template uses {sorted(unknown)}, but only {list(self.fields)} are filled in."
             )
 
-    def render(self, prefix: str = "", **values: str) -> Prompt:
-        """The prompt with `values` filled in; `prefix` begins the assistant's turn."""
+    def render(self, *, prefill: bool = False, **values: str) -> Prompt:
+        """The prompt with `values` filled in; with `prefill` it begins the assistant's turn."""
         messages: list[tuple[Role, str]] = [("system", self.system)] if self.system else []
-        for question, reply in self.examples:
-            messages += [("user", question), ("assistant", reply)]
         messages.append(("user", self.user.format(**{name: values.get(name, "") for name in self.fields})))
-        return Prompt(tuple(messages), prefix)
+        return Prompt(tuple(messages), self.prefix if prefill else "")
 
 
 def one_line(text: str) -> str:
@@ -112,7 +110,8 @@ class Proposal:
     final_answer: str | None = None
 
 
-_LINE = re.compile(r"^\W*(search|final answer)\W*:\s*(.*?)\s*$", re.IGNORECASE)
+# A model that was led to write "Search:" may write the label once more, or conclude all the same.
+_LINE = re.compile(r"^\W*(?:search\s*:\W*)*(search|final answer)\W*:\s*(.*?)\s*$", re.IGNORECASE)
 
 
 def parse_proposal(text: str) -> Proposal | None:
@@ -126,7 +125,9 @@ def parse_proposal(text: str) -> Proposal | None:
     if match is None or not re.search(r"\w", match.group(2)):
         return None
     if match.group(1).lower() == "search":
-        return Proposal(query=one_line(match.group(2)))
+        # One question; what a small model babbles after it is not part of it.
+        question, mark, _ = match.group(2).partition("?")
+        return Proposal(query=one_line(question + mark)) if re.search(r"\w", question) else None
     return Proposal(final_answer=parse_finding(match.group(2)))
 
 
@@ -143,85 +144,81 @@ class Prompts:
     """The templates of the nodes.
 
     Attributes:
-        propose: Next search or conclusion; fields `question`, `known`.
+        propose: First search; field `question`.
+        proceed: Next search or conclusion; fields `question`, `known`.
         complete: Finding of a step; fields `passages`, `known`, `query`.
         critique: What is wrong with a step; fields `question`, `known`, `query`, `passages`,
             `thought`, `score`, `future`.
-        refine: A better step; the same fields and `critique`.
+        refine: A better step; the same fields without `score` and `future`, and `critique`.
         answer: Answer from passages; fields `passages`, `question`.
         recall: Answer without passages; field `question`.
         summarise: Answer from the chain; fields `question`, `known`.
+        relate: Which question does a passage answer?; field `passages`.
         judge: Is a finding right?; fields `question`, `known`, `query`, `passages`, `thought`.
         compare: Which of two passages fits better?; fields `query`, `first`, `second`.
     """
 
     propose: ChatTemplate
+    proceed: ChatTemplate
     complete: ChatTemplate
     critique: ChatTemplate
     refine: ChatTemplate
     answer: ChatTemplate
     recall: ChatTemplate
     summarise: ChatTemplate
+    relate: ChatTemplate
     judge: ChatTemplate
     compare: ChatTemplate
 
 
-_READ_EXAMPLES = (
-    (
-        "[1] Lost River (film): Lost River is a 2014 fantasy film written and directed by Ryan Gosling.\n"
-        "[2] Lost River: The Lost River rises in the hills of West Virginia.\n"
-        "Known: (nothing yet)\n"
-        "Question: Who directed the film Lost River?",
-        "Ryan Gosling",
-    ),
-    (
-        "[1] Ryan Gosling: Ryan Gosling (born November 12, 1980) is a Canadian actor. His mother, Donna, "
-        "is a teacher.\n"
-        "Known: Who directed the film Lost River? Ryan Gosling\n"
-        "Question: When was the director of Lost River born?",
-        "November 12, 1980",
-    ),
-)
+_READ = "Read the text and answer the question with a few words copied from the text."
 _STEP = "Question: {question}\nKnown:\n{known}\nStep: {query}\nPassages:\n{passages}\nFinding: {thought}"
 _STEP_FIELDS = ("question", "known", "query", "passages", "thought")
 
 PROMPTS = Prompts(
+    # One example more or less matters little to a large model and much to a small one: these were
+    # chosen by reading what a 135 M model makes of them.
     propose=ChatTemplate(
+        fields=("question",),
+        system=(
+            "Find out one thing at a time. Ask first for the person or thing that the question describes.\n\n"
+            "Question: In which country was the inventor of the Kelvin scale born?\n"
+            "Search: Who invented the Kelvin scale?\n\n"
+            "Question: Who is the mother of the director of the film Lost River?\n"
+            "Search: Who directed the film Lost River?\n\n"
+            "Question: Which river is longer, the Thames or the Severn?\n"
+            "Search: How long is the Thames?\n\n"
+            "Question: When did the author of Emma die?\n"
+            "Search: Who wrote Emma?"
+        ),
+        user="Question: {question}",
+        prefix=SEARCH,
+    ),
+    proceed=ChatTemplate(
         fields=("question", "known"),
         system=(
-            "Solve the question one simple search at a time. Use what is known already and never repeat a "
-            "search. Reply with one line: 'Search: <a short question about one thing>', or, once the answer "
-            "is known, 'Final answer: <short answer>'."
+            "Ask the question again, about what is known now. Once the answer is known, write "
+            "'Final answer: ...' instead.\n\n"
+            "Known: Who invented the Kelvin scale? William Thomson\n"
+            "Question: In which country was the inventor of the Kelvin scale born?\n"
+            "Search: In which country was William Thomson born?\n\n"
+            "Known: Who directed the film Lost River? Ryan Gosling\n"
+            "Question: Who is the mother of the director of the film Lost River?\n"
+            "Search: Who is the mother of Ryan Gosling?\n\n"
+            "Known: How long is the Thames? 346 km\n"
+            "Question: Which river is longer, the Thames or the Severn?\n"
+            "Search: How long is the Severn?\n\n"
+            "Known: Who wrote Emma? Jane Austen\nWhen did Jane Austen die? 18 July 1817\n"
+            "Question: When did the author of Emma die?\n"
+            "Final answer: 18 July 1817"
         ),
-        examples=(
-            (
-                "Question: In which country was the inventor of the Kelvin scale born?\n"
-                "Known:\n(nothing yet)",
-                "Search: Who invented the Kelvin scale?",
-            ),
-            (
-                "Question: In which country was the inventor of the Kelvin scale born?\n"
-                "Known:\nWho invented the Kelvin scale? William Thomson",
-                "Search: In which country was William Thomson born?",
-            ),
-            (
-                "Question: Which river is longer, the Thames or the Severn?\n"
-                "Known:\nHow long is the Thames? 346 km",
-                "Search: How long is the Severn?",
-            ),
-            (
-                "Question: Which river is longer, the Thames or the Severn?\n"
-                "Known:\nHow long is the Thames? 346 km\nHow long is the Severn? 354 km",
-                "Final answer: the Severn",
-            ),
-        ),
-        user="Question: {question}\nKnown:\n{known}",
+        user="Known: {known}\nQuestion: {question}",
+        prefix=SEARCH,
     ),
     complete=ChatTemplate(
         fields=("passages", "known", "query"),
-        system="Answer the question from the passages and from what is known, in as few words as possible.",
-        examples=_READ_EXAMPLES,
-        user="{passages}\nKnown: {known}\nQuestion: {query}",
+        user=_READ + "\n\nText:\n{passages}\n\nKnown: {known}\n\nQuestion: {query}",
+        prefix="Answer:",
     ),
     critique=ChatTemplate(
         fields=(*_STEP_FIELDS, "score", "future"),
@@ -242,39 +239,31 @@ PROMPTS = Prompts(
             "is known, 'Final answer: <short answer>'."
         ),
         user=_STEP + "\nCritique: {critique}",
+        prefix=SEARCH,
     ),
     answer=ChatTemplate(
         fields=("passages", "question"),
-        system="Answer the question from the passages and from what is known, in as few words as possible.",
-        examples=_READ_EXAMPLES,
-        user="{passages}\nKnown: (nothing yet)\nQuestion: {question}",
+        user=_READ + "\n\nText:\n{passages}\n\nQuestion: {question}",
+        prefix="Answer:",
     ),
     recall=ChatTemplate(
         fields=("question",),
-        system="Answer the question in as few words as possible.",
-        examples=(
-            ("Question: Who directed the film Lost River?", "Ryan Gosling"),
-            ("Question: In which country does the Rhine rise?", "Switzerland"),
-        ),
-        user="Question: {question}",
+        user="Answer the question with a few words.\n\nQuestion: {question}",
+        prefix="Answer:",
     ),
     summarise=ChatTemplate(
         fields=("question", "known"),
-        system="Answer the question from what is known, in as few words as possible.",
-        examples=(
-            (
-                "Known:\nWho invented the Kelvin scale? William Thomson\n"
-                "In which country was William Thomson born? Ireland\n"
-                "Question: In which country was the inventor of the Kelvin scale born?",
-                "Ireland",
-            ),
-            (
-                "Known:\nHow long is the Thames? 346 km\nHow long is the Severn? 354 km\n"
-                "Question: Which river is longer, the Thames or the Severn?",
-                "the Severn",
-            ),
+        user=(
+            "Answer the question with a few words, from what is known.\n\nKnown:\n{known}\n\n"
+            "Question: {question}"
         ),
-        user="Known:\n{known}\nQuestion: {question}",
+        prefix="Answer:",
+    ),
+    # Begins like `complete`, so that a prefix cache shares the passages between the two.
+    relate=ChatTemplate(
+        fields=("passages",),
+        user=_READ + "\n\nText:\n{passages}\n\nWhich question does the text help to answer?",
+        prefix="Question:",
     ),
     judge=ChatTemplate(
         fields=_STEP_FIELDS,

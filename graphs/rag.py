@@ -25,6 +25,7 @@ def create_rag_graph(
     retriever: BaseRetriever | VectorStore,
     *,
     k: int = 5,
+    passages: int | None = None,
     feedback: VectorIndex | None = None,
     reranker: LanguageModel | BaseChatModel | BaseDocumentCompressor | None = None,
     budget: SearchBudget | None = None,
@@ -36,6 +37,7 @@ def create_rag_graph(
         model: Reads the passages and writes the answer.
         retriever: Any LangChain retriever or vector store.
         k: Passages that are retrieved.
+        passages: Passages that are read; by default all.
         feedback: An index for blind vector feedback; `None` leaves it out.
         reranker: A model that compares passages, or any document compressor; `None` leaves it out.
         budget: Bounds of a run.
@@ -61,7 +63,7 @@ def create_rag_graph(
         chain.append(VectorFeedback(feedback, budget=budget))
     if reranker is not None:
         chain.append(PairwiseRerank(reranker, budget=budget))
-    chain.append(Answer(language_model, passages=k, prompts=prompts, speak=True, budget=budget))
+    chain.append(Answer(language_model, passages=passages or k, prompts=prompts, speak=True, budget=budget))
     builder.add_node("begin", begin)
     builder.add_edge(START, "begin")
     previous = "begin"

@@ -42,7 +42,7 @@ def create_reasoning_graph(
     candidates: int = 3,
     max_steps: int = 5,
     min_steps: int = 1,
-    k: int = 3,
+    k: int = 1,
     value: ValueFunction | None = None,
     shallow: int = 3,
     threshold: float | None = 0.5,
@@ -69,7 +69,7 @@ def create_reasoning_graph(
         candidates: Steps proposed at a time (M); 3 in the paper.
         max_steps: Most steps of a path (T); 5 in the paper.
         min_steps: Committed steps before a model that continues a prefix is led to conclude.
-        k: Passages a step is given.
+        k: Passages a step is given; 1 in the paper. Small models read one much better than several.
         value: Value function; `TD()`, the paper's look-ahead, by default. `Plain()` costs about a
             third of it.
         shallow: Deepest steps that are looked ahead from; 3 in the paper.

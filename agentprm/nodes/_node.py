@@ -79,9 +79,10 @@ def emit(event: SearchEvent) -> None:
 
 def _run_context() -> Any:
     try:
-        return get_runtime().context
+        runtime: Any = get_runtime()
     except (RuntimeError, KeyError):
         return None
+    return getattr(runtime, "context", None)  # outside a graph there is a config, but no runtime
 
 
 def share_usage(usage: Usage, parts: int) -> list[Usage]:

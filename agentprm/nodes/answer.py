@@ -70,7 +70,7 @@ class Answer(Node):
         if in_tree:
             documents = documents_of(state, [i for step in path for i in step["doc_ids"]])
         else:
-            documents = list(state.get("documents", []))[: self.passages]
+            documents = list(state.get("documents", []))
         reason = state.get("prm_stop_reason", "")
         answer = path[-1]["final_answer"] if path else None
         if answer is None:
@@ -85,7 +85,7 @@ class Answer(Node):
             else:
                 reason = reason or f"budget: {spent or 'model_calls'}"
         answer = answer or next((s["thought"] for s in reversed(path) if s["thought"]), "")
-        cited = self._cited(state["question"], answer, path, documents, state)
+        cited = self._cited(state, answer, path, documents[: self.passages])
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update = {
             "answer": answer,
@@ -101,21 +101,19 @@ class Answer(Node):
         return update
 
     def _prompt(self, question: str, path: list[Step], documents: list[Document]) -> Prompt:
-        question = one_line(question)
+        values = {"question": one_line(question), "known": known_text(path)}
+        prefill = self.model.capabilities.prefill
         if path:
-            return self.prompts.summarise.render(question=question, known=known_text(path))
+            return self.prompts.summarise.render(prefill=prefill, **values)
         if documents:
-            return self.prompts.answer.render(question=question, passages=passages_text(documents))
-        return self.prompts.recall.render(question=question)
+            shown = passages_text(documents[: self.passages])
+            return self.prompts.answer.render(prefill=prefill, passages=shown, **values)
+        return self.prompts.recall.render(prefill=prefill, **values)
 
     @staticmethod
     def _cited(
-        question: str,
-        answer: str,
-        path: list[Step],
-        documents: list[Document],
-        state: ReasoningState,
+        state: ReasoningState, answer: str, path: list[Step], documents: list[Document]
     ) -> list[Document]:
         if not path:
-            return supporting(answer, documents, question)
+            return supporting(answer, documents, state["question"])
         return merge_documents([], documents_of(state, [i for s in path for i in s.get("cited_ids", [])]))

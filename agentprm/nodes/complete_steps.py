@@ -26,12 +26,12 @@ class CompleteSteps(Node):
 
     Args:
         model: A language model, or any LangChain chat model.
-        passages: Most passages that are shown.
+        passages: Most passages that are shown; 1 in the paper.
         temperature: 0, greedy, since a finding should be read off and not invented.
         seed: Seed of the sampling, where the temperature is not 0.
         max_tokens: Most tokens of a finding.
         prompts: Templates; `complete` is used.
-        keys: Own names for `question`, `messages`, `documents` and `answer`.
+        keys: Own names for `question`, `messages` and `documents`.
         budget: Bounds of the run. One model call is kept back for the answer.
     """
 
@@ -39,7 +39,7 @@ class CompleteSteps(Node):
         self,
         model: LanguageModel | BaseChatModel | str,
         *,
-        passages: int = 3,
+        passages: int = 1,
         temperature: float = 0.0,
         seed: int | None = 0,
         max_tokens: int = 48,
@@ -55,7 +55,7 @@ class CompleteSteps(Node):
         self.temperature, self.seed = temperature, seed
         super().__init__(
             name=name,
-            reads=("documents", "answer", "prm_documents"),
+            reads=("documents", "prm_documents"),
             writes=("prm_steps", "prm_documents"),
             keys=keys,
             budget=budget,
@@ -80,6 +80,7 @@ class CompleteSteps(Node):
                 passages=passages_text(passages),
                 known=known_text(ancestors(state, step)),
                 query=one_line(step["query"]),
+                prefill=self.model.capabilities.prefill,
             )
             for step, passages in zip(steps, shown, strict=True)
         ]

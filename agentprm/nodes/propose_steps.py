@@ -11,7 +11,7 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes._node import Call, Node, Plan, emit
 from agentprm.nodes._tree import new_step, same_text
-from agentprm.prompts import PROMPTS, SEARCH, Prompts, known_text, one_line, parse_proposal
+from agentprm.prompts import PROMPTS, Prompts, known_text, one_line, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to
 
 __all__ = ["ProposeSteps"]
@@ -38,7 +38,7 @@ class ProposeSteps(Node):
         seed: Seed of the sampling.
         look_ahead: Propose look-ahead steps (ids with `~`) rather than candidates.
         max_tokens: Most tokens of a proposal.
-        prompts: Templates; `propose` is used.
+        prompts: Templates; `propose` and `proceed` are used.
         keys: Own names for `question` and `messages`.
         budget: Bounds of the run. One model call is kept back for the answer.
     """
@@ -100,10 +100,12 @@ class ProposeSteps(Node):
         # All frontier steps at the same depth ask for the same number of samples: one batch.
         if asking:
             wanted = max(searches)
-            prefix = SEARCH if self.model.capabilities.prefill else ""
-            prompts = [self._prompt(state, path, prefix) for path in asking]
+            prompts = [self._prompt(state["question"], path) for path in asking]
             sampled = yield Call.both(self.model.sample, self.model.asample, prompts, wanted, params)
-            outputs = [[prefix + completion.text for completion in row] for row in sampled]
+            outputs = [
+                [prompt.prefix + completion.text for completion in row]
+                for prompt, row in zip(prompts, sampled, strict=True)
+            ]
         proposed: list[Step] = []
         remaining = iter(outputs)
         for path, count in zip(paths, searches, strict=True):
@@ -131,9 +133,12 @@ class ProposeSteps(Node):
         n: int = self.setting("n")
         return n - 1 if self._offers_conclusion(path) and n > 1 else n
 
-    def _prompt(self, state: ReasoningState, path: list[Step], prefix: str) -> Prompt:
-        return self.prompts.propose.render(
-            question=one_line(state["question"]), known=known_text(path), prefix=prefix
+    def _prompt(self, question: str, path: list[Step]) -> Prompt:
+        template = self.prompts.proceed if path else self.prompts.propose
+        return template.render(
+            question=one_line(question),
+            known=known_text(path),
+            prefill=self.model.capabilities.prefill,
         )
 
     def _candidates(self, state: ReasoningState, path: list[Step], outputs: list[str]) -> list[Step]:

@@ -80,7 +80,7 @@ class RefineStep(Node):
         critiques = yield Call.both(
             self.critic.sample,
             self.critic.asample,
-            [self.prompts.critique.render(**values) for values in fields],
+            [self.prompts.critique.render(prefill=False, **values) for values in fields],
             1,
             greedy,
         )
@@ -91,18 +91,20 @@ class RefineStep(Node):
             stop=("\n",),
             seed=self.setting("seed"),
         )
+        prefill = self.model.capabilities.prefill
         actions = yield Call.both(
             self.model.sample,
             self.model.asample,
             [
-                self.prompts.refine.render(**values, critique=text)
+                self.prompts.refine.render(**values, critique=text, prefill=prefill)
                 for values, text in zip(fields, texts, strict=True)
             ],
             1,
             params,
         )
+        prefix = self.prompts.refine.prefix if prefill else ""
         refined = [
-            self._refined(state, step, text, row[0].text)
+            self._refined(state, step, text, prefix + row[0].text)
             for step, text, row in zip(weak, texts, actions, strict=True)
         ]
         for step in refined:

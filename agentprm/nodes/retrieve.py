@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from agentprm.budget import SearchBudget, record
 from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Call, Node, Plan, emit
-from agentprm.nodes._tree import awaiting_documents, search_text
+from agentprm.nodes._tree import ancestors, awaiting_documents, same_text, search_text
 from agentprm.state import ReasoningState, Step, merge_documents, plain_document
 
 __all__ = ["Retrieve"]
@@ -49,12 +49,15 @@ class Retrieve(Node):
             raise ConfigurationError(f"k must be at least 1, not {k}.")
         if isinstance(retriever, VectorStore):
             retriever = retriever.as_retriever(search_kwargs={"k": k or 5})
+            k = k or 5
         if not isinstance(retriever, BaseRetriever):
             raise ConfigurationError(
                 f"Retrieve needs a LangChain retriever or vector store, not {type(retriever).__name__}."
             )
         self.retriever = retriever
         self.k = k
+        # Only a vector store's own retriever can be asked for a number of passages.
+        self._counted = isinstance(retriever, VectorStoreRetriever)
         super().__init__(
             name=name,
             reads=("prm_steps", "prm_documents"),
@@ -78,15 +81,19 @@ class Retrieve(Node):
             return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or 'retrievals'}"}
         # Candidates often ask the same thing: search once.
         distinct = list(dict.fromkeys(texts[:allowed]))
-        found = yield Call.both(self.retriever.batch, self.retriever.abatch, distinct)
-        record(retrievals=len(distinct))
         k = self.setting("k")
+        given = [_given(state, step) for step in steps[:allowed]]
+        most = {"k": k + max(map(len, given), default=0)} if k and self._counted else {}
+        found = yield Call(
+            lambda: self.retriever.batch(distinct, **most), lambda: self.retriever.abatch(distinct, **most)
+        )
+        record(retrievals=len(distinct))
         hits: dict[str, list[Document]] = {
-            text: merge_documents([], [plain_document(d) for d in documents])[:k]
+            text: merge_documents([], [plain_document(d) for d in documents])
             for text, documents in zip(distinct, found, strict=True)
         }
         if not in_tree:
-            documents = hits[texts[0]]
+            documents = hits[texts[0]][:k]
             emit(
                 {
                     "type": "agentprm.documents_retrieved",
@@ -97,9 +104,10 @@ class Retrieve(Node):
             )
             return {"documents": documents}
         changed: list[Step] = [
-            {**step, "doc_ids": [str(d.id) for d in hits[text]]}
-            for step, text in zip(steps[:allowed], texts, strict=False)
+            {**step, "doc_ids": [str(d.id) for d in hits[text] if d.id not in seen][:k]}
+            for step, text, seen in zip(steps[:allowed], texts[:allowed], given, strict=True)
         ]
+        taken = {i for step in changed for i in step["doc_ids"]}
         for step, text in zip(changed, texts, strict=False):
             emit(
                 {
@@ -111,5 +119,14 @@ class Retrieve(Node):
             )
         return {
             "prm_steps": changed,
-            "prm_documents": merge_documents([], [d for documents in hits.values() for d in documents]),
+            "prm_documents": [
+                d for d in merge_documents([], [d for row in hits.values() for d in row]) if d.id in taken
+            ],
         }
+
+
+def _given(state: ReasoningState, step: Step) -> set[str]:
+    """Passages that a conclusion need not be given again, since what they say is known by now."""
+    if not same_text(step["query"], state["question"]):
+        return set()
+    return {i for ancestor in ancestors(state, step) for i in ancestor["doc_ids"]}

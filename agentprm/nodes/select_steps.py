@@ -53,14 +53,18 @@ class SelectSteps(Node):
     def plan(self, state: ReasoningState) -> Plan:
         """See `Node.plan`."""
         yield from ()
-        candidates = open_steps(state.get("prm_steps"), "scored")
+        steps = state.get("prm_steps", [])
+        candidates = open_steps(steps, "scored")
+        # Each choice is refined once, also if nothing usable came of it.
+        parents = {step["parent_id"] for step in candidates}
+        refined = any("refines" in step and step["parent_id"] in parents for step in steps)
         stopped = state.get("prm_stop_reason", "")
         budget: SearchBudget = self.setting("budget")
         spent = budget.exhausted(state.get("prm_usage"))
         stopped = stopped or (f"budget: {spent}" if spent else "")
         chosen: Selection = select_greedy(
             candidates,
-            threshold=None if stopped else self.setting("threshold"),
+            threshold=None if stopped or refined else self.setting("threshold"),
             accept=self.setting("accept"),
         )
         if chosen.best is None:

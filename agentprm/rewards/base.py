@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -106,3 +107,8 @@ class PrefixReward(ProcessRewardModel):
             while len(self._scores) > self._cache_size:
                 self._scores.popitem(last=False)
         return [[known[key] for key in row] for row in keys]
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 1 / (1 + math.exp(-max(-700.0, min(700.0, x))))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from agentprm.lm import LanguageModel, Prompt, require
 from agentprm.prompts import PROMPTS, Prompts, known_text, numbered, one_line
-from agentprm.rewards.base import PrefixReward, Trajectory
+from agentprm.rewards.base import PrefixReward, Trajectory, sigmoid
 
 __all__ = ["Grounding"]
 
@@ -23,7 +22,7 @@ class Grounding(PrefixReward):
 
     Args:
         model: A language model with log-likelihoods.
-        passages: Most passages of a step that are shown.
+        passages: Most passages of a step that are shown; as many as the step was completed from.
         prompts: Templates; `complete` and `summarise` are used.
         cache_size: Scores that are remembered.
     """
@@ -32,7 +31,7 @@ class Grounding(PrefixReward):
         self,
         model: LanguageModel,
         *,
-        passages: int = 3,
+        passages: int = 1,
         prompts: Prompts = PROMPTS,
         cache_size: int = 10_000,
     ) -> None:
@@ -45,7 +44,13 @@ class Grounding(PrefixReward):
         findings = [one_line(prefix[-1]["thought"]) for prefix in prefixes]
         grounded = [self._prompt(question, prefix, evidence=True) for prefix in prefixes]
         bare = [self._prompt(question, prefix, evidence=False) for prefix in prefixes]
-        rows = self.model.loglikelihood([*grounded, *bare], [[finding] for finding in [*findings, *findings]])
+        prompts = [*grounded, *bare]
+        # After a prefix that ends in a word the finding begins with a blank.
+        texts = [
+            (" " if prompt.prefix else "") + finding
+            for prompt, finding in zip(prompts, [*findings, *findings], strict=True)
+        ]
+        rows = self.model.loglikelihood(prompts, [[text] for text in texts])
         scores = [row[0] for row in rows]
         lengths = self.model.count_tokens(findings)
         ratios = [
@@ -54,7 +59,7 @@ class Grounding(PrefixReward):
                 scores[: len(prefixes)], scores[len(prefixes) :], lengths, strict=True
             )
         ]
-        return [1 / (1 + math.exp(-max(-700.0, min(700.0, ratio)))) for ratio in ratios]
+        return [sigmoid(ratio) for ratio in ratios]
 
     def _prompt(self, question: str, prefix: Trajectory, *, evidence: bool) -> Prompt:
         step = prefix[-1]
@@ -64,7 +69,10 @@ class Grounding(PrefixReward):
                 passages=numbered(step["passages"][: self.passages] if evidence else []),
                 known=known_text(prefix[:-1]),
                 query=one_line(step["query"]),
+                prefill=self.model.capabilities.prefill,
             )
         return self.prompts.summarise.render(
-            question=one_line(question), known=known_text(prefix[:-1] if evidence else [])
+            question=one_line(question),
+            known=known_text(prefix[:-1] if evidence else []),
+            prefill=self.model.capabilities.prefill,
         )

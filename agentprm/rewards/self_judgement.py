@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from agentprm.lm import LanguageModel, require
 from agentprm.prompts import PROMPTS, Prompts, known_text, numbered, one_line
-from agentprm.rewards.base import PrefixReward, Trajectory
+from agentprm.rewards.base import PrefixReward, Trajectory, sigmoid
 
 __all__ = ["SelfJudgement"]
 
@@ -50,4 +49,4 @@ class SelfJudgement(PrefixReward):
             for prefix in prefixes
         ]
         rows = self.model.loglikelihood(prompts, [["Yes", "No"]] * len(prompts))
-        return [1 / (1 + math.exp(min(700.0, no - yes))) for yes, no in rows]
+        return [sigmoid(yes - no) for yes, no in rows]

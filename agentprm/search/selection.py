@@ -37,8 +37,7 @@ def select_greedy(
 
     Args:
         candidates: Valued siblings, refinements of one another included.
-        threshold: A best value of at most this much is weak, unless a refinement is among the
-            candidates already. `None` switches refinement off.
+        threshold: A best value of at most this much is weak; `None` switches refinement off.
         accept: `if_better` takes a refinement only if its value is higher; `always` takes it
             whatever its value, as the paper does.
     """
@@ -48,6 +47,4 @@ def select_greedy(
     refined = [step for step in candidates if "refines" in step]
     if refined and accept == "always":
         return Selection(max(refined, key=_value))
-    if refined:
-        return Selection(best)
     return Selection(best, threshold is not None and _value(best) <= threshold)
