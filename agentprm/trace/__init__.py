@@ -1,0 +1,29 @@
+"""One JSON schema for the record of a run, and the views that draw it."""
+
+from agentprm.trace.mermaid import to_mermaid
+from agentprm.trace.schema import (
+    TRACE_FORMAT,
+    TRACE_VERSION,
+    Trace,
+    TraceDocument,
+    answer_path,
+    load_trace,
+    save_trace,
+    trace_of,
+)
+from agentprm.trace.terminal import answer_panel, search_tree, sources_table
+
+__all__ = [
+    "TRACE_FORMAT",
+    "TRACE_VERSION",
+    "Trace",
+    "TraceDocument",
+    "answer_panel",
+    "answer_path",
+    "load_trace",
+    "save_trace",
+    "search_tree",
+    "sources_table",
+    "to_mermaid",
+    "trace_of",
+]

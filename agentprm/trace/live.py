@@ -1,0 +1,73 @@
+"""What a search is doing right now, in one line per event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentprm.trace.text import one_line, unit
+
+__all__ = ["event_line"]
+
+
+def event_line(event: Mapping[str, Any], width: int = 100) -> str | None:
+    """A streamed event in one line without control characters.
+
+    Args:
+        event: What `graph.stream(..., stream_mode="custom")` gave.
+        width: Most characters of the line.
+
+    Returns:
+        The line, or `None` for events of other libraries and events with nothing to tell.
+    """
+    kind = str(event.get("type", ""))
+    if not kind.startswith("agentprm."):
+        return None
+    step = event.get("step_id")
+    text = _TEXTS.get(kind.removeprefix("agentprm."), lambda _: "")(event)
+    return one_line(f"{step or '·'}  {text}", width) if text else None
+
+
+def _proposed(event: Mapping[str, Any]) -> str:
+    if event.get("status") == "unparsed":
+        return "proposal without a usable form"
+    if event.get("query"):
+        return f"asks: {event['query']}"
+    return f"concludes: {event['final_answer']}" if event.get("final_answer") else "concludes"
+
+
+def _retrieved(event: Mapping[str, Any]) -> str:
+    return f"reads {unit(len(event.get('doc_ids', [])), 'passage')}"
+
+
+def _completed(event: Mapping[str, Any]) -> str:
+    return f"found: {event['thought']}" if event.get("thought") else ""
+
+
+def _scored(event: Mapping[str, Any]) -> str:
+    score, value = event.get("score"), event.get("value")
+    numbers = [("score", score), ("value", value if value != score else None)]
+    return ", ".join(f"{name} {number:.2f}" for name, number in numbers if number is not None)
+
+
+def _committed(event: Mapping[str, Any]) -> str:
+    return "chosen"
+
+
+def _stopped(event: Mapping[str, Any]) -> str:
+    return f"search ends: {event.get('reason', '')}"
+
+
+def _answered(event: Mapping[str, Any]) -> str:
+    return f"answer: {event.get('answer', '')}"
+
+
+_TEXTS = {
+    "step_proposed": _proposed,
+    "documents_retrieved": _retrieved,
+    "step_completed": _completed,
+    "step_scored": _scored,
+    "step_committed": _committed,
+    "search_stopped": _stopped,
+    "answered": _answered,
+}

@@ -1,0 +1,311 @@
+"""The trace: one JSON document that says what was asked, found, answered and spent.
+
+A trace is what a run leaves behind for people and programs; every view reads it. It is plain JSON with
+a format name and a version. Files come from anywhere, so `load_trace` checks the shape before a view
+walks the tree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from langchain_core.documents import Document
+from typing_extensions import TypedDict
+
+from agentprm.budget import Usage, add_usage
+from agentprm.errors import InputError
+from agentprm.state import (
+    Citation,
+    Step,
+    StepStatus,
+    merge_documents,
+    path_to,
+    plain,
+    plain_document,
+    title_of,
+)
+
+__all__ = [
+    "TRACE_FORMAT",
+    "TRACE_VERSION",
+    "Trace",
+    "TraceDocument",
+    "answer_path",
+    "load_trace",
+    "save_trace",
+    "trace_of",
+]
+
+TRACE_FORMAT = "agentprm-trace"
+TRACE_VERSION = 1
+
+
+class TraceDocument(TypedDict):
+    """A passage that the run retrieved."""
+
+    id: str
+    title: str
+    source: str
+    text: str
+
+
+class Trace(TypedDict):
+    """The record of one run.
+
+    Attributes:
+        format: Always `TRACE_FORMAT`.
+        version: Version of the schema; a reader refuses newer ones.
+        question: The question asked.
+        answer: The answer; empty if the run wrote none.
+        citations: The passages that the answer rests on.
+        stop_reason: Why the search ended.
+        steps: The search tree as a flat list; empty for plain retrieve-and-read.
+        documents: Every passage that was retrieved, each once.
+        usage: What the whole run cost.
+        settings: How it was made: graph, models, seed and whatever else the caller records.
+    """
+
+    format: str
+    version: int
+    question: str
+    answer: str
+    citations: list[Citation]
+    stop_reason: str
+    steps: list[Step]
+    documents: list[TraceDocument]
+    usage: Usage
+    settings: dict[str, Any]
+
+
+def trace_of(state: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Trace:
+    """Builds the trace of a finished run.
+
+    Args:
+        state: What the graph returned; needs `question`, everything else may be missing.
+        settings: Names and numbers that say how the run was made. JSON-plain after numpy scalars
+            were turned into Python's.
+
+    Returns:
+        The trace, sharing no mutable object with `state`.
+
+    Raises:
+        InputError: If the state has no question, or holds something that JSON cannot.
+    """
+    if not isinstance(state.get("question"), str):
+        raise InputError("The state holds no question; pass what the graph's invoke() returned.")
+    found = [*(state.get("prm_documents") or []), *(state.get("documents") or [])]
+    documents: list[Document] = merge_documents([], [plain_document(document) for document in found])
+    trace = {
+        "format": TRACE_FORMAT,
+        "version": TRACE_VERSION,
+        "question": state["question"],
+        "answer": state.get("answer") or "",
+        "citations": plain(state.get("citations") or [], "citations"),
+        "stop_reason": state.get("prm_stop_reason") or "",
+        "steps": plain(state.get("prm_steps") or [], "prm_steps"),
+        "documents": [
+            {
+                "id": str(document.id),
+                "title": title_of(document),
+                "source": str(document.metadata.get("source", "")),
+                "text": document.page_content,
+            }
+            for document in documents
+        ],
+        "usage": plain(add_usage(state.get("prm_usage"), None), "prm_usage"),
+        "settings": plain(settings or {}, "settings"),
+    }
+    return _checked(trace, "The state of the run")
+
+
+def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
+    """Writes a trace as UTF-8 JSON; a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        InputError: If the path cannot be written, or the trace holds what JSON cannot.
+    """
+    try:
+        text = json.dumps(trace, ensure_ascii=False, allow_nan=False, indent=1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The trace is not JSON-plain ({error}); build it with trace_of().") from error
+    # half of a surrogate pair, which noisy models do emit, is not UTF-8 but may be escaped in JSON
+    data = (text + "\n").encode("utf-8", errors="backslashreplace")
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_bytes(data)  # a pipe or a device cannot be replaced
+            return
+        _replace(target.resolve(), data)
+    except OSError as error:
+        raise InputError(
+            f"The trace cannot be written to {target}: {error.strerror or error}. "
+            "Give the path of a file in an existing folder that you may write to."
+        ) from error
+
+
+def _replace(target: Path, data: bytes) -> None:
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def load_trace(path: str | os.PathLike[str]) -> Trace:
+    """Reads and checks a trace.
+
+    Raises:
+        InputError: If the file is missing, is not JSON, is something else than a trace, comes from a
+            newer agentprm, lacks keys, or holds a tree that is none.
+    """
+    name = os.fspath(path)
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"The trace {name} cannot be read: {error.strerror or error}. "
+            "Give the path of a file that 'agentprm ask --trace' or save_trace() wrote."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{name} is not a JSON file ({error}). "
+            "Give the path of a file that 'agentprm ask --trace' or save_trace() wrote."
+        ) from error
+    return _checked(data, name)
+
+
+def answer_path(steps: Sequence[Step]) -> list[Step]:
+    """The committed steps that lead to the answer, from the root down.
+
+    A greedy search commits one path. Where a beam left several, the one that ends in a final answer is
+    taken, then the one with the best value, then the first.
+    """
+    committed = [step for step in steps if step["status"] == "committed"]
+    parents = {step["parent_id"] for step in committed}
+    leaves = [step for step in committed if step["id"] not in parents]
+    if not leaves:
+        return []
+
+    def merit(step: Step) -> tuple[bool, float]:
+        value = step["value"] if step["value"] is not None else step["score"]
+        return bool(step["final_answer"]), -math.inf if value is None else value
+
+    return path_to(steps, max(leaves, key=merit)["id"])
+
+
+_KEYS: dict[str, type] = {
+    "question": str,
+    "answer": str,
+    "citations": list,
+    "stop_reason": str,
+    "steps": list,
+    "documents": list,
+    "usage": dict,
+    "settings": dict,
+}
+_NUMBER = (int, float, type(None))
+_STEP_KEYS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "parent_id": (str, type(None)),
+    "depth": int,
+    "query": str,
+    "retrieve": bool,
+    "doc_ids": list,
+    "thought": str,
+    "final_answer": (str, type(None)),
+    "score": _NUMBER,
+    "value": _NUMBER,
+    "status": str,
+    "usage": dict,
+}
+_OPTIONAL_STEP_KEYS: dict[str, type] = {"cited_ids": list, "critique": str, "refines": str, "output": str}
+_DOCUMENT_KEYS = ("id", "title", "source", "text")
+_CITATION_KEYS = ("doc_id", "title", "source", "text")
+
+
+def _checked(data: Any, name: str) -> Trace:
+    """`data` as a trace, after everything that the views rely on was checked."""
+    if not isinstance(data, dict) or data.get("format", TRACE_FORMAT) != TRACE_FORMAT or "format" not in data:
+        raise InputError(
+            f"{name} is not a trace of agentprm (its 'format' is not {TRACE_FORMAT!r}). "
+            "Give the path of a file that 'agentprm ask --trace' or save_trace() wrote."
+        )
+    version = data.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise InputError(f"{name} names no version; write the trace again with save_trace().")
+    if version > TRACE_VERSION:
+        raise InputError(
+            f"{name} has version {version} of the trace format, this agentprm reads up to "
+            f"{TRACE_VERSION}. Upgrade it with: pip install -U agentprm"
+        )
+    _check_record(data, _KEYS, name)
+    for label, keys in (("documents", _DOCUMENT_KEYS), ("citations", _CITATION_KEYS)):
+        for i, item in enumerate(data[label]):
+            _check_record(item, dict.fromkeys(keys, str), f"{name}: {label}[{i}]")
+    _check_usage(data["usage"], f"{name}: usage")
+    for i, step in enumerate(data["steps"]):
+        _check_step(step, f"{name}: steps[{i}]")
+    _check_tree(data["steps"], name)
+    return cast("Trace", data)
+
+
+def _check_step(step: Any, where: str) -> None:
+    _check_record(step, _STEP_KEYS, where)
+    _check_record(step, {key: kind for key, kind in _OPTIONAL_STEP_KEYS.items() if key in step}, where)
+    for key in ("doc_ids", "cited_ids"):
+        if not all(isinstance(item, str) for item in step.get(key, [])):
+            raise _damaged(where, f"its {key!r} must be a list of strings")
+    for key in ("score", "value"):
+        if step[key] is not None and not math.isfinite(step[key]):
+            raise _damaged(where, f"its {key!r} is not a finite number")
+    if step["status"] not in get_args(StepStatus):
+        raise _damaged(where, f"its status {step['status']!r} is unknown")
+    _check_usage(step["usage"], f"{where}.usage")
+
+
+def _check_usage(usage: Mapping[str, Any], where: str) -> None:
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in usage.values()):
+        raise _damaged(where, "it must hold finite numbers only")
+
+
+def _check_record(data: Any, keys: Mapping[str, type | tuple[type, ...]], where: str) -> None:
+    if not isinstance(data, dict):
+        raise _damaged(where, "it is not an object")
+    missing = [key for key in keys if key not in data]
+    if missing:
+        raise _damaged(where, f"it lacks {', '.join(map(repr, missing))}")
+    for key, kind in keys.items():
+        if not isinstance(data[key], kind):
+            raise _damaged(where, f"its {key!r} has the wrong type {type(data[key]).__name__}")
+
+
+def _check_tree(steps: Iterable[Step], name: str) -> None:
+    parents: dict[str, str | None] = {}
+    for step in steps:
+        if step["id"] in parents:
+            raise _damaged(name, f"the step id {step['id']!r} occurs twice")
+        parents[step["id"]] = step["parent_id"]
+    rooted: set[str | None] = {None}
+    for start in parents:
+        trail: list[str] = []
+        here: str | None = start
+        while here not in rooted:
+            if here not in parents or here in trail:
+                raise _damaged(name, f"step {start!r} does not lead back to the root")
+            trail.append(here)
+            here = parents[here]
+        rooted.update(trail)
+
+
+def _damaged(where: str, what: str) -> InputError:
+    return InputError(f"{where} is damaged: {what}. Run the question again to write a new trace.")

@@ -1,0 +1,177 @@
+"""A trace in the terminal, drawn with rich.
+
+Everything that a model or a passage wrote goes through `one_line` into `rich.text.Text`, which knows no
+markup, so neither markup nor escape sequences in it have any effect. Without colour the glyphs and
+words still tell the same story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from agentprm.errors import MissingDependencyError
+from agentprm.state import Step
+from agentprm.trace.schema import Trace
+from agentprm.trace.text import cost_line, one_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.tree import Tree
+
+__all__ = ["GLYPHS", "answer_panel", "search_tree", "sources_table"]
+
+GLYPHS: dict[str, str] = {
+    "proposed": "·",
+    "completed": "○",
+    "scored": "○",
+    "committed": "●",
+    "rejected": "✗",
+    "simulated": "»",
+    "unparsed": "?",
+}
+_WORDS = {"simulated": "look-ahead"}
+_STYLES = {"committed": "bold", "rejected": "dim", "simulated": "dim", "unparsed": "dim"}
+_CLIP = 160
+
+
+def _need_rich() -> None:
+    try:
+        import rich  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("rich", "cli") from error
+
+
+def search_tree(trace: Trace, *, full: bool = False) -> Tree:
+    """The search tree: each step with its query, finding, passages, scores and cost.
+
+    Committed steps are bold; rejected ones, look-aheads and unparsed ones are dim. Steps that refine
+    another one name it. A run without a tree shows its passages.
+
+    Args:
+        trace: The trace to draw.
+        full: Show long texts whole; otherwise they are clipped to about two lines.
+
+    Raises:
+        MissingDependencyError: If rich is not installed.
+    """
+    _need_rich()
+    from rich.text import Text
+    from rich.tree import Tree
+
+    clip = None if full else _CLIP
+    tree = Tree(Text(one_line(trace["question"], clip), style="bold"), guide_style="dim")
+    titles = {document["id"]: document["title"] for document in trace["documents"]}
+    if not trace["steps"]:
+        cited = {citation["doc_id"] for citation in trace["citations"]}
+        for document in trace["documents"]:
+            chosen = document["id"] in cited
+            mark = "●" if chosen else "○"
+            word = "cited" if chosen else "read"
+            line = f"{mark} {word}  {one_line(document['title'], clip)}"
+            tree.add(Text(line, style="bold" if chosen else ""))
+        return tree
+    branches: dict[str | None, Tree] = {None: tree}
+    waiting = list(trace["steps"])
+    while waiting:  # the list is in tree order, but a parent may have been merged in late
+        ready = [step for step in waiting if step["parent_id"] in branches]
+        for step in ready:
+            branches[step["id"]] = branches[step["parent_id"]].add(_label(step, titles, clip))
+        if not ready:
+            break
+        waiting = [step for step in waiting if step["id"] not in branches]
+    return tree
+
+
+def _label(step: Step, titles: Mapping[str, str], clip: int | None) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    style = _STYLES.get(step["status"], "")
+    query = one_line(step["query"], clip) or "(conclusion)"
+    grid.add_row(
+        Text(f"{GLYPHS.get(step['status'], '·')} {one_line(step['id'])}", style=style),
+        Text(query, style=style),
+    )
+    for word, text in step_lines(step, titles):
+        line = Text(f"{word} " if word else "", style="dim")
+        line.append(one_line(text, clip), style="bold" if word == "answer" and style == "bold" else style)
+        grid.add_row("", line)
+    return grid
+
+
+def step_lines(step: Step, titles: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What there is to say about a step besides its query, as (word, text) pairs; empty ones left out.
+
+    Args:
+        step: The step.
+        titles: Title of each passage by its id.
+    """
+    score, value = step["score"], step["value"]
+    status = _WORDS.get(step["status"], step["status"])
+    if "refines" in step:
+        status += f", refines {step['refines']}"
+    if score is not None:
+        status += f", score {score:.2f}"
+    if value is not None and value != score:
+        status += f", value {value:.2f}"
+    cited = step.get("cited_ids", [])
+    passages = cited or step["doc_ids"]
+    lines = [
+        ("found", step["thought"] if step["thought"] != step["final_answer"] else ""),
+        ("answer", step["final_answer"] or ""),
+        ("cites" if cited else "read", "; ".join(titles.get(key, key) for key in passages)),
+        ("critique", step.get("critique", "")),
+        ("output", step.get("output", "") if step["status"] == "unparsed" else ""),
+        ("", "; ".join(filter(None, [status, cost_line(step["usage"])]))),
+    ]
+    return [(word, text) for word, text in lines if text.strip()]
+
+
+def answer_panel(trace: Trace) -> Panel:
+    """The answer in a box, with the reason why the search stopped and what it cost.
+
+    Raises:
+        MissingDependencyError: If rich is not installed.
+    """
+    _need_rich()
+    from rich.panel import Panel
+    from rich.text import Text
+
+    answer = Text(one_line(trace["answer"]) or "(no answer)", style="bold")
+    foot = [f"stopped: {one_line(trace['stop_reason'], 60)}"] if trace["stop_reason"] else []
+    cost = cost_line(trace["usage"], full=True)
+    answer.append("\n" + "; ".join([*foot, *([cost] if cost else [])]), style="not bold dim")
+    return Panel(answer, title="Answer", title_align="left")
+
+
+def sources_table(trace: Trace, *, full: bool = False) -> Table:
+    """The cited passages, numbered: title, where it comes from, and how it begins.
+
+    Args:
+        trace: The trace whose citations are listed.
+        full: Show the passages whole.
+
+    Raises:
+        MissingDependencyError: If rich is not installed.
+    """
+    _need_rich()
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    clip = None if full else _CLIP
+    for number, citation in enumerate(trace["citations"], start=1):
+        head = Text(one_line(citation["title"], clip), style="bold")
+        if citation["source"] and citation["source"] != citation["title"]:
+            head.append(f"  {one_line(citation['source'], clip)}", style="not bold dim")
+        body = Text(one_line(citation["text"], clip), style="dim")
+        grid.add_row(Text(f"[{number}]"), head.append("\n").append_text(body))
+    return grid

@@ -1,0 +1,62 @@
+"""Untrusted text for display: what models and passages say must not steer a terminal or a drawing."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["cost_line", "one_line", "unit"]
+
+
+def one_line(text: str, width: int | None = None) -> str:
+    r"""`text` on one line, without control and direction characters, clipped at a word.
+
+    Escape sequences lose their control characters and so their power; their visible rest stays.
+
+    Args:
+        text: Any text.
+        width: Most characters of the result, the ellipsis included; `None` keeps everything.
+
+    Example:
+        >>> one_line("Jules\tVerne \x1b[31mwrote", 15)
+        'Jules Verne…'
+    """
+    spaced = " ".join(text.split())
+    # Cc: controls such as escape; Cf: direction overrides and zero-width marks; Cs: half surrogates
+    clean = "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    if width is None or len(clean) <= width:
+        return clean
+    head = clean[: width - 1]
+    cut = head.rsplit(" ", 1)[0] if clean[width - 1] != " " else head
+    return (cut if len(cut) > width // 2 else head).rstrip(" ,;:") + "…"
+
+
+def unit(count: int, noun: str, plural: str = "") -> str:
+    """`count` with thousands marked and the noun in the right number."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def cost_line(usage: Mapping[str, Any], full: bool = False) -> str:
+    """A usage in a few words; items that are zero are left out.
+
+    Args:
+        usage: A `Usage`, possibly with missing fields.
+        full: Name the calls in full, and computed tokens, searches and reward calls as well.
+    """
+
+    def amount(*keys: str) -> Any:
+        return sum(usage.get(key, 0) for key in keys)
+
+    parts = [
+        (amount("model_calls"), unit(amount("model_calls"), "model call" if full else "call")),
+        (amount("prompt_tokens"), unit(amount("prompt_tokens", "completion_tokens"), "token")),
+    ]
+    if full:
+        parts += [
+            (amount("computed_tokens"), f"{amount('computed_tokens'):,} computed"),
+            (amount("retrievals"), unit(amount("retrievals"), "search", "searches")),
+            (amount("reward_calls"), unit(amount("reward_calls"), "reward call")),
+        ]
+    parts.append((amount("seconds"), f"{amount('seconds'):.1f} s"))
+    return ", ".join(text for count, text in parts if count)
