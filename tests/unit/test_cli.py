@@ -1,0 +1,408 @@
+"""The command line: what it prints where, its exit codes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, StateGraph
+
+import agentprm._cli_parts as parts
+from agentprm.budget import empty_usage, record
+from agentprm.cli import main
+from agentprm.errors import InputError, TransientModelError
+from agentprm.state import ReasoningState
+from agentprm.testing import ScriptedLanguageModel
+from agentprm.trace import load_trace, save_trace, trace_of
+
+DOCUMENT = Document(id="d1", page_content="Vertigo is by Hitchcock.", metadata={"title": "Vertigo"})
+
+
+def step(key: str, parent: str | None, **rest: Any) -> dict[str, Any]:
+    return {
+        "id": key, "parent_id": parent, "depth": 1, "query": "Who directed Vertigo?", "retrieve": True,
+        "doc_ids": ["d1"], "thought": "Hitchcock did.", "final_answer": None, "score": 0.8, "value": 0.8,
+        "status": "committed", "usage": {**empty_usage(), "model_calls": 1}, **rest,
+    }  # fmt: skip
+
+
+def answer(state: ReasoningState) -> dict[str, Any]:
+    """A node that behaves like a search."""
+    question = state["question"]
+    if question == "fail":
+        raise TransientModelError("The service is overloaded; try again later.")
+    if question == "bug":
+        raise RuntimeError("wires\ncrossed")
+    if question == "interrupt":
+        raise KeyboardInterrupt
+    if question == "refuse":
+        raise InputError("The question is too long; shorten it.")
+    record(model_calls=1, prompt_tokens=10)
+    get_stream_writer()({"type": "agentprm.step_committed", "step_id": "1", "value": 0.8})
+    silent = question == "silence"
+    return {
+        "answer": "" if silent else "London [bold]",
+        "citations": [{"doc_id": "d1", "title": "Vertigo", "source": "", "text": "Vertigo is by Hitchcock."}],
+        "prm_documents": [DOCUMENT],
+        "prm_steps": [step("1", None), step("2", None, status="rejected", query="When?")],
+        "prm_stop_reason": "model_calls" if silent else "final_answer",
+    }
+
+
+@pytest.fixture(autouse=True)
+def _stand_ins(monkeypatch):
+    """Fake embeddings and a scripted graph instead of models; everything else is real."""
+    embeddings = {"packaged": DeterministicFakeEmbedding(size=8), "other": DeterministicFakeEmbedding(size=4)}
+    monkeypatch.setattr(parts, "embeddings_called", lambda name: embeddings[name])
+    monkeypatch.setattr("agentprm.cli.embeddings_called", lambda name: embeddings[name])
+
+    def system(args, store, name, progress):
+        builder = StateGraph(ReasoningState)
+        builder.add_node("answer", answer)
+        builder.add_edge(START, "answer")
+        builder.add_edge("answer", END)
+        return builder.compile(), {"graph": args.graph, "embeddings": name, "seed": args.seed}
+
+    monkeypatch.setattr("agentprm.cli.system", system)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("AGENTPRM_DEBUG", raising=False)
+
+
+@pytest.fixture
+def notes(tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "vertigo.txt").write_text("Vertigo is a film by Alfred Hitchcock.")
+    (folder / "london.md").write_text("# London\n\nHitchcock was born in London.")
+    (folder / "picture.png").write_bytes(b"\x89PNG\x00")
+    return folder
+
+
+@pytest.fixture
+def index(notes, tmp_path, capsys):
+    assert main(["index", str(notes), "-o", str(tmp_path / "index")]) == 0
+    capsys.readouterr()
+    return str(tmp_path / "index")
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"_id": "d1", "title": "Vertigo", "text": "x"}, {"_id": "d2", "title": "Psycho", "text": "y"}]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = [{"_id": f"q{i}", "text": f"question {i}", "answers": ["London bold"]} for i in range(3)]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "qrels.tsv").write_text("q0\td1\t1\nq1\td2\t1\n")
+    return str(folder)
+
+
+def failing(capsys, *argv: str) -> tuple[int, str]:
+    """Exit code and the one sentence."""
+    code = main(list(argv))
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert lines[-1].startswith("agentprm")
+    assert "Traceback" not in captured.err + captured.out
+    return code, lines[-1]
+
+
+# What works
+
+
+def test_index_and_ask(notes, tmp_path, capsys):
+    index, trace = str(tmp_path / "i"), tmp_path / "trace.json"
+    assert main(["index", str(notes), "-o", index]) == 0
+    captured = capsys.readouterr()
+    assert re.fullmatch(
+        r"Indexed 2 passages from 2 files into .* in \d+\.\d s\.", captured.out.replace("\n", " ").strip()
+    )
+    assert "skipped picture.png" in captured.err
+
+    question = "Where was the director of Vertigo born?"
+    assert main(["ask", question, "--index", index, "--trace", str(trace), "--seed", "4"]) == 0
+    captured = capsys.readouterr()
+    for expected in (question, "● 1 Who directed Vertigo?", "✗ 2 When?", "London [bold]", "[1] Vertigo"):
+        assert expected in captured.out
+    assert "1 chosen" in captured.err
+    assert "1 chosen" not in captured.out
+    loaded = load_trace(trace)
+    assert loaded["answer"] == "London [bold]"
+    assert loaded["settings"] == {"graph": "reasoning", "embeddings": "packaged", "seed": 4}
+
+    assert main(["trace", str(trace)]) == 0
+    assert capsys.readouterr().out.startswith(question)
+    assert main(["trace", str(trace), "--mermaid"]) == 0
+    assert capsys.readouterr().out.startswith("flowchart TD\n")
+
+
+def test_quiet_says_nothing_on_standard_error(index, capsys):
+    assert main(["ask", "Who?", "--index", index, "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_index_is_replaced_by_the_next(index, notes, capsys):
+    (notes / "more.txt").write_text("More.")
+    assert main(["index", str(notes), "-o", index]) == 0
+    assert "Indexed 3 passages" in capsys.readouterr().out
+
+
+def test_the_index_remembers_its_embeddings(notes, tmp_path, capsys):
+    index = str(tmp_path / "i")
+    assert main(["index", str(notes), "-o", index, "--embeddings", "other"]) == 0
+    assert main(["ask", "Who?", "--index", index]) == 0
+    capsys.readouterr()
+    code, line = failing(capsys, "ask", "Who?", "--index", index, "--embeddings", "packaged")
+    assert code == 2
+    assert "same embeddings" in line
+    (tmp_path / "i" / "agentprm.json").unlink()
+    assert failing(capsys, "ask", "Who?", "--index", index)[0] == 2
+    assert main(["ask", "Who?", "--index", index, "--embeddings", "other"]) == 0
+
+
+def test_a_folder_of_embeddings_is_noted_by_its_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    assert parts.embeddings_name("model") == str(tmp_path / "model")
+    assert parts.embeddings_name("some/name") == "some/name"
+
+
+def test_eval_prints_the_measures_and_resumes(data, tmp_path, capsys):
+    log = str(tmp_path / "log.jsonl")
+    assert main(["eval", data, "--limit", "2", "--log", log]) == 0
+    out = capsys.readouterr().out
+    for name, value in (("EM", "100.0"), ("F1", "100.0"), ("ACC_R", "100.0"), ("R@2", "50.0")):
+        assert re.search(rf"{name} +│ +{value} \[", out), name
+    assert main(["eval", data, "--log", log, "-q"]) == 0
+    assert "3 questions" in capsys.readouterr().out
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_eval_with_an_index(data, tmp_path, capsys):
+    index = str(tmp_path / "i")
+    assert main(["index", data, "-o", index]) == 0
+    assert main(["eval", data, "--index", index, "--graph", "rag"]) == 0
+    assert "rag, 3 questions" in capsys.readouterr().out
+
+
+def test_no_answer_is_a_failure_that_is_told(index, capsys):
+    code, line = failing(capsys, "ask", "silence", "--index", index)
+    assert code == 1
+    assert "No answer was found (model_calls)" in line
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["index", "-h"], ["ask", "-h"], ["eval", "-h"], ["trace", "-h"]]
+)
+def test_help_has_examples(argv, capsys):
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "examples:\n  agentprm " in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert re.match(r"agentprm( \d+\.\d+|, run from its source)", capsys.readouterr().out)
+
+
+def test_help_and_mistakes_do_not_load_heavy_libraries():
+    code = (
+        "import sys; from agentprm.cli import main; main(['ask', '', '--index', 'x']); main(['--help']);"
+        "heavy = ('torch', 'transformers', 'sentence_transformers');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]"), done.stdout
+
+
+@pytest.mark.parametrize("graph", ["reasoning", "rag"])
+def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("agentprm.cli.system", parts.system)
+    script = {"Replace a weak step": "Final answer: Alfred Hitchcock", "": "Alfred Hitchcock"}
+    monkeypatch.setattr(parts, "_model", lambda name: ScriptedLanguageModel(script))
+    trace = tmp_path / "t.json"
+    options = ["--index", index, "--graph", graph, "--trace", str(trace), "--candidates", "2"]
+    assert main(["ask", "Who directed Vertigo?", *options]) == 0
+    captured = capsys.readouterr()
+    assert "Alfred Hitchcock" in captured.out
+    assert "[1] vertigo" in captured.out
+    assert "answer: Alfred Hitchcock" in captured.err
+    loaded = load_trace(trace)
+    assert loaded["citations"][0]["source"] == "vertigo.txt"
+    assert loaded["usage"]["model_calls"] >= 1
+    assert bool(loaded["steps"]) == (graph == "reasoning")
+    assert loaded["settings"]["passages"] == (3 if graph == "reasoning" else 5)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "COMMAND"),
+        (["dance"], "invalid choice"),
+        (["index", "x"], "-o/--output"),
+        (["ask"], "question"),
+        (["ask", "Who?"], "--index"),
+        (["ask", "Who?", "--index", "x", "--candidates", "0"], "at least 1"),
+        (["ask", "Who?", "--index", "x", "--graph", "magic"], "invalid choice"),
+        (["ask", "Who?", "--index", "x", "--seed", "soon"], "invalid int"),
+        (["ask", "  ", "--index", "x"], "question is empty"),
+        (["ask", "Who?", "--index", "nowhere"], "agentprm index"),
+        (["index", "nowhere", "-o", "i"], "check the path"),
+        (["eval", "nowhere"], "There is no folder"),
+        (["trace", "nowhere.json"], "cannot be read"),
+        (["ask", "Who?", "--index", "x", "--trace", "no/such/t.json"], "There is no folder"),
+        (["ask", "Who?", "--index", "x", "--trace", "."], "is a folder"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(argv, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, line = failing(capsys, *argv)
+    assert code == 2
+    assert message in line
+
+
+def test_empty_folder_and_bad_chunks(tmp_path, notes, capsys):
+    (tmp_path / "empty").mkdir()
+    code, line = failing(capsys, "index", str(tmp_path / "empty"), "-o", str(tmp_path / "i"))
+    assert code == 2
+    assert "No readable document" in line
+    code, line = failing(
+        capsys, "index", str(notes), "-o", str(tmp_path / "i"), "--chunk-size", "5", "--chunk-overlap", "9"
+    )
+    assert code == 2
+    assert "chunk_overlap" in line
+
+
+def test_places_where_no_index_may_be_written(notes, tmp_path, capsys):
+    for target, message in ((notes, "other files"), (notes / "vertigo.txt", "is a file")):
+        code, line = failing(capsys, "index", str(notes), "-o", str(target))
+        assert code == 2
+        assert message in line
+    code, line = failing(capsys, "index", str(notes), "-o", str(notes / "vertigo.txt" / "i"))
+    assert code == 2
+    assert "cannot be written" in line
+    assert sorted(path.name for path in notes.iterdir()) == ["london.md", "picture.png", "vertigo.txt"]
+
+
+def test_damaged_indexes(index, tmp_path, capsys):
+    (tmp_path / "index" / "agentprm.json").write_text("[]")
+    code, line = failing(capsys, "ask", "Who?", "--index", index)
+    assert code == 2
+    assert "--embeddings" in line
+    (tmp_path / "index" / "agentprm.json").unlink()
+    (tmp_path / "index" / "CURRENT").write_text("nonsense")
+    code, line = failing(capsys, "ask", "Who?", "--index", index)
+    assert code == 2
+    assert "index again" in line
+
+
+def test_not_a_trace(notes, capsys):
+    code, line = failing(capsys, "trace", str(notes / "vertigo.txt"))
+    assert code == 2
+    assert "not a JSON file" in line
+
+
+@pytest.mark.parametrize(
+    ("question", "code", "message"),
+    [
+        ("fail", 1, "The service is overloaded; try again later."),
+        ("refuse", 2, "The question is too long; shorten it."),
+        ("bug", 1, "Unexpected RuntimeError: wires crossed. Set AGENTPRM_DEBUG=1"),
+        ("interrupt", 130, "Interrupted."),
+    ],
+)
+def test_failures_while_running(index, capsys, question, code, message):
+    found, line = failing(capsys, "ask", question, "--index", index)
+    assert found == code
+    assert message in line
+
+
+def test_debugging_shows_the_traceback(index, monkeypatch, capsys):
+    monkeypatch.setenv("AGENTPRM_DEBUG", "1")
+    assert main(["ask", "bug", "--index", index]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(index, monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without_rich(name, *rest, **options):
+        if name.split(".")[0] == "rich":
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_rich)
+    code, line = failing(capsys, "ask", "Who?", "--index", index)
+    assert code == 2
+    assert "pip install 'agentprm[cli]'" in line
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    trace = trace_of({"question": "Who?", "prm_steps": [step(str(i), None) for i in range(3000)]})
+    save_trace(trace, tmp_path / "t.json")
+    command = f"{sys.executable} -m agentprm.cli trace {tmp_path / 't.json'} | head -n 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "Who?\n"
+    assert done.stderr == ""
+
+
+def test_output_that_cannot_be_encoded_is_replaced(tmp_path):
+    save_trace(trace_of({"question": "Où?", "prm_steps": [step("1", None)]}), tmp_path / "t.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "agentprm.cli", "trace", str(tmp_path / "t.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.stdout.startswith("O??")
+
+
+SLOW = """
+import sys, time
+import agentprm.cli as cli
+from agentprm.state import ReasoningState
+from langgraph.graph import END, START, StateGraph
+
+def slow(state: ReasoningState):
+    print("started", flush=True)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        time.sleep(0.1)
+
+builder = StateGraph(ReasoningState)
+builder.add_node("slow", slow)
+builder.add_edge(START, "slow")
+builder.add_edge("slow", END)
+cli.system = lambda *args: (builder.compile(), {})
+cli.open_index = lambda *args: (None, "none")
+sys.argv[1:] = ["ask", "Who?", "--index", "x"]
+sys.exit(cli.main())
+"""
+
+
+def test_ctrl_c_ends_a_call_under_way_in_a_thread():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "started\n"
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert err == "agentprm: Interrupted.\n"
+    assert time.monotonic() - start < 20
