@@ -1,0 +1,28 @@
+"""Question answering: data, metrics, runs, tables."""
+
+from agentprm.evaluation.bootstrap import Interval, bootstrap_difference, bootstrap_interval
+from agentprm.evaluation.data import QaDataset, QaQuestion, read_dataset
+from agentprm.evaluation.qa import contains_answer, exact_match, normalize_answer, recall_at_k, token_f1
+from agentprm.evaluation.report import QaReport, markdown_table, qa_report
+from agentprm.evaluation.runner import QaRecord, evidence_order, read_records, run_questions
+
+__all__ = [
+    "Interval",
+    "QaDataset",
+    "QaQuestion",
+    "QaRecord",
+    "QaReport",
+    "bootstrap_difference",
+    "bootstrap_interval",
+    "contains_answer",
+    "evidence_order",
+    "exact_match",
+    "markdown_table",
+    "normalize_answer",
+    "qa_report",
+    "read_dataset",
+    "read_records",
+    "recall_at_k",
+    "run_questions",
+    "token_f1",
+]

@@ -1,0 +1,84 @@
+"""Bootstrap confidence intervals (Efron, 1979): how far a mean over so few questions can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from agentprm.errors import InputError
+
+__all__ = ["Interval", "bootstrap_difference", "bootstrap_interval"]
+
+_BLOCK = 1_000_000  # resampled values held at a time
+
+
+class Interval(NamedTuple):
+    """A mean and the bounds of its percentile bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean of `values` with its percentile bootstrap interval.
+
+    Args:
+        values: One number per question.
+        level: Coverage of the interval, between 0 and 1.
+        resamples: How often to resample with replacement.
+        seed: Same seed, same values: same interval.
+
+    Raises:
+        InputError: If there are no values, one is not finite, or an argument is out of range.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
+        raise InputError("A bootstrap interval needs a list of at least one finite number.")
+    if not 0 < level < 1 or resamples < 1:
+        raise InputError("A bootstrap interval needs 0 < level < 1 and at least one resample.")
+    generator = np.random.default_rng(seed)
+    block = max(1, _BLOCK // data.size)
+    means = np.concatenate(
+        [
+            data[generator.integers(data.size, size=(min(block, resamples - start), data.size))].mean(axis=1)
+            for start in range(0, resamples, block)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(data.mean()), float(low), float(high))
+
+
+def bootstrap_difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of `first - second`, question by question, with its interval.
+
+    Pairing removes what both systems find equally hard, so this is the interval to read when asking
+    whether one is better: an interval that excludes 0 says yes.
+
+    Args:
+        first: Scores of one system.
+        second: Scores of the other on the same questions, in the same order.
+        level: Coverage of the interval.
+        resamples: How often to resample.
+        seed: Seed of the resampling.
+
+    Raises:
+        InputError: If the lengths differ, or as `bootstrap_interval`.
+    """
+    if len(first) != len(second):
+        raise InputError(
+            f"A paired difference needs the same questions on both sides, not {len(first)} and {len(second)}."
+        )
+    pairs = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    return bootstrap_interval(pairs, level=level, resamples=resamples, seed=seed)

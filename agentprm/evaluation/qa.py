@@ -1,0 +1,113 @@
+"""Metrics of extractive question answering and of the evidence behind it.
+
+The normalisation and the scores are the ones of SQuAD (Rajpurkar et al., 2016) and HotpotQA (Yang et
+al., 2018), so that numbers can be put beside published ones.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from agentprm.errors import InputError
+
+__all__ = ["contains_answer", "exact_match", "normalize_answer", "recall_at_k", "token_f1"]
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_CLOSED = frozenset({"yes", "no", "noanswer"})
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation and the articles a, an, the, with single spaces.
+
+    Example:
+        >>> normalize_answer("The  Beatles' last album!")
+        'beatles last album'
+    """
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, answers: Iterable[str]) -> float:
+    """1 if the normalised prediction equals a normalised answer, else 0.
+
+    Args:
+        prediction: What the system said; an empty one never matches.
+        answers: The right answers, at least one.
+
+    Raises:
+        InputError: If there is no right answer to compare with.
+    """
+    said = normalize_answer(prediction)
+    matches = [said == normalize_answer(answer) for answer in _some(answers)]
+    return float(bool(prediction.strip()) and any(matches))
+
+
+def token_f1(prediction: str, answers: Iterable[str], *, hotpot: bool = False) -> float:
+    """Harmonic mean of the precision and recall of tokens, against the best of the answers.
+
+    Args:
+        prediction: What the system said.
+        answers: The right answers, at least one.
+        hotpot: Apply the rule of the official HotpotQA script: where the prediction or the answer is
+            yes, no or noanswer, anything but equality scores 0.
+
+    Raises:
+        InputError: If there is no right answer to compare with.
+    """
+    said = normalize_answer(prediction)
+    return max(_f1(said, normalize_answer(answer), hotpot) for answer in _some(answers))
+
+
+def _f1(said: str, gold: str, hotpot: bool) -> float:
+    if hotpot and said != gold and (said in _CLOSED or gold in _CLOSED):
+        return 0.0
+    tokens, gold_tokens = said.split(), gold.split()
+    shared = sum((Counter(tokens) & Counter(gold_tokens)).values())
+    return 2 * shared / (len(tokens) + len(gold_tokens)) if shared else 0.0
+
+
+def contains_answer(prediction: str, answers: Iterable[str], *, whole_words: bool = True) -> float:
+    """ACC_R: 1 if the prediction contains an answer, both normalised, else 0.
+
+    Args:
+        prediction: What the system said.
+        answers: The right answers, at least one.
+        whole_words: Match at word boundaries, so that "not known" does not contain "no". Published
+            numbers often come from a bare substring test; pass `False` to compare with those.
+
+    Raises:
+        InputError: If there is no right answer to compare with.
+    """
+    edge = " " if whole_words else ""
+    said = f"{edge}{normalize_answer(prediction)}{edge}"
+    golds = [normalize_answer(answer) for answer in _some(answers)]
+    # an answer that consists of articles and punctuation is nothing that could be contained
+    return float(any(gold and f"{edge}{gold}{edge}" in said for gold in golds))
+
+
+def recall_at_k(retrieved: Iterable[str], gold: Collection[str], k: int) -> float:
+    """Share of the gold passages among the first `k` retrieved ones.
+
+    Args:
+        retrieved: Ids, best first; a repeated id takes one place only.
+        gold: Ids of the passages that the question needs.
+        k: How many of the retrieved ones count, at least 1.
+
+    Raises:
+        InputError: If there are no gold passages or `k` is below 1.
+    """
+    if not gold:
+        raise InputError("Recall needs at least one gold passage; leave questions without any out.")
+    if k < 1:
+        raise InputError(f"recall@k needs a k of at least 1, not {k}.")
+    return len(set(list(dict.fromkeys(retrieved))[:k]) & set(gold)) / len(set(gold))
+
+
+def _some(answers: Iterable[str]) -> list[str]:
+    found = [answers] if isinstance(answers, str) else list(answers)
+    if not found:
+        raise InputError("There is no right answer to compare with; leave questions without any out.")
+    return found

@@ -1,0 +1,198 @@
+"""Running a graph over many questions, one finished line of a log per question.
+
+The log makes a run resumable: a line is flushed as soon as its question is done, and questions whose
+line is there are not asked again. A line that a kill cut off is ignored and its question asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO, cast
+
+from typing_extensions import TypedDict
+
+from agentprm.budget import Usage, metered
+from agentprm.errors import InputError
+from agentprm.evaluation.data import QaQuestion
+from agentprm.state import Step
+from agentprm.trace.schema import answer_path
+
+__all__ = ["QaRecord", "evidence_order", "read_records", "run_questions"]
+
+
+class QaRecord(TypedDict):
+    """One answered question.
+
+    Attributes:
+        run: Name of the run, which says what was asked with which settings.
+        question_id: Id of the question.
+        question: Its text.
+        prediction: The answer given.
+        retrieved: Ids of the passages the answer was given from, as `evidence_order` says.
+        stop_reason: Why the search ended.
+        usage: What the question cost.
+        seconds: Wall-clock time.
+        error: Why the question could not be answered; empty if it could.
+    """
+
+    run: str
+    question_id: str
+    question: str
+    prediction: str
+    retrieved: list[str]
+    stop_reason: str
+    usage: Usage
+    seconds: float
+    error: str
+
+
+class Answerer(Protocol):
+    """Anything that maps `{"question": ...}` to a state: a compiled graph, a node, any runnable."""
+
+    def invoke(self, input: Any, /) -> Any:
+        """Answers one question."""
+
+
+def evidence_order(state: Mapping[str, Any]) -> list[str]:
+    """Ids of the passages behind an answer, in the order in which recall@k counts them.
+
+    For a search over steps these are the passages of the steps on the way to the answer, in order of
+    their first appearance; for plain retrieval the retrieved passages, best first.
+    """
+    steps: Sequence[Step] = state.get("prm_steps") or []
+    path = answer_path(steps)
+    if steps:
+        ids = [passage for step in path for passage in step["doc_ids"]]
+    else:
+        ids = [str(document.id) for document in state.get("documents") or []]
+    return list(dict.fromkeys(ids))
+
+
+def run_questions(
+    graph: Answerer,
+    questions: Sequence[QaQuestion],
+    *,
+    run: str,
+    log: str | os.PathLike[str] | None = None,
+    on_record: Callable[[QaRecord, bool], None] | None = None,
+) -> list[QaRecord]:
+    """Asks every question once and collects what it answered and what that cost.
+
+    A question that the graph refuses (`InputError`, for instance one longer than the model's context) is
+    recorded with its error and counts as wrong. Every other error ends the run; what is in the log stays.
+
+    Args:
+        graph: A compiled graph or another runnable that takes `{"question": ...}`.
+        questions: The questions, in order.
+        run: Name of the run. Lines of other runs in the same log are left alone, so put into it
+            whatever changes the results.
+        log: JSONL file to append to and to resume from; without one nothing is kept.
+        on_record: Called after each question with its record and whether it came from the log.
+
+    Returns:
+        One record per question, in their order.
+
+    Raises:
+        InputError: If the log cannot be written or is another kind of file.
+    """
+    done = {record["question_id"]: record for record in read_records(log, run)} if log else {}
+    records: list[QaRecord] = []
+    file = _open_log(Path(log)) if log else None
+    try:
+        for question in questions:
+            known = done.get(question.id)
+            record = known if known is not None else _ask(graph, question, run)
+            if known is None and file is not None:
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+            records.append(record)
+            if on_record is not None:
+                on_record(record, known is not None)
+    finally:
+        if file is not None:
+            file.close()
+    return records
+
+
+def _ask(graph: Answerer, question: QaQuestion, run: str) -> QaRecord:
+    state: Mapping[str, Any] = {}
+    error = ""
+    start = time.perf_counter()
+    with metered() as meter:
+        try:
+            state = graph.invoke({"question": question.text})
+        except InputError as refusal:
+            error = str(refusal)
+    seconds = time.perf_counter() - start
+    return QaRecord(
+        run=run,
+        question_id=question.id,
+        question=question.text,
+        prediction=str(state.get("answer") or ""),
+        retrieved=evidence_order(state),
+        stop_reason=str(state.get("prm_stop_reason") or ""),
+        usage=meter.usage,
+        seconds=seconds,
+        error=error,
+    )
+
+
+def read_records(log: str | os.PathLike[str], run: str | None = None) -> list[QaRecord]:
+    """The finished lines of a log; a missing file has none.
+
+    Args:
+        log: The file.
+        run: Only the lines of this run.
+
+    Raises:
+        InputError: If the file is not such a log.
+    """
+    path = Path(log)
+    try:
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The log {path} cannot be read: {error}. Choose another file.") from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if line.startswith(_BEGINNING) or _BEGINNING.startswith(line):
+                continue  # cut off by a kill
+            raise _foreign(path, number) from error
+        if not isinstance(record, dict) or not QaRecord.__required_keys__ <= record.keys():
+            raise _foreign(path, number)
+        if run is None or record["run"] == run:
+            records.append(cast("QaRecord", record))
+    return records
+
+
+_BEGINNING = '{"run": "'
+
+
+def _foreign(path: Path, number: int) -> InputError:
+    return InputError(
+        f"{path}, line {number}: not a line of a log of agentprm. Choose another file for the log."
+    )
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"The log {path} cannot be written: {error.strerror or error}. "
+            "Give the path of a file in an existing folder that you may write to."
+        ) from error
+    if torn:
+        file.write("\n")
+    return file
