@@ -91,17 +91,22 @@ def reward_step(state: ReasoningState, step: Step) -> RewardStep:
 
 
 def with_implicit_step(state: ReasoningState) -> tuple[ReasoningState, list[Document]]:
-    """`state` with a tree of one step made of its plain keys, for graphs that have no tree.
+    """`state` with a step made of its plain keys, for graphs that answer without searching.
+
+    Each new answer of such a graph becomes a further step at the root of its tree.
 
     Returns:
-        The state, and the documents that the tree now refers to (none if there was a tree).
+        The state, and the documents that the tree now refers to (none if nothing was added).
     """
-    if state.get("prm_steps"):
+    steps = list(state.get("prm_steps", []))
+    answer = state.get("answer", "")
+    answered = bool(answer) and "prm_frontier" not in state and all(s["thought"] != answer for s in steps)
+    if steps and not answered:
         return state, []
     documents = list(state.get("documents", []))
-    step = new_step("1", None, state["question"])
+    step = new_step(str(len(steps) + 1), None, state["question"])
     step["doc_ids"] = [str(d.id) for d in documents]
-    if state.get("answer"):
-        step["thought"] = step["final_answer"] = state["answer"]
+    if answer:
+        step["thought"] = step["final_answer"] = answer
         step["status"] = "completed"
-    return {**state, "prm_steps": [step]}, documents
+    return {**state, "prm_steps": [*steps, step]}, documents

@@ -54,7 +54,7 @@ class RefineStep(Node):
         self.temperature, self.seed, self.max_tokens, self.prompts = temperature, seed, max_tokens, prompts
         super().__init__(
             name=name,
-            reads=("documents", "answer", "prm_documents", "prm_weak"),
+            reads=("documents", "answer", "prm_documents", "prm_frontier", "prm_weak"),
             writes=("prm_steps", "prm_documents", "prm_weak"),
             keys=keys,
             budget=budget,
@@ -63,10 +63,11 @@ class RefineStep(Node):
 
     def plan(self, state: ReasoningState) -> Plan:
         """See `Node.plan`."""
-        implicit = not state.get("prm_steps")
+        known = len(state.get("prm_steps", []))
         state, documents = with_implicit_step(state)
         steps = state.get("prm_steps", [])
-        weak_ids = ["1"] if implicit else state.get("prm_weak", [])
+        implicit = len(steps) > known
+        weak_ids = [steps[-1]["id"]] if implicit else state.get("prm_weak", [])
         weak = [path_to(steps, i)[-1] for i in weak_ids]
         if not weak:
             return {}

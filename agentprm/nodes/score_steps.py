@@ -42,7 +42,7 @@ class ScoreSteps(Node):
         self.reward = reward
         super().__init__(
             name=name,
-            reads=("documents", "answer", "prm_documents"),
+            reads=("documents", "answer", "prm_documents", "prm_frontier"),
             writes=("prm_steps", "prm_documents"),
             keys=keys,
             budget=budget,
