@@ -130,8 +130,9 @@ class SearchBudget:
     """Upper bounds of one run. `None` means no bound; zero means nothing may be spent.
 
     A search that reaches a bound stops with the best answer so far and names the bound in
-    `prm_stop_reason`; it never raises. Calls are never exceeded; tokens and seconds are checked
-    before each piece of work, so the piece under way may overshoot them.
+    `prm_stop_reason`; it never raises. The calls of the nodes themselves are never exceeded. Tokens,
+    seconds and what a reward model sends to its own language model are known only afterwards: they are
+    checked before each piece of work, so the piece under way may overshoot them.
 
     Attributes:
         model_calls: Prompts sent to the language model.

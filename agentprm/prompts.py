@@ -27,8 +27,8 @@ __all__ = [
     "ChatTemplate",
     "Prompts",
     "Proposal",
+    "joined",
     "known_text",
-    "numbered",
     "one_line",
     "parse_finding",
     "parse_proposal",
@@ -86,14 +86,14 @@ def passage_line(document: Document, max_chars: int = 1200) -> str:
     return f"{one_line(title_of(document))}: {text}"
 
 
-def numbered(passages: Sequence[str]) -> str:
-    """Passages with their numbers, a line each."""
-    return "\n".join(f"[{i}] {passage}" for i, passage in enumerate(passages, 1)) or "(none)"
+def joined(passages: Sequence[str]) -> str:
+    """Passages a line each. Without numbers: small models read these off instead of the answer."""
+    return "\n".join(passages) or "(none)"
 
 
 def passages_text(documents: Sequence[Document], max_chars: int = 1200) -> str:
-    """The documents as numbered passages."""
-    return numbered([passage_line(document, max_chars) for document in documents])
+    """The documents as passages, a line each."""
+    return joined([passage_line(document, max_chars) for document in documents])
 
 
 def known_text(path: Sequence[Step | RewardStep]) -> str:
@@ -217,7 +217,8 @@ PROMPTS = Prompts(
     ),
     complete=ChatTemplate(
         fields=("passages", "known", "query"),
-        user=_READ + "\n\nText:\n{passages}\n\nKnown: {known}\n\nQuestion: {query}",
+        # What is known stands before the text: after it, a small model copies it for the answer.
+        user=_READ + "\n\nKnown: {known}\n\nText:\n{passages}\n\nQuestion: {query}",
         prefix="Answer:",
     ),
     critique=ChatTemplate(
@@ -259,7 +260,6 @@ PROMPTS = Prompts(
         ),
         prefix="Answer:",
     ),
-    # Begins like `complete`, so that a prefix cache shares the passages between the two.
     relate=ChatTemplate(
         fields=("passages",),
         user=_READ + "\n\nText:\n{passages}\n\nWhich question does the text help to answer?",

@@ -88,8 +88,6 @@ class ProposeSteps(Node):
             return {"prm_stop_reason": f"budget: {reason}"}
         searches = [self._searches(path) for path in paths]
         asking = [path for path, wanted in zip(paths, searches, strict=True) if wanted]
-        if budget.affordable("model_calls", len(asking), usage, reserve=1) < len(asking):
-            return {"prm_stop_reason": "budget: model_calls"}
         params = SamplingParams(
             max_tokens=self.max_tokens,
             temperature=self.setting("temperature"),
@@ -101,6 +99,9 @@ class ProposeSteps(Node):
         if asking:
             wanted = max(searches)
             prompts = [self._prompt(state["question"], path) for path in asking]
+            calls = self.model.sample_calls(len(prompts), wanted)
+            if budget.affordable("model_calls", calls, usage, reserve=1) < calls:
+                return {"prm_stop_reason": "budget: model_calls"}
             sampled = yield Call.both(self.model.sample, self.model.asample, prompts, wanted, params)
             outputs = [
                 [prompt.prefix + completion.text for completion in row]

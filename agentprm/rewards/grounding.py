@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentprm.lm import LanguageModel, Prompt, require
-from agentprm.prompts import PROMPTS, Prompts, known_text, numbered, one_line
+from agentprm.prompts import PROMPTS, Prompts, joined, known_text, one_line
 from agentprm.rewards.base import PrefixReward, Trajectory, sigmoid
 
 __all__ = ["Grounding"]
@@ -66,7 +66,7 @@ class Grounding(PrefixReward):
         if step["passages"]:
             # The same prompt that the step was completed from, so that a prefix cache has it.
             return self.prompts.complete.render(
-                passages=numbered(step["passages"][: self.passages] if evidence else []),
+                passages=joined(step["passages"][: self.passages] if evidence else []),
                 known=known_text(prefix[:-1]),
                 query=one_line(step["query"]),
                 prefill=self.model.capabilities.prefill,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentprm.lm import LanguageModel, require
-from agentprm.prompts import PROMPTS, Prompts, numbered, one_line
+from agentprm.prompts import PROMPTS, Prompts, joined, one_line
 from agentprm.rewards.base import PrefixReward, Trajectory, sigmoid
 
 __all__ = ["Relevance"]
@@ -41,7 +41,7 @@ class Relevance(PrefixReward):
         """See `PrefixReward.score_prefixes`."""
         question = one_line(question)
         evidence = [
-            numbered(prefix[-1]["passages"][: self.passages] or [one_line(prefix[-1]["thought"])])
+            joined(prefix[-1]["passages"][: self.passages] or [one_line(prefix[-1]["thought"])])
             for prefix in prefixes
         ]
         prefill = self.model.capabilities.prefill

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentprm.lm import LanguageModel, require
-from agentprm.prompts import PROMPTS, Prompts, known_text, numbered, one_line
+from agentprm.prompts import PROMPTS, Prompts, joined, known_text, one_line
 from agentprm.rewards.base import PrefixReward, Trajectory, sigmoid
 
 __all__ = ["SelfJudgement"]
@@ -43,7 +43,7 @@ class SelfJudgement(PrefixReward):
                 question=one_line(question),
                 known=known_text(prefix[:-1]),
                 query=one_line(prefix[-1]["query"]) or "conclude",
-                passages=numbered(prefix[-1]["passages"][: self.passages]),
+                passages=joined(prefix[-1]["passages"][: self.passages]),
                 thought=one_line(prefix[-1]["thought"]),
             )
             for prefix in prefixes

@@ -63,7 +63,7 @@ def test_grounding_is_the_sigmoid_of_the_mean_log_ratio():
     lm = model()
     (score,) = Grounding(lm).score("Q?", [[FIRST]])[0]
     with_passage = PROMPTS.complete.render(
-        prefill=True, passages="[1] Bridge: designed by Brunel.", known="(nothing yet)", query=FIRST["query"]
+        prefill=True, passages="Bridge: designed by Brunel.", known="(nothing yet)", query=FIRST["query"]
     )
     without = PROMPTS.complete.render(
         prefill=True, passages="(none)", known="(nothing yet)", query=FIRST["query"]

@@ -175,7 +175,11 @@ def test_look_ahead_values_follow_from_the_simulated_scores(value):
             continue
         scores, leaf = [step["score"]], step["id"]
         while child := next(
-            (s for s in steps.values() if s["parent_id"] == leaf and "~" in s["id"] and s["score"] is not None),
+            (
+                s
+                for s in steps.values()
+                if s["parent_id"] == leaf and "~" in s["id"] and s["score"] is not None
+            ),
             None,
         ):
             scores.append(child["score"])

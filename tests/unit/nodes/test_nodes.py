@@ -206,7 +206,9 @@ def test_rerank_moves_the_better_passage_up_and_keeps_the_input():
     assert update["prm_usage"]["model_calls"] == 4
 
 
-@pytest.mark.parametrize("reply", ["", "both", "C", "Passage A and B?", "私は", "The passage says: 'Passage A'"])
+@pytest.mark.parametrize(
+    "reply", ["", "both", "C", "Passage A and B?", "私は", "The passage says: 'Passage A'"]
+)
 def test_a_judge_that_does_not_decide_is_a_tie(reply):
     node = PairwiseRerank(ScriptedChatModel(script=lambda text: reply))
     update = node.invoke({"question": "q", "documents": documents()})

@@ -1,0 +1,255 @@
+"""LangChain chat models as language models: what reaches the model, and what comes back."""
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.fake_chat_models import FakeListChatModel, FakeMessagesListChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from agentprm.budget import metered
+from agentprm.errors import CapabilityError, ConfigurationError, TransientModelError
+from agentprm.lm import ChatLM, LanguageModel, Prompt, SamplingParams, as_language_model, require
+
+ASK = Prompt((("system", "be brief"), ("user", "hi")))
+
+
+class Recorder(BaseChatModel):
+    """Answers with what it was asked, as JSON."""
+
+    log: list[Any] = []
+
+    @property
+    def _llm_type(self):
+        return "recorder"
+
+    def settings(self):
+        return {}
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        seen = {
+            "messages": [(m.type, m.content) for m in messages],
+            "stop": [text[::-1] for text in stop or ()],  # reversed, or it would stop here
+            "kwargs": kwargs,
+            "tags": run_manager.tags,
+            **self.settings(),
+        }
+        self.log.append(seen)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=json.dumps(seen)))])
+
+
+class Tunable(Recorder):
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def settings(self):
+        return {"settings": (self.temperature, self.max_output_tokens, self.top_p, self.seed)}
+
+
+def answers(result):
+    return [[json.loads(c.text) for c in some] for some in result]
+
+
+async def both(lm, *arguments):
+    return lm.sample(*arguments), await lm.asample(*arguments)
+
+
+async def test_unknown_arguments_reach_no_model():
+    lm = ChatLM(Recorder())
+    params = SamplingParams(temperature=0.3, max_tokens=9, top_p=0.5, seed=1, stop=("@#",))
+    for result in await both(lm, [ASK], 2, params):
+        assert [len(some) for some in result] == [2]
+        for seen in answers(result)[0]:
+            assert seen["messages"] == [["system", "be brief"], ["human", "hi"]]
+            assert seen["stop"] == ["#@"]
+            assert seen["kwargs"] == {}
+            assert "nostream" in seen["tags"]
+
+
+async def test_declared_settings_reach_the_model():
+    model = Tunable(temperature=0.1)
+    lm = ChatLM(model)
+    params = SamplingParams(temperature=0.3, max_tokens=9, top_p=0.5, seed=7)
+    for result in await both(lm, [ASK, ASK], 3, params):
+        for some in answers(result):
+            assert [seen["settings"] for seen in some] == [[0.3, 9, 0.5, 7 + i] for i in range(3)]
+    free = answers(lm.sample([ASK], 3, SamplingParams()))[0]
+    assert len({seen["settings"][3] for seen in free}) == 3
+    assert answers(lm.sample([ASK], 1, SamplingParams()))[0][0]["settings"] == [0.7, 128, None, None]
+    assert (model.temperature, model.seed) == (0.1, None)
+
+
+def test_openai_alias():
+    openai = pytest.importorskip("langchain_openai")
+    lm = ChatLM(openai.ChatOpenAI(model="m", api_key="k", base_url="http://localhost:1"))
+    inputs, models = lm._requests([ASK], 2, SamplingParams(max_tokens=5, temperature=0.2, seed=3, top_p=0.9))
+    assert len(inputs) == 2
+    payloads = [model._get_request_payload(inputs[0], stop=["x"]) for model in models]
+    assert [p["seed"] for p in payloads] == [3, 4]
+    assert {p["max_completion_tokens"] for p in payloads} == {5}
+    assert {(p["temperature"], p["top_p"]) for p in payloads} == {(0.2, 0.9)}
+
+
+async def test_order_and_concurrency():
+    running, most, lock = 0, 0, threading.Lock()
+
+    class Slow(Recorder):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            nonlocal running, most
+            import time
+
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.02)
+            with lock:
+                running -= 1
+            return ChatResult(generations=[ChatGeneration(message=AIMessage(content=messages[-1].content))])
+
+    prompts = [Prompt((("user", str(i)),)) for i in range(6)]
+    for result in await both(ChatLM(Slow(), max_concurrency=3), prompts, 2, SamplingParams()):
+        assert [[c.text for c in some] for some in result] == [[str(i)] * 2 for i in range(6)]
+    assert 1 < most <= 3
+
+
+async def test_stop_strings_are_enforced_here_too():
+    lm = ChatLM(FakeListChatModel(responses=["Search: rivers\nthen"]))
+    for result in await both(lm, [ASK], 1, SamplingParams(stop=("\nthen", "\n"))):
+        assert result[0][0].text == "Search: rivers"
+        assert result[0][0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"finish_reason": "length"}, "length"),
+        ({"finish_reason": "MAX_TOKENS"}, "length"),
+        ({"stop_reason": "end_turn"}, "stop"),
+        ({"done_reason": "length"}, "length"),
+        ({}, "stop"),
+    ],
+)
+def test_finish_reason(metadata, reason):
+    model = FakeMessagesListChatModel(responses=[AIMessage(content="x", response_metadata=metadata)])
+    assert ChatLM(model).sample([ASK])[0][0].finish_reason == reason
+
+
+def test_content_blocks_and_empty_completions():
+    blocks = [
+        {"type": "reasoning", "reasoning": "hm"},
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b"},
+    ]
+    model = FakeMessagesListChatModel(responses=[AIMessage(content=blocks), AIMessage(content="")])
+    first, second = ChatLM(model, max_concurrency=1).sample([ASK], 2)[0]
+    assert first.text == "ab"
+    assert (second.text, second.finish_reason, second.tokens) == ("", "stop", 0)
+
+
+def test_usage_reported():
+    usage = {
+        "input_tokens": 100,
+        "output_tokens": 7,
+        "total_tokens": 107,
+        "input_token_details": {"cache_read": 60},
+    }
+    model = FakeMessagesListChatModel(responses=[AIMessage(content="x", usage_metadata=usage)])
+    with metered() as meter:
+        completion = ChatLM(model).sample([ASK], 2)[0][1]
+    assert completion.tokens == 7
+    spent = meter.usage
+    assert (spent["model_calls"], spent["prompt_tokens"], spent["completion_tokens"]) == (2, 200, 14)
+    assert spent["computed_tokens"] == 2 * (100 - 60 + 7)
+
+
+async def test_usage_estimated():
+    lm = ChatLM(FakeListChatModel(responses=["12345"]))
+    with metered() as meter:
+        await lm.asample([ASK])
+    assert meter.usage["completion_tokens"] == 2
+    assert meter.usage["prompt_tokens"] > 4
+    assert lm.sample_calls(3, 2) == 6
+
+
+async def test_prefix():
+    prompt = Prompt((("user", "hi"),), "Search:")
+    lm = ChatLM(Recorder())
+    with pytest.raises(CapabilityError, match="prefill=True"):
+        lm.sample([prompt])
+    with pytest.raises(CapabilityError):
+        await lm.asample([prompt])
+    seen = answers(ChatLM(Recorder(), prefill=True).sample([prompt]))[0][0]
+    assert seen["messages"][-1] == ["ai", "Search:"]
+    with pytest.raises(CapabilityError):
+        lm.loglikelihood([ASK], [["x"]])
+    with pytest.raises(CapabilityError, match="loglikelihood"):
+        require(lm, "loglikelihood", "QueryLikelihoodReranker")
+
+
+async def test_errors():
+    class RateLimitError(Exception):
+        status_code = 429
+
+    class BadRequestError(Exception):
+        status_code = 400
+
+    def failing(error):
+        class Failing(Recorder):
+            def _generate(self, *args, **kwargs):
+                raise error
+
+        return ChatLM(Failing())
+
+    for error in (RateLimitError("slow down"), TimeoutError(), ConnectionResetError()):
+        with pytest.raises(TransientModelError):
+            failing(error).sample([ASK])
+        with pytest.raises(TransientModelError):
+            await failing(error).asample([ASK], 2)
+    with pytest.raises(BadRequestError):
+        failing(BadRequestError("no")).sample([ASK])
+
+
+async def test_a_failure_does_not_hide_what_the_others_cost():
+    class Flaky(Recorder):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            if messages[-1].content == "fail":
+                raise ConnectionResetError
+            return super()._generate(messages, stop, run_manager, **kwargs)
+
+    prompts = [ASK, Prompt((("user", "fail"),)), ASK]
+    for lm in (ChatLM(Flaky()), ChatLM(type("Seeded", (Flaky, Tunable), {})())):
+        with metered() as meter:
+            with pytest.raises(TransientModelError):
+                lm.sample(prompts, 2)
+            with pytest.raises(TransientModelError):
+                await lm.asample(prompts, 2)
+        assert meter.usage["model_calls"] == 8
+
+
+def test_bad_arguments():
+    model = FakeListChatModel(responses=["x"])
+    with pytest.raises(ConfigurationError, match="BaseChatModel"):
+        ChatLM(model.bind(stop=["x"]))
+    with pytest.raises(ConfigurationError):
+        ChatLM(model, max_concurrency=0)
+    with pytest.raises(ConfigurationError):
+        ChatLM(model).sample([ASK], 0)
+    assert ChatLM(model).sample([], 2) == []
+
+
+def test_as_language_model():
+    model = FakeListChatModel(responses=["x"])
+    lm = as_language_model(model)
+    assert isinstance(lm, ChatLM)
+    assert isinstance(lm, LanguageModel)
+    assert as_language_model(lm) is lm
+    for wrong in (3, None, model.bind(stop=["x"])):
+        with pytest.raises(ConfigurationError):
+            as_language_model(wrong)
+    with pytest.raises(ConfigurationError):
+        as_language_model("/no/such/folder")

@@ -1,0 +1,72 @@
+"""What the packages export: importable, documented, complete. (The linter keeps `__all__` sorted.)"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+
+import pytest
+
+import agentprm
+from agentprm.errors import MissingDependencyError
+
+FOUND = [info for info in pkgutil.walk_packages(agentprm.__path__, "agentprm.") if "._" not in info.name]
+MODULES = ["agentprm", *(info.name for info in FOUND)]
+PACKAGES = ["agentprm", *(info.name for info in FOUND if info.ispkg)]
+
+
+def load(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except MissingDependencyError as error:  # an extra that the development set-up leaves out
+        pytest.skip(str(error))
+
+
+def test_the_expected_packages_are_public() -> None:
+    expected = {"graphs", "lm", "nodes", "rerank", "retrievers", "rewards", "search", "testing", "trace"}
+    assert {f"agentprm.{name}" for name in expected} <= set(PACKAGES)
+
+
+def test_the_root_is_small() -> None:
+    assert 5 <= len(agentprm.__all__) <= 25
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_export_exists_and_is_documented(name: str) -> None:
+    module = load(name)
+    assert module.__doc__, f"{name} has no docstring"
+    assert len(module.__all__) == len(set(module.__all__))
+    exports = {exported: getattr(module, exported) for exported in module.__all__}
+    undocumented = [
+        exported
+        for exported, value in exports.items()
+        if (inspect.isclass(value) and not vars(value).get("__doc__"))  # its own, not its base's
+        or (inspect.isroutine(value) and not value.__doc__)
+    ]
+    assert not undocumented
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_nothing_public_is_left_out_of_a_package(name: str) -> None:
+    package = load(name)
+    public = {
+        attribute
+        for attribute, value in vars(package).items()
+        if not attribute.startswith("_") and str(getattr(value, "__module__", "")).startswith(name)
+    }
+    assert public <= set(package.__all__)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_are_right(name: str) -> None:
+    assert doctest.testmod(load(name), optionflags=doctest.ELLIPSIS).failed == 0
+
+
+@pytest.mark.parametrize("name", ["graphs", "retrievers"])
+def test_linked_packages_know_only_their_full_name(name: str) -> None:
+    """`import graphs` would load a module a second time, with classes of its own."""
+    for value in vars(load(f"agentprm.{name}")).values():
+        assert not str(getattr(value, "__module__", "")).startswith(f"{name}.")
