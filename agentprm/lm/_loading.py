@@ -1,0 +1,76 @@
+"""Loading models and tokenizers, and reading what their configs say about precision, context and ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agentprm.errors import ConfigurationError
+from agentprm.lm._attention import use_grouped_attention
+
+__all__ = ["end_tokens", "load_model", "load_tokenizer", "max_context", "resolve_dtype"]
+
+
+def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device | None) -> Any:
+    """A causal language model by name or folder, on its device and on agentprm's attention."""
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=resolve_dtype(dtype, target))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"The model {name!r} cannot be loaded: {error} Pass the name of a causal language model on the "
+            "Hugging Face hub or a folder that save_pretrained wrote."
+        ) from error
+    use_grouped_attention(model)
+    return model.to(target)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """A tokenizer by name or folder."""
+    try:
+        return AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The tokenizer {str(name)!r} cannot be loaded: {error}") from error
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
+    """The dtype to load with; bfloat16 on a CPU pays only with AMX and is slow without."""
+    if dtype == "auto":
+        if device.type != "cpu":
+            return "auto"
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    if isinstance(dtype, str):
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype):
+            raise ConfigurationError(
+                f"Unknown dtype {dtype!r}; use 'auto', 'float32', 'bfloat16' or 'float16'."
+            )
+        return named
+    return dtype
+
+
+def max_context(config: Any) -> int | None:
+    """Longest text in which a token's keys do not depend on what follows."""
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if part.get("rope_type") in ("dynamic", "longrope"):
+            fixed = part.get("original_max_position_embeddings")
+            fixed = fixed or getattr(config, "original_max_position_embeddings", None) or longest
+            longest = min(longest, fixed) if longest and fixed else fixed
+    return longest
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Token ids that end a turn, from the generation config and the tokenizer."""
+    ends: set[int] = set()
+    for value in (
+        getattr(getattr(model, "generation_config", None), "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ):
+        if value is not None:
+            ends.update(value if isinstance(value, list | tuple) else [value])
+    return ends

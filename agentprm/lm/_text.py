@@ -1,0 +1,117 @@
+"""Prompts to token ids, token ids to text: templates, boundaries, stop strings, partial characters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentprm.errors import ConfigurationError
+from agentprm.lm.base import Prompt
+
+__all__ = ["PromptText", "cut_at_stop", "without_partial"]
+
+_ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
+_PARTIAL = "\ufffd"  # what a decoder writes for the bytes of an unfinished character
+_CONTEXT = 8  # prompt tokens that are decoded along, so that word-initial spaces survive
+
+
+class PromptText:
+    """A tokenizer and its chat template, safe to use from threads.
+
+    Strings that the tokenizer would take for control tokens (`<|im_end|>`, `</s>`) are data when
+    they occur in a message or a prefix: a space after their first character keeps them text.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        template_kwargs: Variables for the chat template, for instance `{"enable_thinking": False}`.
+    """
+
+    def __init__(self, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        self._kwargs = dict(template_kwargs or {})
+        self._lock = threading.Lock()
+        self._special_ids = set(tokenizer.all_special_ids)
+        self._special_texts = sorted((t for t in tokenizer.all_special_tokens if len(t) > 1), key=len)[::-1]
+
+    def render(self, prompt: Prompt) -> str:
+        """The text that the model continues.
+
+        With a chat template: the template's rendering with the generation prompt, then the prefix.
+        A template that knows no system role gets the system text at the head of the first user
+        message. Without a template: `User: …` paragraphs, then `Assistant:`, a line break and the
+        prefix.
+        """
+        messages = [{"role": role, "content": self._as_data(text)} for role, text in prompt.messages]
+        prefix = self._as_data(prompt.prefix)
+        if not self.has_template:
+            turns = "\n\n".join(f"{_ROLE_NAMES[m['role']]}: {m['content']}" for m in messages)
+            return f"{turns}\n\nAssistant:\n{prefix}"
+        try:
+            return self._apply(messages) + prefix
+        except Exception as error:
+            if messages[0]["role"] != "system" or len(messages) < 2:
+                raise ConfigurationError(f"The chat template rejects the prompt: {error}") from error
+            merged = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+            try:
+                return self._apply([{**messages[1], "content": merged}, *messages[2:]]) + prefix
+            except Exception:
+                raise ConfigurationError(f"The chat template rejects the prompt: {error}") from error
+
+    def _apply(self, messages: list[dict[str, str]]) -> str:
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self._kwargs
+        )
+        return str(text)
+
+    def _as_data(self, text: str) -> str:
+        for special in self._special_texts:
+            if special in text:
+                text = text.replace(special, f"{special[0]} {special[1:]}")
+        return text
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered texts; a template writes its own control tokens."""
+        with self._lock:
+            ids = self.tokenizer(
+                list(texts), add_special_tokens=not self.has_template, return_attention_mask=False
+            )["input_ids"]
+        return [self._without_end(row) for row in ids]
+
+    def _without_end(self, ids: list[int]) -> list[int]:
+        # Some tokenizers close every text with an end token; nothing continues after one.
+        end = self.tokenizer.eos_token_id
+        return ids[:-1] if not self.has_template and len(ids) > 1 and ids[-1] == end else ids
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of plain texts."""
+        if not texts:
+            return []
+        with self._lock:
+            ids = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+        return [len(row) for row in ids["input_ids"]]
+
+    def decode(self, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> str:
+        """Text of `new_ids` as it follows the prompt, without control tokens."""
+        context = list(prompt_ids[-_CONTEXT:])
+        new = [i for i in new_ids if i not in self._special_ids]
+        before, both = self._raw(context), self._raw(context + new)
+        return both[len(before) :] if both.startswith(before) else self._raw(new)
+
+    def _raw(self, ids: list[int]) -> str:
+        with self._lock:
+            return str(
+                self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            )
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str | None:
+    """The text before the earliest stop string, or `None` if there is none."""
+    found = [at for at in (text.find(s) for s in stop) if at >= 0]
+    return text[: min(found)] if found else None
+
+
+def without_partial(text: str) -> str:
+    """The text without the bytes of a character that was cut off at its end."""
+    return text.rstrip(_PARTIAL)
