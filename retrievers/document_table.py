@@ -1,0 +1,162 @@
+"""Documents of a store: a read-only SQLite file, with additions and deletions on top."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from langchain_core.documents import Document
+
+from agentprm.errors import IndexCorruptError
+
+__all__ = ["DocumentTable", "Record"]
+
+_CHUNK = 500
+_SCHEMA = (
+    "CREATE TABLE documents (key INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT, metadata TEXT)"
+)
+
+
+class Record(NamedTuple):
+    """A stored document: its id, its text and its metadata as JSON."""
+
+    id: str
+    text: str
+    metadata: str
+
+    def document(self) -> Document:
+        """A fresh `Document`, so that callers cannot change each other's."""
+        return Document(id=self.id, page_content=self.text, metadata=json.loads(self.metadata))
+
+
+class DocumentTable:
+    """Documents by key (a number that the store gives) and by id.
+
+    Args:
+        path: SQLite file that `write` made, opened read-only, or `None` for an empty table.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._base: sqlite3.Connection | None = None
+        self._base_size = 0
+        self._records: dict[int, Record] = {}
+        self._keys: dict[str, int] = {}
+        self._removed: set[int] = set()
+        if path is not None:
+            try:
+                self._base = sqlite3.connect(
+                    f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+                )
+            except sqlite3.Error as error:
+                raise _corrupt(path, error) from None
+            self._base_size = self._query("SELECT count(*) FROM documents")[0][0]
+
+    def __len__(self) -> int:
+        return self._base_size - len(self._removed) + len(self._records)
+
+    def keys_of(self, ids: Sequence[str]) -> list[int | None]:
+        """Key of each id, `None` where there is no such document."""
+        unknown = [i for i in dict.fromkeys(ids) if i not in self._keys]
+        known = {
+            row[1]: row[0]
+            for row in self._select("SELECT key, id FROM documents WHERE id IN", unknown)
+            if row[0] not in self._removed
+        }
+        return [self._keys.get(i, known.get(i)) for i in ids]
+
+    def get(self, keys: Iterable[int]) -> dict[int, Document]:
+        """Documents of the keys that exist."""
+        wanted = list(dict.fromkeys(keys))
+        found = {key: self._records[key].document() for key in wanted if key in self._records}
+        missing = [key for key in wanted if key not in found and key not in self._removed]
+        for key, *rest in self._select("SELECT key, id, text, metadata FROM documents WHERE key IN", missing):
+            found[key] = Record(*rest).document()
+        return found
+
+    def put(self, key: int, record: Record) -> None:
+        """Adds a document under a new key; its id must not be in the table."""
+        self._records[key] = record
+        self._keys[record.id] = key
+
+    def remove(self, key: int) -> None:
+        """Removes the document of a key that is in the table."""
+        record = self._records.pop(key, None)
+        if record is None:
+            self._removed.add(key)
+        else:
+            del self._keys[record.id]
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """All documents with their keys, in the order in which they were added."""
+        last = -1
+        while self._base is not None:
+            rows = self._query(
+                "SELECT key, id, text, metadata FROM documents WHERE key > ? ORDER BY key LIMIT ?",
+                (last, _CHUNK),
+            )
+            for key, *rest in rows:
+                if key not in self._removed:
+                    yield key, Record(*rest)
+            if len(rows) < _CHUNK:
+                break
+            last = rows[-1][0]
+        yield from sorted(self._records.items())
+
+    def metadata(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Metadata of all documents with their keys, in no particular order; reads no texts."""
+        if self._base is not None:
+            for key, metadata in self._query("SELECT key, metadata FROM documents"):
+                if key not in self._removed:
+                    yield key, json.loads(metadata)
+        for key, record in self._records.items():
+            yield key, json.loads(record.metadata)
+
+    def write(self, path: Path) -> None:
+        """Writes all documents to a new SQLite file."""
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            if self._base is None:
+                connection.execute(_SCHEMA)
+            else:
+                with self._lock:
+                    self._base.backup(connection)
+            connection.executemany("DELETE FROM documents WHERE key = ?", ((k,) for k in self._removed))
+            connection.executemany(
+                "INSERT INTO documents VALUES (?, ?, ?, ?)",
+                ((key, *record) for key, record in self._records.items()),
+            )
+            connection.commit()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._base is not None:
+            self._base.close()
+
+    def _select(self, head: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        if self._base is None:
+            return
+        for start in range(0, len(values), _CHUNK):
+            chunk = values[start : start + _CHUNK]
+            yield from self._query(f"{head} ({','.join('?' * len(chunk))})", chunk)
+
+    def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        assert self._base is not None
+        assert self._path is not None
+        try:
+            with self._lock:
+                return self._base.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise _corrupt(self._path, error) from None
+
+
+def _corrupt(path: Path, error: Exception) -> IndexCorruptError:
+    return IndexCorruptError(
+        f"The documents in {path} cannot be read ({error}); restore a copy or index again."
+    )

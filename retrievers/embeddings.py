@@ -1,0 +1,90 @@
+"""Embeddings from any sentence-transformers model, on this machine."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+
+from agentprm.errors import ConfigurationError, MissingDependencyError
+
+__all__ = ["SentenceTransformerEmbeddings"]
+
+
+class SentenceTransformerEmbeddings(Embeddings):
+    """LangChain embeddings on sentence-transformers, loaded at first use.
+
+    Prompts for queries and documents that the model declares are applied. Code that comes with a
+    model is never run.
+
+    Args:
+        model_name: A name on the model hub, or the path of a model folder.
+        batch_size: Texts per forward pass.
+        normalize: Whether vectors get unit length.
+        device: A torch device such as `cpu` or `cuda`; `None` picks one.
+        local_files_only: Never ask the hub; the model must be a folder or in the hub's cache.
+
+    Example:
+        >>> embeddings = SentenceTransformerEmbeddings("path/of/a/model")
+        >>> vector = embeddings.embed_query("a question")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+        device: str | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigurationError(f"batch_size must be at least 1, not {batch_size}.")
+        self.model_name = model_name
+        self._options = {"batch_size": batch_size, "normalize_embeddings": normalize}
+        self._device = device
+        self._local_files_only = local_files_only
+        self._lock = threading.Lock()
+        self._model: Any = None
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of passages, one for each text (n x d, float32 values)."""
+        return self._encode("encode_document", texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        """Vector of a query (d)."""
+        return self._encode("encode_query", [text])[0]
+
+    def embed_queries(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of queries, batched (n x d)."""
+        return self._encode("encode_query", texts)
+
+    def _encode(self, method: str, texts: list[str]) -> list[list[float]]:
+        if not texts:
+            return []
+        encode = getattr(self._load(), method)
+        vectors = encode(texts, convert_to_numpy=True, show_progress_bar=False, **self._options)
+        rows: list[list[float]] = vectors.astype("float32").tolist()
+        return rows
+
+    def _load(self) -> Any:
+        with self._lock:
+            if self._model is None:
+                try:
+                    from sentence_transformers import SentenceTransformer
+                except ImportError:
+                    raise MissingDependencyError.for_extra("sentence-transformers", "transformers") from None
+                try:
+                    self._model = SentenceTransformer(
+                        self.model_name,
+                        device=self._device,
+                        local_files_only=self._local_files_only,
+                        trust_remote_code=False,
+                    )
+                except (OSError, ValueError) as error:
+                    raise ConfigurationError(
+                        f"The embedding model {self.model_name!r} cannot be loaded ({error}): "
+                        "check its name or path, or the connection to the model hub."
+                    ) from error
+            return self._model

@@ -1,0 +1,135 @@
+"""`FeedbackRetriever`: searches, learns from what it found, and searches again."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables.config import run_in_executor
+from pydantic import ConfigDict
+
+from agentprm.errors import ConfigurationError
+from agentprm.retrievers.adapters import vector_index
+from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge, VectorFeedback
+from agentprm.retrievers.fusion import Ranking, rrf
+from agentprm.retrievers.links import LinkFeedback, keeps_mentions
+from agentprm.retrievers.selectors import Selector
+from agentprm.retrievers.vector_index import VectorIndex
+
+__all__ = ["FeedbackRetriever", "merge_rankings"]
+
+_logger = logging.getLogger(__name__)
+
+
+class FeedbackRetriever(BaseRetriever):
+    """A LangChain retriever with relevance feedback over any vector store.
+
+    Whatever goes wrong in feedback (a judge that fails, a store that cannot give vectors back), the
+    first list is returned and a warning is logged.
+
+    Attributes:
+        store: A `VectorIndex` such as `FaissStore`, or another LangChain vector store that
+            `vector_index` can adapt.
+        method: What to do with the first hits. `None` takes link feedback on a store that keeps
+            titles, as `FaissStore` does, and otherwise Rocchio behind the first ten hits.
+        selector: Which hits to learn from; the method's own choice when `None`.
+        merge: How the second list meets the first; the method's own choice when `None`.
+        keep: With `merge="keep"`, how many of the first hits stay where they are.
+        k: Documents to return.
+        depth: Length of the first list, and of the second; never less than `k`.
+        filter: Which documents may come back; see the store.
+
+    Example:
+        >>> from langchain_core.embeddings import DeterministicFakeEmbedding
+        >>> from agentprm.retrievers import FaissStore
+        >>> store = FaissStore.from_texts(["one", "two"], DeterministicFakeEmbedding(size=8))
+        >>> len(FeedbackRetriever(store, k=1).invoke("one"))
+        1
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    store: Any
+    method: Any = None
+    selector: Any = None
+    merge: Merge | None = None
+    keep: int = 10
+    k: int = 5
+    depth: int = 100
+    filter: Any = None
+
+    def __init__(self, store: Any, method: Any = None, **fields: Any) -> None:
+        super().__init__(**{"store": store, "method": method, **fields})
+        for name, least in (("k", 1), ("depth", 1), ("keep", 0)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        self.store = vector_index(self.store)
+        if self.method is None:
+            self.method = LinkFeedback() if keeps_mentions(self.store) else VectorFeedback()
+        if not callable(getattr(self.method, "expand", None)):
+            raise ConfigurationError(
+                f"method must be a feedback method such as VectorFeedback(), not {self.method!r}."
+            )
+        if self.selector is not None and not callable(getattr(self.selector, "select", None)):
+            raise ConfigurationError(
+                f"selector must be a selector such as TopSelector(), not {self.selector!r}."
+            )
+        if isinstance(self.method, LinkFeedback):
+            self.method.check(self.store)
+
+    def search(self, query: str) -> list[tuple[Document, float]]:
+        """The best `k` documents with scores, whose scale depends on the method."""
+        index: VectorIndex = self.store
+        method: FeedbackMethod = self.method
+        selector: Selector | None = self.selector
+        depth = max(self.depth, self.k)
+        vector = index.embed_query(query)
+        first = index.search_vectors(vector[None, :], depth, self.filter)[0]
+        if not first:
+            return []
+        try:
+            selection = selector.select(query, first) if selector is not None else None
+            if selection is not None and not selection.positives and not selection.negatives:
+                return first[: self.k]
+            second = method.expand(
+                query, vector, first, index, k=depth, selection=selection, filter=self.filter
+            )
+        except Exception as error:  # whoever judges may fail in any way; the first list is still good
+            _logger.warning("Feedback failed (%s: %s); the first list stands.", type(error).__name__, error)
+            return first[: self.k]
+        return merge_rankings(first, second, self.merge or method.merge, self.keep)[: self.k]
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        return [document for document, _ in self.search(query)]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        return [document for document, _ in await run_in_executor(None, self.search, query)]
+
+
+def merge_rankings(first: Ranking, second: Ranking, merge: Merge, keep: int) -> list[tuple[Document, float]]:
+    """Puts a first and a second list together.
+
+    Args:
+        first: The list before feedback.
+        second: The list after it.
+        merge: `replace`, `keep` or `rrf`; see `Merge`.
+        keep: With `keep`, how many of the first list stay where they are.
+
+    Returns:
+        All documents of both lists. Scores are those of the list that a document was taken from, or
+        fused ranks.
+    """
+    if merge == "rrf":
+        return rrf([first, second], [2.0, 1.0])
+    head = list(first[:keep]) if merge == "keep" else []
+    result = {str(d.id): (d, score) for d, score in head}
+    for document, score in (*second, *first):
+        result.setdefault(str(document.id), (document, score))
+    return list(result.values())

@@ -1,0 +1,235 @@
+"""Finds mentions of passages' titles in a text: the links of a collection that has none written down.
+
+A mention is the longest run of words that spells a title or an alias of it, upper and lower case and
+accents aside, on word boundaries. To tell "Home" the film from a home, a title of one word counts only
+where it is written with a capital, does not begin a sentence if the collection also writes it small,
+and is no part of a longer name ("Los" in "Los Angeles").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Self
+
+from langchain_core.documents import Document
+
+__all__ = ["Mention", "MentionIndex", "title_names"]
+
+_WORD = re.compile(r"\w+")
+_DISAMBIGUATION = re.compile(r"\s*\([^()]*\)\s*$")
+# Words that cannot be a title by themselves, and do not make a preceding word part of a name.
+_FUNCTION_WORD_LIST = """
+a an and are as at be been but by did do does for from had has have he her his how i in into is it
+its more most no not of on one or s same she t than that the their then they this to two was were
+what when where which who whom whose why with
+"""
+_FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
+# A word that is written small at least this often in the collection is an ordinary word.
+_ORDINARY = 0.1
+
+
+class Mention(NamedTuple):
+    """Titles that a text mentions.
+
+    Attributes:
+        ids: Passages with that title; several when it is ambiguous.
+        rarity: 1 / log2(2 + passages that hold the title's rarest word), at most 1.
+        start: First character of the mention.
+        end: Character after its last one.
+    """
+
+    ids: tuple[str, ...]
+    rarity: float
+    start: int
+    end: int
+
+
+class _Word(NamedTuple):
+    text: str
+    start: int
+    end: int
+
+
+def title_names(document: Document) -> list[str]:
+    """Names under which other passages mention a document: its title without "(…)", and its aliases.
+
+    They are taken from the metadata `title` and `aliases` (a list); without a title the heading of a
+    Markdown text stands in.
+    """
+    title = document.metadata.get("title")
+    if not isinstance(title, str) or not title.strip():
+        heading = re.match(r"\s*#{1,6}[ \t]+(.+)", document.page_content)
+        title = heading.group(1).strip("# \t") if heading else ""
+    aliases = document.metadata.get("aliases")
+    names = [title, *(a for a in aliases if isinstance(a, str))] if isinstance(aliases, list) else [title]
+    return [name for n in names for name in dict.fromkeys((n, _DISAMBIGUATION.sub("", n))) if name.strip()]
+
+
+class MentionIndex:
+    """Titles of a collection, and how often its words occur; kept up to date by `add` and `remove`.
+
+    Args:
+        names: Gives the titles and aliases of a document.
+    """
+
+    def __init__(self, names: Callable[[Document], list[str]] = title_names) -> None:
+        self._names = names
+        self._titles: dict[tuple[str, ...], dict[str, None]] = {}
+        self._longest = 1
+        self._passages: Counter[str] = Counter()
+        self._small: Counter[str] = Counter()
+
+    @classmethod
+    def from_documents(
+        cls, documents: Iterable[Document], names: Callable[[Document], list[str]] = title_names
+    ) -> Self:
+        """Index of documents, whose ids must be set."""
+        index = cls(names)
+        for document in documents:
+            index.add(document)
+        return index
+
+    def __len__(self) -> int:
+        return len(self._titles)
+
+    def add(self, document: Document) -> None:
+        """Takes in a document that is not yet in the index."""
+        for key in self._keys(document):
+            self._titles.setdefault(key, {})[str(document.id)] = None
+            self._longest = max(self._longest, len(key))
+        self._count(document, 1)
+
+    def remove(self, document: Document) -> None:
+        """Forgets a document that is in the index, given as it was added."""
+        for key in self._keys(document):
+            ids = self._titles.get(key, {})
+            ids.pop(str(document.id), None)
+            if not ids:
+                self._titles.pop(key, None)
+        self._count(document, -1)
+
+    def find(self, text: str) -> list[Mention]:
+        """Mentions in a text, from left to right, without overlaps."""
+        folded = _fold(text)
+        words = [_Word(m.group(), m.start(), m.end()) for m in _WORD.finditer(folded)]
+        small = [word.text.lower() for word in words]
+        cased = any(word.text[0].isupper() for word in words[1:])
+        mentions = []
+        place = 0
+        while place < len(words):
+            for count in range(min(self._longest, len(words) - place), 0, -1):
+                key = tuple(small[place : place + count])
+                if key in self._titles and self._is_name(folded, words, place, count, cased):
+                    end = words[place + count - 1].end
+                    ids = tuple(self._titles[key])
+                    mentions.append(Mention(ids, self._rarity(key), words[place].start, end))
+                    place += count - 1
+                    break
+            place += 1
+        return mentions
+
+    def to_json(self) -> str:
+        """Everything that `from_json` needs."""
+        titles = [[" ".join(key), *ids] for key, ids in self._titles.items()]
+        return json.dumps({"titles": titles, "passages": self._passages, "small": self._small})
+
+    @classmethod
+    def from_json(cls, text: str, names: Callable[[Document], list[str]] = title_names) -> Self:
+        """Index that `to_json` wrote.
+
+        Raises:
+            ValueError: The text is damaged.
+        """
+        index = cls(names)
+        try:
+            data: Mapping[str, Any] = json.loads(text)
+            for title, *ids in data["titles"]:
+                index._titles[tuple(title.split(" "))] = {str(i): None for i in ids}
+            index._passages = Counter({str(w): int(n) for w, n in data["passages"].items()})
+            index._small = Counter({str(w): int(n) for w, n in data["small"].items()})
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not a mention index ({error})") from None
+        index._longest = max((len(key) for key in index._titles), default=1)
+        return index
+
+    def _keys(self, document: Document) -> set[tuple[str, ...]]:
+        keys = (tuple(m.group().lower() for m in _WORD.finditer(_fold(n))) for n in self._names(document))
+        return {key for key in keys if key and not _FUNCTION_WORDS.issuperset(key)}
+
+    def _count(self, document: Document, step: int) -> None:
+        words = {m.group() for m in _WORD.finditer(_fold(document.page_content))}
+        small = {word for word in words if word[0].islower()}
+        for counter, found in ((self._passages, {w.lower() for w in words}), (self._small, small)):
+            for word in found:
+                counter[word] += step
+                if counter[word] <= 0:
+                    del counter[word]
+
+    def _rarity(self, key: tuple[str, ...]) -> float:
+        return 1 / math.log2(2 + min(self._passages[word] for word in key))
+
+    def _is_name(self, text: str, words: list[_Word], place: int, count: int, cased: bool) -> bool:
+        """Whether the words that spell a title are meant as one.
+
+        Args:
+            text: The folded text.
+            words: Its words.
+            place: First word of the title.
+            count: Words of the title.
+            cased: Whether the text uses capitals beyond its first letter.
+        """
+        span = words[place : place + count]
+        if cased and not any(_written_as_name(word.text) for word in span):
+            return False
+        if count > 1:
+            return True
+        word = span[0]
+        if word.text.isdigit():
+            return False
+        if self._small[word.text.lower()] >= _ORDINARY * self._passages[word.text.lower()]:
+            before = text[: word.start].rstrip(" \t\n\"'(")
+            if not cased or not before or before[-1] in ".?!:":
+                return False
+        return not self._joined(text, words, place)
+
+    @staticmethod
+    def _joined(text: str, words: list[_Word], place: int) -> bool:
+        """Whether a capitalised word stands right before or after the one at `place`."""
+        word = words[place]
+        if place + 1 < len(words):
+            after = words[place + 1]
+            if after.text[0].isupper() and text[word.end : after.start] == " ":
+                return True
+        if place < 2:  # the word before begins the text, where a capital says nothing
+            return False
+        before = words[place - 1]
+        proper = before.text[0].isupper() and before.text.lower() not in _FUNCTION_WORDS
+        return proper and text[before.end : word.start] == " "
+
+
+def _written_as_name(word: str) -> bool:
+    """Whether a word is written as part of a name: the T of "T cell" and the The of a sentence are not."""
+    if word[0].isdigit():
+        return True
+    return word[0].isupper() and len(word) > 1 and word.lower() not in _FUNCTION_WORDS
+
+
+def _fold(text: str) -> str:
+    """Text of the same length without accents."""
+    return text if text.isascii() else text.translate(_FOLDED)
+
+
+class _Folded(dict[int, str]):
+    """First character of the decomposition of a character, worked out when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = folded = unicodedata.normalize("NFKD", chr(code))[0]
+        return folded
+
+
+_FOLDED = _Folded()

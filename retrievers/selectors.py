@@ -1,0 +1,134 @@
+"""Who picks the passages that feedback learns from: the top of the list, a margin, or a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+
+from agentprm.errors import ConfigurationError
+
+__all__ = ["JudgeSelector", "MarginSelector", "Selection", "Selector", "TopSelector"]
+
+
+class Selection(NamedTuple):
+    """What a selector decided, as places in the list that it was shown.
+
+    Attributes:
+        positives: Passages to move towards, best first.
+        negatives: Passages to move away from.
+    """
+
+    positives: list[int]
+    negatives: list[int]
+
+
+class Selector(Protocol):
+    """Picks feedback passages out of first-stage hits."""
+
+    def select(self, query: str, hits: Sequence[tuple[Document, float]]) -> Selection:
+        """Decides about the hits (documents with scores, best first)."""
+        ...
+
+
+class TopSelector:
+    """Takes the first `depth` hits as relevant (blind feedback).
+
+    Args:
+        depth: How many; 3 is the usual depth of vector feedback (arXiv 2108.11044).
+        worst: How many of the last hits count as irrelevant.
+    """
+
+    def __init__(self, depth: int = 3, worst: int = 0) -> None:
+        if depth < 1 or worst < 0:
+            raise ConfigurationError(f"depth must be at least 1 and worst at least 0, not {depth}, {worst}.")
+        self._depth = depth
+        self._worst = worst
+
+    def select(self, query: str, hits: Sequence[tuple[Document, float]]) -> Selection:
+        """Decides about the hits."""
+        places = list(range(len(hits)))
+        return Selection(places[: self._depth], places[self._depth :][-self._worst :] if self._worst else [])
+
+
+class MarginSelector:
+    """Takes hits whose score is close to the best one.
+
+    Args:
+        margin: Largest difference to the best score.
+        depth: Most hits to take.
+    """
+
+    def __init__(self, margin: float = 0.05, depth: int = 5) -> None:
+        if margin < 0 or depth < 1:
+            raise ConfigurationError(
+                f"margin must be at least 0 and depth at least 1, not {margin}, {depth}."
+            )
+        self._margin = margin
+        self._depth = depth
+
+    def select(self, query: str, hits: Sequence[tuple[Document, float]]) -> Selection:
+        """Decides about the hits."""
+        near = [i for i, (_, score) in enumerate(hits[: self._depth]) if score >= hits[0][1] - self._margin]
+        return Selection(near, [])
+
+
+Judge = Callable[[str, list[Document]], Sequence[float]] | BaseDocumentCompressor
+"""A function from a query and documents to one number each (higher is more relevant), for instance a
+reward model or query likelihood; or a LangChain compressor, which keeps and orders the documents."""
+
+
+class JudgeSelector:
+    """Asks a judge about the first hits: those above a threshold are relevant, the others are not.
+
+    Args:
+        judge: A function that scores documents, or a LangChain document compressor such as a reranker.
+        threshold: Score from which a document is relevant. A compressor's scores are read from
+            `metadata["rerank"]["score"]` or `metadata["relevance_score"]`; without them, what it
+            returns is relevant, and `threshold` is not used.
+        depth: How many hits the judge sees.
+        most: Most positives.
+    """
+
+    def __init__(self, judge: Judge, *, threshold: float = 0.5, depth: int = 10, most: int = 3) -> None:
+        if depth < 1 or most < 1:
+            raise ConfigurationError(f"depth and most must be at least 1, not {depth} and {most}.")
+        self._judge = judge
+        self._threshold = threshold
+        self._depth = depth
+        self._most = most
+
+    def select(self, query: str, hits: Sequence[tuple[Document, float]]) -> Selection:
+        """Decides about the hits."""
+        documents = [document.model_copy(deep=True) for document, _ in hits[: self._depth]]
+        if isinstance(self._judge, BaseDocumentCompressor):
+            scores = self._compressed(query, documents)
+        else:
+            scores = [float(score) for score in self._judge(query, documents)]
+            if len(scores) != len(documents):
+                raise ConfigurationError(
+                    f"The judge gave {len(scores)} scores for {len(documents)} documents; give one for each."
+                )
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
+        good = [i for i in order if scores[i] >= self._threshold]
+        return Selection(good[: self._most], [i for i in order if scores[i] < self._threshold])
+
+    def _compressed(self, query: str, documents: list[Document]) -> list[float]:
+        assert isinstance(self._judge, BaseDocumentCompressor)
+        callbacks: Callbacks = None
+        kept = self._judge.compress_documents(documents, query, callbacks)
+        places = {str(document.id): i for i, document in enumerate(documents)}
+        scores = [float("-inf")] * len(documents)
+        for rank, document in enumerate(kept):
+            place = places.get(str(document.id))
+            if place is None:
+                continue
+            rerank = document.metadata.get("rerank")
+            score = (
+                rerank.get("score") if isinstance(rerank, dict) else document.metadata.get("relevance_score")
+            )
+            # Without scores, the order counts and everything that was kept is relevant.
+            scores[place] = float(score) if score is not None else self._threshold + 1 / (1 + rank)
+        return scores
