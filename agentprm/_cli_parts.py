@@ -158,10 +158,11 @@ def system(
 ) -> tuple[CompiledStateGraph[Any], dict[str, Any]]:
     """The graph that the options ask for, and the settings that a trace records."""
     from agentprm.graphs import create_rag_graph, create_reasoning_graph
+    from agentprm.search import TD, Plain
 
     with progress.status("Loading the language model (the first time takes about 15 s)"):
         model = _model(args.model)
-    passages = args.passages or (5 if args.graph == "rag" else 3)
+    passages = args.passages or (5 if args.graph == "rag" else 1)
     settings: dict[str, Any] = {
         "graph": args.graph,
         "model": args.model or _PACKAGED,
@@ -171,7 +172,9 @@ def system(
     if args.graph == "rag":
         return create_rag_graph(model, store, k=passages).compile(), settings
     own = {"candidates": args.candidates, "max_steps": args.max_steps, "seed": args.seed}
-    return create_reasoning_graph(model, store, k=passages, **own).compile(), {**settings, **own}
+    value = TD(horizon=args.look_ahead) if args.look_ahead else Plain()
+    graph = create_reasoning_graph(model, store, k=passages, value=value, **own).compile()
+    return graph, {**settings, **own, "look_ahead": args.look_ahead}
 
 
 def _model(name: str | None) -> LanguageModel:
