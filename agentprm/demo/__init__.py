@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
+__all__ = ["corpus_path"]
+
 
 def corpus_path() -> pathlib.Path:
-    """Return the folder that holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv``."""
+    """The folder that holds `corpus.jsonl`, `queries.jsonl` and `qrels.tsv`."""
     return pathlib.Path(__file__).resolve().parent

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import pathlib
+from itertools import pairwise
 
 import pytest
 
@@ -98,7 +99,8 @@ def test_decomposition(query: dict) -> None:
     steps = query["decomposition"]
     assert len(steps) == query["hops"] == len({s["doc"] for s in steps})
     assert query["text"].endswith("?")
-    assert query["answers"] and len(set(query["answers"])) == len(query["answers"])
+    assert query["answers"]
+    assert len(set(query["answers"])) == len(query["answers"])
     assert all(1 <= len(a.split()) <= 4 for a in query["answers"])
     for step in steps:
         assert step["question"].endswith("?")
@@ -114,7 +116,7 @@ def test_bridge(query: dict) -> None:
     assert final.lower() in _full(steps[-1]["doc"])
     for secret in [*query["answers"], *(s["answer"] for s in steps)]:
         assert secret.lower() not in query["text"].lower()
-    for earlier, later in zip(steps, steps[1:], strict=False):
+    for earlier, later in pairwise(steps):
         # The answer to one step is the subject of the next, whose passage bears its name.
         assert earlier["answer"] in later["question"]
         assert BY_ID[later["doc"]]["title"] == earlier["answer"]

@@ -139,7 +139,7 @@ def test_the_packaged_model_finds_evidence_in_a_passage():
     brunel = step(
         "In which city was Isambard Kingdom Brunel born?",
         "Portsmouth",
-        "Isambard Kingdom Brunel: Isambard Kingdom Brunel was an engineer who was born in Portsmouth in 1806.",
+        "Isambard Kingdom Brunel: Brunel was an engineer who was born in Portsmouth in 1806.",
     )
     wrong = {**brunel, "thought": "Edinburgh"}
     beside = {**brunel, "passages": ["Seine: The Seine is a river that runs through Paris."]}
