@@ -243,7 +243,7 @@ def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypat
     assert "vertigo.txt" in {citation["source"] for citation in loaded["citations"]}
     assert loaded["usage"]["model_calls"] >= 1
     assert bool(loaded["steps"]) == (graph == "reasoning")
-    assert loaded["settings"]["passages"] == (3 if graph == "reasoning" else 5)
+    assert loaded["settings"]["passages"] == (1 if graph == "reasoning" else 5)
 
 
 # Mistakes
