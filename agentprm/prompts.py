@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
-from agentprm.lm.base import Prompt, Role
+from agentprm.lm.base import Completion, Prompt, Role
 from agentprm.state import Step, title_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "ChatTemplate",
     "Prompts",
     "Proposal",
+    "finished_text",
     "joined",
     "known_text",
     "one_line",
@@ -137,6 +138,17 @@ def parse_finding(text: str) -> str:
     first = re.sub(r"^\s*(?:answer|finding|final answer)\s*:\s*", "", one_line(first), flags=re.IGNORECASE)
     cleaned = first.strip(" \t\"'*`")
     return cleaned if re.search(r"\w", cleaned) else ""
+
+
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+
+
+def finished_text(completion: Completion) -> str:
+    """What of a completion is finished: all of it, or if its tokens ran out its whole sentences."""
+    if completion.finish_reason == "stop":
+        return completion.text
+    ends = [match.end() for match in _SENTENCE_END.finditer(completion.text)]
+    return completion.text[: ends[-1]] if ends else ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,15 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes._node import Call, Node, Plan, emit
 from agentprm.nodes._tree import documents_of
-from agentprm.prompts import PROMPTS, Prompts, known_text, one_line, parse_finding, passages_text
+from agentprm.prompts import (
+    PROMPTS,
+    Prompts,
+    finished_text,
+    known_text,
+    one_line,
+    parse_finding,
+    passages_text,
+)
 from agentprm.state import ReasoningState, Step, cite, merge_documents, path_to
 
 __all__ = ["Answer"]
@@ -81,7 +89,7 @@ class Answer(Node):
                 params = SamplingParams(max_tokens=self.max_tokens, temperature=0.0, stop=("\n",), seed=0)
                 prompt = self._prompt(state["question"], path, documents)
                 rows = yield Call.both(self.model.sample, self.model.asample, [prompt], 1, params)
-                answer = parse_finding(rows[0][0].text)
+                answer = parse_finding(finished_text(rows[0][0]) or rows[0][0].text)
             else:
                 reason = reason or f"budget: {spent or 'model_calls'}"
         answer = answer or next((s["thought"] for s in reversed(path) if s["thought"]), "")

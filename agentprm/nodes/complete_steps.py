@@ -12,7 +12,15 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
 from agentprm.nodes._node import Call, Node, Plan, emit
 from agentprm.nodes._tree import ancestors, concludes, documents_of, with_implicit_step
-from agentprm.prompts import PROMPTS, Prompts, known_text, one_line, parse_finding, passages_text
+from agentprm.prompts import (
+    PROMPTS,
+    Prompts,
+    finished_text,
+    known_text,
+    one_line,
+    parse_finding,
+    passages_text,
+)
 from agentprm.state import ReasoningState, Step, open_steps
 
 __all__ = ["CompleteSteps"]
@@ -22,7 +30,8 @@ class CompleteSteps(Node):
     """Writes the finding of each proposed step from its passages and from what is known.
 
     Without a search tree the question and its documents are taken as the only step. A completion that
-    holds no word leaves the step `unparsed`: it is neither scored nor committed.
+    holds no word, or whose tokens ran out before its first sentence ended, leaves the step `unparsed`:
+    it is neither scored nor committed.
 
     Args:
         model: A language model, or any LangChain chat model.
@@ -42,7 +51,7 @@ class CompleteSteps(Node):
         passages: int = 1,
         temperature: float = 0.0,
         seed: int | None = 0,
-        max_tokens: int = 48,
+        max_tokens: int = 40,
         prompts: Prompts = PROMPTS,
         keys: Mapping[str, str] | None = None,
         budget: SearchBudget | None = None,
@@ -93,7 +102,7 @@ class CompleteSteps(Node):
         sampled = yield Call.both(self.model.sample, self.model.asample, prompts, 1, params)
         finished: list[Step] = []
         for step, passages, row in zip(steps, shown, sampled, strict=True):
-            thought = parse_finding(row[0].text)
+            thought = parse_finding(finished_text(row[0]))
             done: Step = {**step, "thought": thought, "status": "completed"}
             if not thought:
                 done["status"], done["output"] = "unparsed", row[0].text[:500]

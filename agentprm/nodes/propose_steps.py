@@ -11,7 +11,7 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes._node import Call, Node, Plan, emit
 from agentprm.nodes._tree import new_step, same_text
-from agentprm.prompts import PROMPTS, Prompts, known_text, one_line, parse_proposal
+from agentprm.prompts import PROMPTS, Prompts, finished_text, known_text, one_line, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to
 
 __all__ = ["ProposeSteps"]
@@ -53,7 +53,7 @@ class ProposeSteps(Node):
         temperature: float = 0.7,
         seed: int | None = 0,
         look_ahead: bool = False,
-        max_tokens: int = 48,
+        max_tokens: int = 32,
         prompts: Prompts = PROMPTS,
         keys: Mapping[str, str] | None = None,
         budget: SearchBudget | None = None,
@@ -104,7 +104,7 @@ class ProposeSteps(Node):
                 return {"prm_stop_reason": "budget: model_calls"}
             sampled = yield Call.both(self.model.sample, self.model.asample, prompts, wanted, params)
             outputs = [
-                [prompt.prefix + completion.text for completion in row]
+                [prompt.prefix + finished_text(completion) for completion in row]
                 for prompt, row in zip(prompts, sampled, strict=True)
             ]
         proposed: list[Step] = []

@@ -10,7 +10,15 @@ from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
 from agentprm.nodes._node import Call, Node, Plan, emit
 from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text, with_implicit_step
-from agentprm.prompts import PROMPTS, Prompts, known_text, one_line, parse_proposal, passages_text
+from agentprm.prompts import (
+    PROMPTS,
+    Prompts,
+    finished_text,
+    known_text,
+    one_line,
+    parse_proposal,
+    passages_text,
+)
 from agentprm.state import ReasoningState, Step, path_to
 
 __all__ = ["RefineStep"]
@@ -105,7 +113,7 @@ class RefineStep(Node):
         )
         prefix = self.prompts.refine.prefix if prefill else ""
         refined = [
-            self._refined(state, step, text, prefix + row[0].text)
+            self._refined(state, step, text, prefix + finished_text(row[0]))
             for step, text, row in zip(weak, texts, actions, strict=True)
         ]
         for step in refined:

@@ -1,6 +1,7 @@
 """Each node alone: in a foreign graph whose state lacks our keys, sync and async, and by hand."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -269,3 +270,16 @@ def test_retry_policy_tells_transient_faults():
     assert not is_transient(InputError("x"))
     assert not is_transient(ValueError("x"))
     assert retry_policy(5).max_attempts == 5
+
+
+def test_an_unfinished_thought_is_not_a_finding():
+    class Cut(ScriptedLanguageModel):
+        def _completion(self, text, params):
+            return replace(super()._completion(text, params), finish_reason="length")
+
+    for reply, thought in (("He was born in", ""), ("He was born. In the", "He was born.")):
+        (step,) = CompleteSteps(Cut(lambda text, reply=reply: reply)).invoke(
+            {"question": QUESTION, "documents": documents()}
+        )["prm_steps"]
+        assert step["thought"] == thought
+        assert step["status"] == ("completed" if thought else "unparsed")
