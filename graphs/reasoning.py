@@ -27,7 +27,7 @@ from agentprm.nodes import (
 )
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.retrievers import VectorIndex
-from agentprm.rewards import Grounding, ProcessRewardModel
+from agentprm.rewards import Fused, Grounding, ProcessRewardModel, Relevance
 from agentprm.search import TD, Plain, ValueFunction
 from agentprm.search.selection import Accept
 
@@ -65,7 +65,9 @@ def create_reasoning_graph(
     Args:
         model: Proposes, reads and answers.
         retriever: Any LangChain retriever or vector store.
-        reward: Scores steps; by default `Grounding` with `model`, which needs log-likelihoods.
+        reward: Scores steps; by default `Grounding` and `Relevance` fused, the training-free reward
+            that told right steps from wrong ones best (`benchmarks/reward_auc.py`). It needs a
+            `model` with log-likelihoods.
         candidates: Steps proposed at a time (M); 3 in the paper.
         max_steps: Most steps of a path (T); 5 in the paper.
         min_steps: Committed steps before a model that continues a prefix is led to conclude.
@@ -93,7 +95,13 @@ def create_reasoning_graph(
         CapabilityError: If no reward is given and `model` has no log-likelihoods.
     """
     language_model = as_language_model(model)
-    reward = reward if reward is not None else Grounding(language_model, passages=k, prompts=prompts)
+    if reward is None:
+        reward = Fused(
+            [
+                Grounding(language_model, passages=k, prompts=prompts),
+                Relevance(language_model, passages=k, prompts=prompts),
+            ]
+        )
     value = value if value is not None else TD()
 
     proposing: dict[str, Any] = {

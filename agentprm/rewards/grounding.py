@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from agentprm.lm import LanguageModel, Prompt, require
@@ -13,6 +14,9 @@ __all__ = ["Grounding"]
 
 class Grounding(PrefixReward):
     """Sigmoid of the log-ratio of a finding's likelihood with and without its evidence.
+
+    The ratio is divided by the square root of the number of tokens: the sum would favour long
+    findings, the mean short ones.
 
     The evidence of a search step is its passages, given what the steps before it found; so a step
     that repeats what is known gains little. The evidence of a conclusion without passages is what
@@ -54,7 +58,7 @@ class Grounding(PrefixReward):
         scores = [row[0] for row in rows]
         lengths = self.model.count_tokens(findings)
         ratios = [
-            (with_evidence - without) / max(1, length)
+            (with_evidence - without) / math.sqrt(max(1, length))
             for with_evidence, without, length in zip(
                 scores[: len(prefixes)], scores[len(prefixes) :], lengths, strict=True
             )

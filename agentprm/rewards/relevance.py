@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from agentprm.lm import LanguageModel, require
@@ -13,6 +14,8 @@ __all__ = ["Relevance"]
 
 class Relevance(PrefixReward):
     """Sigmoid of the log-ratio of the question's likelihood with and without the step's evidence.
+
+    The ratio is divided by the square root of the number of tokens, as in `Grounding`.
 
     The query likelihood of a passage, turned into a reward: a step whose passages have nothing to do
     with the question scores low, however well its finding is read off from them. The evidence is the
@@ -52,4 +55,4 @@ class Relevance(PrefixReward):
         rows = self.model.loglikelihood(prompts, [[text] for text in texts])
         (without, *related) = [row[0] for row in rows]
         length = max(1, self.model.count_tokens([question])[0])
-        return [sigmoid((likelihood - without) / length) for likelihood in related]
+        return [sigmoid((likelihood - without) / math.sqrt(length)) for likelihood in related]

@@ -59,7 +59,7 @@ def test_a_trajectory_that_grows_pays_for_the_new_step_only(kind):
     assert third.usage["model_calls"] == 0
 
 
-def test_grounding_is_the_sigmoid_of_the_mean_log_ratio():
+def test_grounding_is_the_sigmoid_of_the_scaled_log_ratio():
     lm = model()
     (score,) = Grounding(lm).score("Q?", [[FIRST]])[0]
     with_passage = PROMPTS.complete.render(
@@ -69,7 +69,7 @@ def test_grounding_is_the_sigmoid_of_the_mean_log_ratio():
         prefill=True, passages="(none)", known="(nothing yet)", query=FIRST["query"]
     )
     (a,), (b,) = lm.loglikelihood([with_passage, without], [[" Brunel"], [" Brunel"]])
-    ratio = (a - b) / lm.count_tokens(["Brunel"])[0]
+    ratio = (a - b) / math.sqrt(lm.count_tokens(["Brunel"])[0])
     assert score == pytest.approx(1 / (1 + math.exp(-ratio)))
 
 
