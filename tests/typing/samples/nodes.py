@@ -1,0 +1,61 @@
+"""Single nodes in somebody's own graph, and by hand."""
+
+from typing import Any, assert_type
+
+from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
+from langchain_core.retrievers import BaseRetriever
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from agentprm import FaissStore, LanguageModel, ProcessRewardModel, SearchBudget
+from agentprm.nodes import (
+    Answer,
+    Node,
+    PairwiseRerank,
+    Retrieve,
+    ScoreSteps,
+    VectorFeedback,
+    apply_update,
+    retry_policy,
+)
+
+
+class Mine(TypedDict, total=False):
+    """A state that knows nothing of agentprm."""
+
+    query: str
+    hits: list[Document]
+    reply: str
+
+
+def my_graph(model: BaseChatModel, retriever: BaseRetriever, store: FaissStore) -> str:
+    keys = {"question": "query", "documents": "hits"}
+    builder = StateGraph(Mine)
+    builder.add_node("retrieve", Retrieve(retriever, k=3, keys=keys), retry_policy=retry_policy())
+    builder.add_node("feedback", VectorFeedback(store, keys=keys))
+    builder.add_node("rerank", PairwiseRerank(model, keys=keys, budget=SearchBudget(model_calls=20)))
+    builder.add_node("answer", Answer(model, keys={**keys, "answer": "reply"}))
+    builder.add_edge(START, "retrieve")
+    builder.add_edge("retrieve", "feedback")
+    builder.add_edge("feedback", "rerank")
+    builder.add_edge("rerank", "answer")
+    builder.add_edge("answer", END)
+    reply: str = builder.compile().invoke({"query": "Where was Brunel born?"})["reply"]
+    return reply
+
+
+def by_hand(nodes: list[Node]) -> dict[str, Any]:
+    state: dict[str, Any] = {"question": "Where was Brunel born?"}
+    for node in nodes:
+        update = node.invoke(state)
+        assert_type(update, dict[str, Any])
+        state = apply_update(state, update)
+    return state
+
+
+async def by_hand_on_a_loop(store: FaissStore, model: LanguageModel, reward: ProcessRewardModel) -> None:
+    state: dict[str, Any] = {"question": "Where was Brunel born?"}
+    for node in (Retrieve(store), Answer(model), ScoreSteps(reward)):
+        assert_type(node.name, str)
+        state = apply_update(state, await node.ainvoke(state))
