@@ -28,6 +28,7 @@ def tree(result):
 
 
 def run(model=None, reward=None, **kwargs):
+    kwargs.setdefault("value", TD())
     graph = create_reasoning_graph(
         model or language_model(), store(), reward or good_reward(), **kwargs
     ).compile()
@@ -49,7 +50,7 @@ def test_answers_with_citations_and_cost():
 
 
 def test_async_gives_the_same_tree():
-    graph = create_reasoning_graph(language_model(), store(), good_reward()).compile()
+    graph = create_reasoning_graph(language_model(), store(), good_reward(), value=TD()).compile()
     assert tree(asyncio.run(graph.ainvoke({"question": QUESTION}))) == tree(run())
 
 
@@ -310,7 +311,7 @@ def test_streams_search_events():
 
 
 def test_draws_offline():
-    text = create_reasoning_graph(language_model(), store(), good_reward()).compile().get_graph()
+    text = create_reasoning_graph(language_model(), store(), good_reward(), value=TD()).compile().get_graph()
     mermaid = text.draw_mermaid()
     for name in ("propose", "retrieve", "complete", "score", "look_ahead", "select", "refine", "answer"):
         assert name in mermaid
@@ -332,4 +333,6 @@ def test_feedback_and_reranking_fit_into_both_graphs():
     graph = create_reasoning_graph(
         language_model(), index, good_reward(), feedback=index, reranker=language_model()
     ).compile()
-    assert graph.invoke({"question": QUESTION})["answer"] == "Portsmouth"
+    result = graph.invoke({"question": QUESTION})
+    assert result["prm_stop_reason"] == "answered"
+    assert all(s["doc_ids"] for s in result["prm_steps"] if s["status"] == "committed")
