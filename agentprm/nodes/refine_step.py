@@ -156,8 +156,9 @@ class RefineStep(Node):
         proposal = parse_proposal(output)
         step = new_step(f"{weak['id']}r", parent, proposal.query if proposal else "")
         step["refines"], step["critique"] = weak["id"], critique
-        if proposal is None or (proposal.query and same_text(proposal.query, weak["query"])):
-            # An action that says nothing new cannot be better.
+        asked = [weak["query"], *(step["query"] for step in parents)]
+        if proposal is None or any(same_text(proposal.query, query) for query in asked if proposal.query):
+            # An action that asks nothing new cannot be better, and could go round for ever.
             step["status"], step["output"] = "unparsed", output[:500]
         elif proposal.final_answer is not None:
             step["final_answer"] = step["thought"] = proposal.final_answer

@@ -18,7 +18,7 @@ def reply(text):
             return [" Who designed the Clifton Bridge?", " Which river flows through Paris?", " ???"]
         return [" Where was Brunel born?", " Who designed the Clifton Bridge?"]
     if "born" in tail:
-        return "Portsmouth" if "born in Portsmouth" in text[-500:] else "unknown"
+        return "Portsmouth" if "Portsmouth" in text[-500:] else "unknown"
     return "Brunel" if "designed" in tail else "the Seine"
 
 

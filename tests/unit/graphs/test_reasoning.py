@@ -235,6 +235,17 @@ def test_a_refiner_that_talks_rubbish_never_finishes_the_search():
     assert all(s["status"] == "unparsed" and s["final_answer"] is None for s in refined)
 
 
+def test_a_refinement_that_repeats_an_ancestor_is_not_taken():
+    result = run(
+        model=refining_model("Search: Who designed the Clifton Bridge?"),
+        reward=FakeReward(lambda q, p: 0.4),
+        value=Plain(),
+        max_steps=3,
+    )
+    queries = [s["query"] for s in result["prm_steps"] if s["status"] == "committed"]
+    assert len(queries) == len(set(queries))
+
+
 def test_a_reward_that_returns_too_few_scores_is_named():
     class Broken(FakeReward):
         def score(self, question, trajectories):
