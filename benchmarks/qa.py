@@ -62,7 +62,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="folder in the BEIR layout, or 'demo'")
     parser.add_argument("--limit", type=int, help="only the first LIMIT questions")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS[:-1], help="rows of the table")
+    parser.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS[:-1], help="rows of the table"
+    )
     parser.add_argument("--out", help="JSONL log of the answers, to resume from")
     parser.add_argument("--index-cache", help="folder that keeps indexes for the next run")
     parser.add_argument("--model", help="Hugging Face name or path; the packaged model if not given")
