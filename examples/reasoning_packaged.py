@@ -35,7 +35,8 @@ def main(question: str | None = None, database: str | Path = ":memory:") -> dict
     graph = create_reasoning_graph(default_language_model(), store).compile(checkpointer=saver)
     config: Any = {"configurable": {"thread_id": question}}
     # A run that was killed goes on from its last checkpoint.
-    unfinished = bool(graph.get_state(config).next)
+    state = graph.get_state(config).values
+    unfinished = bool(state) and not state.get("prm_stop_reason")
     result = graph.invoke(None if unfinished else {"question": question}, config)
     print(question)
     print(result["answer"], [citation["title"] for citation in result["citations"]])

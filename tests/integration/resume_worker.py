@@ -5,7 +5,6 @@ Every finished model call is a line of the log, with the superstep that it belon
 
 import os
 import sqlite3
-import sys
 import time
 
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -47,10 +46,7 @@ def main(database, log):
     graph = create_reasoning_graph(model, store(), good_reward(), value=TD()).compile(checkpointer=saver)
     config = {"configurable": {"thread_id": "1"}}
     state = graph.get_state(config)
-    if state.values and not state.next:
+    if state.values.get("prm_stop_reason"):
         return
-    graph.invoke(None if state.next else {"question": QUESTION}, config, durability="sync")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # Not `state.next`: it is empty, too, where a node's writes are saved and the next checkpoint is not.
+    graph.invoke({"question": QUESTION} if state.metadata is None else None, config, durability="sync")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,10 @@ def test_rag_pipeline():
 
 @pytest.mark.models
 @pytest.mark.slow
-def test_reasoning_packaged(tmp_path):
+def test_reasoning_packaged(tmp_path, monkeypatch):
     module = load("reasoning_packaged")
+    small = partial(module.create_reasoning_graph, candidates=2, max_steps=2)  # the same search, in less time
+    monkeypatch.setattr(module, "create_reasoning_graph", small)
     result = module.main(database=tmp_path / "state.sqlite")
     # Which answer it samples depends on the processor's rounding; that it is grounded does not.
     committed = [step for step in result["prm_steps"] if step["status"] == "committed"]

@@ -1,14 +1,10 @@
 """A search killed with SIGKILL and resumed ends as the uninterrupted one, and repeats no recorded call."""
 
-import os
+import multiprocessing
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -16,15 +12,24 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 pytest.importorskip("langgraph.checkpoint.sqlite")
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-ROOT = Path(__file__).parents[2]
-WORKER = [sys.executable, "-m", "tests.integration.resume_worker"]
+from tests.integration import resume_worker
+
+# Every run is a process of its own, forked from one that has imported what they need.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pytest", resume_worker.__name__])
 
 
 def start(folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [*WORKER, str(folder / "state.sqlite"), str(folder / "calls.log")], cwd=ROOT, env=environment
-    )
+    paths = str(folder / "state.sqlite"), str(folder / "calls.log")
+    process = PROCESSES.Process(target=resume_worker.main, args=paths)
+    process.start()
+    return process
+
+
+def run(folder):
+    process = start(folder)
+    process.join(120)
+    assert process.exitcode == 0
 
 
 def checkpointed_step(folder):
@@ -61,7 +66,7 @@ def calls(folder):
 def test_ten_kills_change_nothing(tmp_path):
     whole = tmp_path / "whole"
     whole.mkdir()
-    assert start(whole).wait(120) == 0
+    run(whole)
     reference, reference_calls = outcome(whole), Counter(calls(whole))
     assert reference[0] == "Portsmouth"
     total = sum(reference_calls.values())
@@ -75,12 +80,12 @@ def test_ten_kills_change_nothing(tmp_path):
         process = start(killed)
         # Wait until it has really begun to work, then for a random while.
         before, deadline = len(calls(killed)), time.monotonic() + 60
-        while len(calls(killed)) == before and process.poll() is None and time.monotonic() < deadline:
+        while len(calls(killed)) == before and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(generator.uniform(0, 0.03))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        if process.is_alive():
+            process.kill()
+            process.join()
             kills += 1
             recorded.append((len(calls(killed)), checkpointed_step(killed)))
         elif checkpointed_step(killed) >= 0 and outcome_is_final(killed):
@@ -91,7 +96,7 @@ def test_ten_kills_change_nothing(tmp_path):
             recorded = []
     assert kills == 10
     assert total > 0
-    assert start(killed).wait(120) == 0
+    run(killed)
     check(killed, reference, reference_calls, recorded)
 
 
