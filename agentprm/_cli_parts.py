@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agentprm.evaluation import QaReport
     from agentprm.lm import LanguageModel
     from agentprm.retrievers import FaissStore
+    from agentprm.scale import Executor
 
 __all__ = [
     "build_store",
@@ -29,13 +30,17 @@ __all__ = [
     "embeddings_called",
     "embeddings_name",
     "error_console",
+    "executor_of",
+    "index_embeddings",
     "note_embeddings",
     "open_index",
     "run_streamed",
     "score_table",
+    "settings_of",
     "show",
     "system",
     "tell",
+    "worker_graph",
 ]
 
 _PACKAGED = "packaged"
@@ -131,12 +136,17 @@ def open_index(args: argparse.Namespace, progress: Console) -> tuple[FaissStore,
     """The index that `--index` names, and the name of the embeddings that built it."""
     from agentprm.retrievers import FaissStore
 
+    folder, name = Path(args.index), index_embeddings(args)
+    with progress.status("Opening the index"):
+        return FaissStore.load(folder, embeddings_called(name)), name
+
+
+def index_embeddings(args: argparse.Namespace) -> str:
+    """Name of the embeddings that built the index that `--index` names."""
     folder = Path(args.index)
     if not (folder / "CURRENT").exists():
         raise InputError(f"There is no index in {folder}; make one with: agentprm index FOLDER -o {folder}")
-    name = embeddings_name(args.embeddings) if args.embeddings else _noted_embeddings(folder)
-    with progress.status("Opening the index"):
-        return FaissStore.load(folder, embeddings_called(name)), name
+    return embeddings_name(args.embeddings) if args.embeddings else _noted_embeddings(folder)
 
 
 def _noted_embeddings(folder: Path) -> str:
@@ -153,6 +163,20 @@ def _noted_embeddings(folder: Path) -> str:
     return name
 
 
+def settings_of(args: argparse.Namespace, embeddings: str) -> dict[str, Any]:
+    """What the options make of a run: its name in logs and traces."""
+    settings: dict[str, Any] = {
+        "graph": args.graph,
+        "model": args.model or _PACKAGED,
+        "embeddings": embeddings,
+        "passages": args.passages or (5 if args.graph == "rag" else 1),
+    }
+    if args.graph == "reasoning":
+        settings |= {"candidates": args.candidates, "max_steps": args.max_steps, "seed": args.seed}
+        settings["look_ahead"] = args.look_ahead
+    return settings
+
+
 def system(
     args: argparse.Namespace, store: FaissStore, embeddings: str, progress: Console
 ) -> tuple[CompiledStateGraph[Any], dict[str, Any]]:
@@ -162,19 +186,40 @@ def system(
 
     with progress.status("Loading the language model (the first time takes about 15 s)"):
         model = _model(args.model)
-    passages = args.passages or (5 if args.graph == "rag" else 1)
-    settings: dict[str, Any] = {
-        "graph": args.graph,
-        "model": args.model or _PACKAGED,
-        "embeddings": embeddings,
-        "passages": passages,
-    }
+    settings = settings_of(args, embeddings)
     if args.graph == "rag":
-        return create_rag_graph(model, store, k=passages).compile(), settings
-    own = {"candidates": args.candidates, "max_steps": args.max_steps, "seed": args.seed}
+        return create_rag_graph(model, store, k=settings["passages"]).compile(), settings
     value = TD(horizon=args.look_ahead) if args.look_ahead else Plain()
-    graph = create_reasoning_graph(model, store, k=passages, value=value, **own).compile()
-    return graph, {**settings, **own, "look_ahead": args.look_ahead}
+    own = {name: settings[name] for name in ("candidates", "max_steps", "seed")}
+    return create_reasoning_graph(
+        model, store, k=settings["passages"], value=value, **own
+    ).compile(), settings
+
+
+def executor_of(args: argparse.Namespace) -> Executor | None:
+    """Where `eval` asks its questions: here one by one (`None`), in threads, or on a Ray cluster."""
+    from agentprm.scale import LocalExecutor, RayExecutor
+
+    if args.ray is None:
+        if args.workers is not None or args.gpus:
+            raise InputError("--workers and --gpus are for a Ray cluster; name it with --ray ADDRESS.")
+        return LocalExecutor(args.threads) if args.threads > 1 else None
+    if args.index is None:
+        raise InputError("--ray needs --index: a folder that every machine of the cluster can read.")
+    return RayExecutor(args.ray, workers=args.workers, threads=args.threads, num_gpus=args.gpus)
+
+
+def worker_graph(options: dict[str, Any]) -> CompiledStateGraph[Any]:
+    """Opens index and models in a process of a cluster.
+
+    Args:
+        options: The options of the command line, with absolute paths.
+    """
+    import argparse
+
+    args, quiet = argparse.Namespace(**options), error_console(quiet=True)
+    store, name = open_index(args, quiet)
+    return system(args, store, name, quiet)[0]
 
 
 def _model(name: str | None) -> LanguageModel:

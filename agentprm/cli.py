@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,13 +30,17 @@ from agentprm._cli_parts import (
     embeddings_called,
     embeddings_name,
     error_console,
+    executor_of,
+    index_embeddings,
     note_embeddings,
     open_index,
     run_streamed,
     score_table,
+    settings_of,
     show,
     system,
     tell,
+    worker_graph,
 )
 from agentprm.errors import (
     AgentPRMError,
@@ -220,12 +225,27 @@ def _add_eval(commands: Any) -> None:
         "measure answers on a data set",
         "Answers the questions of a folder in the BEIR layout (queries.jsonl with 'answers', corpus.jsonl, "
         "qrels.tsv) and prints exact match, F1, containment and recall with 95 % intervals.",
-        "agentprm eval my-data --limit 50 --log run.jsonl        resumes where it was stopped",
+        "agentprm eval my-data --limit 50 --log run.jsonl        resumes where it was stopped\n"
+        "  agentprm eval my-data --index my-index --ray auto --log run.jsonl       on a Ray cluster",
     )
     command.add_argument("folder", metavar="DIR", help="folder with queries.jsonl and corpus.jsonl")
     command.add_argument("--index", metavar="INDEX", help="index of the corpus (default: made in memory)")
     command.add_argument("--limit", type=_count, metavar="N", help="only the first N questions")
     command.add_argument("--log", metavar="FILE", help="JSONL file with a line per question, to resume from")
+    command.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="questions asked at once in a process (1)"
+    )
+    command.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="ask on a Ray cluster: its address, 'auto' for this machine's, 'local' for a new one here",
+    )
+    command.add_argument(
+        "--workers", type=_count, metavar="N", help="processes on the cluster (as many as it has room for)"
+    )
+    command.add_argument(
+        "--gpus", type=_amount, default=0.0, metavar="N", help="GPUs for each of them, or a share (0)"
+    )
     _search_options(command)
 
 
@@ -295,6 +315,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return amount
+
+
 # Commands
 
 
@@ -356,15 +386,20 @@ def _eval(args: argparse.Namespace) -> int:
     from agentprm.evaluation import QaRecord, qa_report, read_dataset, run_questions
     from agentprm.retrievers import load_folder
 
+    executor = executor_of(args)
     data = read_dataset(args.folder)
     questions = data.questions[: args.limit]
-    if args.index:
-        store, name = open_index(args, progress)
+    graph: Any
+    if args.ray:
+        graph, settings = _graph_elsewhere(args), settings_of(args, index_embeddings(args))
     else:
-        name = embeddings_name(args.embeddings)
-        documents = load_folder(data.folder / "corpus.jsonl").documents
-        store = build_store(documents, embeddings_called(name), progress)
-    graph, settings = system(args, store, name, progress)
+        if args.index:
+            store, name = open_index(args, progress)
+        else:
+            name = embeddings_name(args.embeddings)
+            documents = load_folder(data.folder / "corpus.jsonl").documents
+            store = build_store(documents, embeddings_called(name), progress)
+        graph, settings = system(args, store, name, progress)
     run = json.dumps({**settings, "data": data.name})
     with Progress(
         TextColumn("Answering"), MofNCompleteColumn(), TimeRemainingColumn(), console=progress
@@ -374,9 +409,18 @@ def _eval(args: argparse.Namespace) -> int:
         def advance(record: QaRecord, known: bool) -> None:
             bar.advance(task)
 
-        records = run_questions(graph, questions, run=run, log=args.log, on_record=advance)
+        records = run_questions(graph, questions, run=run, log=args.log, on_record=advance, executor=executor)
     show(score_table(qa_report(args.graph, records, questions)))
     return 0
+
+
+def _graph_elsewhere(args: argparse.Namespace) -> Callable[[], Any]:
+    """Makes the graph in another process, perhaps on another machine with the same files."""
+    options = {name: value for name, value in vars(args).items() if name != "command"}
+    for name in ("index", "model", "embeddings"):
+        if options[name] and Path(options[name]).is_dir():
+            options[name] = str(Path(options[name]).resolve())
+    return partial(worker_graph, options)
 
 
 def _trace(args: argparse.Namespace) -> int:

@@ -7,18 +7,19 @@ import logging
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
-from agentprm.errors import ConfigurationError, IndexCorruptError
+from agentprm.errors import ConfigurationError, IndexCorruptError, IndexMismatchError, InputError
 from agentprm.retrievers.document_table import Record
 from agentprm.retrievers.faiss_store import FaissStore
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint
@@ -35,6 +36,8 @@ _STAGING = "building"
 _BLOCK = 50_000
 # FAISS samples its training vectors itself beyond 256 a centroid; this many serve 1,024 centroids.
 _TRAINING = 262_144
+
+_EmbedBatches: TypeAlias = Callable[[Iterable[list[str]]], Iterable[FloatArray]]
 
 
 class BuildProgress(NamedTuple):
@@ -61,12 +64,14 @@ def build_index(
     batch_size: int = 256,
     progress: Callable[[BuildProgress], None] | None = None,
     lock_timeout_s: float = 30.0,
+    embed_batches: _EmbedBatches | None = None,
 ) -> FaissStore:
     """Embeds documents batch by batch and saves them as an index folder.
 
     Every batch is checkpointed under `path/building`. A build that is killed goes on from there when it
     is called again with the same documents: only what has no vector yet, or has changed, is embedded.
-    The index itself appears at the end, atomically, and replaces one that was there.
+    The index itself appears at the end, atomically, with the titles for link feedback, and replaces one
+    that was there.
 
     Args:
         path: The index folder.
@@ -77,14 +82,20 @@ def build_index(
         batch_size: Documents per embedding call and checkpoint.
         progress: Called after every batch.
         lock_timeout_s: Seconds to wait for another build of the same folder.
+        embed_batches: Embeds in place of `embedding`, which then only says what the vectors must be: takes
+            batches of n texts, in the caller's thread and some in advance if it likes, and gives an array
+            of n vectors (n x d) for each, in their order. `agentprm.scale.batch_embedder` makes one that
+            spreads them over a cluster.
 
     Returns:
         The store, opened from the folder.
 
     Raises:
         ConfigurationError: `batch_size` is not positive.
-        InputError: Metadata cannot be stored, or there are too few documents to train the index.
+        InputError: Metadata cannot be stored, the embeddings gave no finite vectors, or there are too few
+            documents to train the index.
         IndexMismatchError: The interrupted build used other embeddings; remove its folder to start anew.
+            Or `embed_batches` gives other vectors than `embedding`.
         WriterConflictError: Another process builds in the same folder.
     """
     if batch_size < 1:
@@ -94,7 +105,8 @@ def build_index(
     staging.mkdir(parents=True, exist_ok=True)
     with FolderLock(folder / ".build.lock", lock_timeout_s):
         with closing(_Staging(staging, embedding)) as stage:
-            rows = _embed_all(stage, documents, embedding, batch_size, progress)
+            embed = _checked(embed_batches, embedding) if embed_batches else _in_turn(embedding)
+            rows = _embed_all(stage, documents, embed, batch_size, progress)
             store = FaissStore(embedding, factory=factory, metric=metric)
             vectors = stage.vectors()
             if len(rows):
@@ -109,32 +121,110 @@ def build_index(
                     [json.loads(r.metadata) for r in records],
                     ids=[r.id for r in records],
                 )
+            _ = store.mentions  # collects the titles now, and not in every process that opens the folder
             store.save(folder, lock_timeout_s=lock_timeout_s)
         shutil.rmtree(staging)
     return FaissStore.load(folder, embedding)
 
 
+class _Batch(NamedTuple):
+    """A batch on its way: rows it has already, by id, and records whose vectors are being computed."""
+
+    seen: int
+    known: dict[str, int]
+    new: list[Record]
+    ids: list[str]
+
+
 def _embed_all(
     stage: _Staging,
     documents: Iterable[Document],
-    embedding: Embeddings,
+    embed_batches: _EmbedBatches,
     batch_size: int,
     progress: Callable[[BuildProgress], None] | None,
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Stages all documents; rows of their vectors in the order of the input, without repetitions."""
     seen = embedded = resumed = 0
     order: dict[str, int] = {}
-    for batch in _batches(documents, batch_size):
-        records = {record.id: record for record in map(_record, batch)}
-        known = stage.rows_of(records.values())
-        new = [record for record in records.values() if record.id not in known]
-        if new:
-            known.update(stage.add(new, np.asarray(embedding.embed_documents([r.text for r in new]))))
-        order.update({name: known[name] for name in records})
-        seen, embedded, resumed = seen + len(batch), embedded + len(new), resumed + len(records) - len(new)
+    under_way: deque[_Batch] = deque()
+    # An id in there may get another row, so a repetition of it is embedded again: the last one wins.
+    changing: Counter[str] = Counter()
+
+    def settle(batch: _Batch, vectors: FloatArray | None) -> None:
+        nonlocal seen, embedded, resumed
+        if vectors is not None:
+            batch.known.update(stage.add(batch.new, vectors))
+            changing.subtract(record.id for record in batch.new)
+            for record in batch.new:
+                if not changing[record.id]:
+                    del changing[record.id]
+        order.update({name: batch.known[name] for name in batch.ids})
+        seen, embedded = seen + batch.seen, embedded + len(batch.new)
+        resumed += len(batch.ids) - len(batch.new)
         if progress is not None:
             progress(BuildProgress(seen, embedded, resumed))
+
+    def texts() -> Iterator[list[str]]:
+        for documents_of_batch in _batches(documents, batch_size):
+            records = {record.id: record for record in map(_record, documents_of_batch)}
+            known = stage.rows_of(records.values())
+            new = [record for record in records.values() if record.id not in known or changing[record.id] > 0]
+            batch = _Batch(len(documents_of_batch), known, new, list(records))
+            if not new and not under_way:
+                settle(batch, None)
+                continue
+            under_way.append(batch)
+            changing.update(record.id for record in new)
+            if new:
+                yield [record.text for record in new]
+
+    arrays = iter(embed_batches(texts()))
+    try:
+        for vectors in arrays:
+            if not under_way:
+                raise ConfigurationError("embed_batches gave more arrays than it was given batches.")
+            settle(under_way.popleft(), np.asarray(vectors))
+            while under_way and not under_way[0].new:
+                settle(under_way.popleft(), None)
+    finally:
+        if isinstance(arrays, Generator):
+            arrays.close()  # ends workers at once if the build fails
+    if under_way:
+        raise ConfigurationError("embed_batches gave fewer arrays than it was given batches.")
     return np.fromiter(order.values(), dtype=np.int64, count=len(order))
+
+
+def _in_turn(embedding: Embeddings) -> _EmbedBatches:
+    def embed(texts: list[str]) -> FloatArray:
+        try:
+            return np.asarray(embedding.embed_documents(texts), dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"The embeddings gave no matrix of numbers (n x d): {error}.") from None
+
+    return lambda batches: map(embed, batches)
+
+
+def _checked(embed_batches: _EmbedBatches, embedding: Embeddings) -> _EmbedBatches:
+    """Compares the first vector with what the embeddings of the index make of the same text."""
+
+    def embed(batches: Iterable[list[str]]) -> Iterator[FloatArray]:
+        first: list[str] = []
+
+        def watched() -> Iterator[list[str]]:
+            for texts in batches:
+                first.extend([] if first else texts[:1])
+                yield texts
+
+        for number, vectors in enumerate(embed_batches(watched())):
+            if number == 0:
+                own, given = np.asarray(embedding.embed_documents(first)), np.asarray(vectors)[:1]
+                if given.shape != own.shape or not np.allclose(given, own, atol=0.01 * np.abs(own).max()):
+                    raise IndexMismatchError(
+                        "embed_batches gives other vectors than embedding does: give both the same model."
+                    )
+            yield vectors
+
+    return embed
 
 
 class _Staging:
@@ -202,6 +292,8 @@ class _Staging:
                 f"The embeddings gave an array of shape {vectors.shape} for {len(records)} texts of "
                 f"{self._dimension} dimensions."
             )
+        if not np.isfinite(vectors).all():  # once staged, every later run would stumble over them
+            raise InputError("The embeddings gave NaN or infinity; check them and the texts of this batch.")
         self._file.write(np.ascontiguousarray(vectors, dtype=np.float32).data)
         self._file.flush()
         os.fsync(self._file.fileno())

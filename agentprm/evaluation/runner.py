@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
 from typing_extensions import TypedDict
 
 from agentprm.budget import Usage, metered
-from agentprm.errors import InputError
+from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.evaluation.data import QaQuestion
+from agentprm.scale.base import Executor
 from agentprm.state import Step
 from agentprm.trace.schema import answer_path
 
@@ -73,49 +75,107 @@ def evidence_order(state: Mapping[str, Any]) -> list[str]:
 
 
 def run_questions(
-    graph: Answerer,
+    graph: Answerer | Callable[[], Answerer],
     questions: Sequence[QaQuestion],
     *,
     run: str,
     log: str | os.PathLike[str] | None = None,
     on_record: Callable[[QaRecord, bool], None] | None = None,
+    executor: Executor | None = None,
 ) -> list[QaRecord]:
     """Asks every question once and collects what it answered and what that cost.
 
     A question that the graph refuses (`InputError`, for instance one longer than the model's context) is
     recorded with its error and counts as wrong. Every other error ends the run; what is in the log stays.
+    With an executor, such an error lets the other questions finish first.
 
     Args:
-        graph: A compiled graph or another runnable that takes `{"question": ...}`.
+        graph: A compiled graph or another runnable that takes `{"question": ...}`. For an executor whose
+            workers are other processes, a function without arguments that makes it: each calls it once.
         questions: The questions, in order.
         run: Name of the run. Lines of other runs in the same log are left alone, so put into it
             whatever changes the results.
         log: JSONL file to append to and to resume from; without one nothing is kept.
         on_record: Called after each question with its record and whether it came from the log.
+        executor: Where the questions are asked (see `agentprm.scale`), several at a time; by default one
+            after the other, in this thread. Lines of the log are then in the order in which they end.
 
     Returns:
         One record per question, in their order.
 
     Raises:
         InputError: If the log cannot be written or is another kind of file.
+        AgentPRMError: If questions failed on an executor. Run again to ask only those.
     """
+    if executor is None and not hasattr(graph, "invoke"):
+        raise ConfigurationError("graph has no invoke method; a function that makes one needs an executor.")
     done = {record["question_id"]: record for record in read_records(log, run)} if log else {}
-    records: list[QaRecord] = []
     file = _open_log(Path(log)) if log else None
+
+    def finished(record: QaRecord) -> QaRecord:
+        if file is not None:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+        return report(record, False)
+
+    def report(record: QaRecord, known: bool) -> QaRecord:
+        if on_record is not None:
+            on_record(record, known)
+        return record
+
     try:
+        if executor is None:
+            return [
+                report(done[question.id], True)
+                if question.id in done
+                else finished(_ask(cast("Answerer", graph), question, run))
+                for question in questions
+            ]
         for question in questions:
-            known = done.get(question.id)
-            record = known if known is not None else _ask(graph, question, run)
-            if known is None and file is not None:
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-            records.append(record)
-            if on_record is not None:
-                on_record(record, known is not None)
+            if question.id in done:
+                report(done[question.id], True)
+        missing = [question for question in questions if question.id not in done]
+        with closing(_ask_all(executor, graph, missing, run)) as answered:
+            for question, record in answered:
+                done[question.id] = finished(record)
+        return [done[question.id] for question in questions]
     finally:
         if file is not None:
             file.close()
-    return records
+
+
+def _ask_all(
+    executor: Executor, graph: Answerer | Callable[[], Answerer], questions: Sequence[QaQuestion], run: str
+) -> Generator[tuple[QaQuestion, QaRecord], None, None]:
+    """Questions with their records as they come; raises at the end if some have none."""
+    failures = []
+    with closing(executor.stream(_Asker(graph, run), questions)) as outcomes:
+        for outcome in outcomes:
+            question = questions[outcome.index]
+            if outcome.failure is None:
+                yield question, cast("QaRecord", outcome.value)
+            else:
+                failures.append(f"{question.id}: {outcome.failure}")
+    if failures:
+        raise AgentPRMError(
+            f"{len(failures)} of {len(questions)} questions failed, the first: {failures[0]}. "
+            "Mend the cause and run again with the same log; only those are asked."
+        )
+
+
+class _Asker:
+    """Makes, in the process of a worker, the function that asks one question."""
+
+    def __init__(self, graph: Answerer | Callable[[], Answerer], run: str) -> None:
+        self._graph = graph
+        self._run = run
+
+    def __call__(self) -> Callable[[QaQuestion], QaRecord]:
+        if not callable(self._graph) or hasattr(self._graph, "invoke"):
+            graph = cast("Answerer", self._graph)
+        else:
+            graph = self._graph()
+        return lambda question: _ask(graph, question, self._run)
 
 
 def _ask(graph: Answerer, question: QaQuestion, run: str) -> QaRecord:

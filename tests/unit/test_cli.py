@@ -21,6 +21,7 @@ import agentprm._cli_parts as parts
 from agentprm.budget import empty_usage, record
 from agentprm.cli import main
 from agentprm.errors import InputError, TransientModelError
+from agentprm.scale import LocalExecutor
 from agentprm.state import ReasoningState
 from agentprm.testing import ScriptedLanguageModel
 from agentprm.trace import load_trace, save_trace, trace_of
@@ -195,6 +196,34 @@ def test_eval_with_an_index(data, tmp_path, capsys):
     assert "rag, 3 questions" in capsys.readouterr().out
 
 
+def test_eval_in_threads(data, tmp_path, capsys):
+    assert main(["eval", data, "--threads", "3", "--log", str(tmp_path / "log")]) == 0
+    assert re.search(r"EM +│ +100.0 \[", capsys.readouterr().out)
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
+
+
+def test_eval_on_a_cluster_opens_everything_in_the_workers(data, tmp_path, monkeypatch, capsys):
+    made = []
+
+    def cluster(address, **options):
+        made.append((address, options))
+        return LocalExecutor(2)
+
+    monkeypatch.setattr("agentprm.scale.RayExecutor", cluster)
+    monkeypatch.setattr("agentprm.cli.system", None)  # the driver itself loads no model
+    monkeypatch.setattr(parts, "_model", lambda name: ScriptedLanguageModel({"": "London bold"}))
+    monkeypatch.chdir(tmp_path)
+    assert main(["index", data, "-o", "i"]) == 0
+    options = ["--ray", "head:6379", "--workers", "2", "--gpus", "0.5", "--log", "log"]
+    assert main(["eval", data, "--index", "i", "--graph", "rag", *options]) == 0
+    assert re.search(r"EM +│ +100.0 \[", capsys.readouterr().out)
+    assert made == [("head:6379", {"workers": 2, "threads": 1, "num_gpus": 0.5})]
+    # the log is that of a run without a cluster
+    monkeypatch.setattr("agentprm.cli.system", parts.system)
+    assert main(["eval", data, "--index", "i", "--graph", "rag", "--log", "log"]) == 0
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
+
+
 def test_no_answer_is_a_failure_that_is_told(index, capsys):
     code, line = failing(capsys, "ask", "silence", "--index", index)
     assert code == 1
@@ -264,6 +293,9 @@ def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypat
         (["ask", "Who?", "--index", "nowhere"], "agentprm index"),
         (["index", "nowhere", "-o", "i"], "check the path"),
         (["eval", "nowhere"], "There is no folder"),
+        (["eval", "nowhere", "--workers", "2"], "--ray ADDRESS"),
+        (["eval", "nowhere", "--ray", "auto"], "needs --index"),
+        (["eval", "nowhere", "--ray", "auto", "--gpus", "-1"], "number of at least 0"),
         (["trace", "nowhere.json"], "cannot be read"),
         (["ask", "Who?", "--index", "x", "--trace", "no/such/t.json"], "There is no folder"),
         (["ask", "Who?", "--index", "x", "--trace", "."], "is a folder"),
@@ -353,7 +385,8 @@ def test_a_missing_extra_is_named(index, monkeypatch, capsys):
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
-    trace = trace_of({"question": "Who?", "prm_steps": [step(str(i), None) for i in range(3000)]})
+    # more than a pipe holds
+    trace = trace_of({"question": "Who?", "prm_steps": [step(str(i), None) for i in range(800)]})
     save_trace(trace, tmp_path / "t.json")
     command = f"{sys.executable} -m agentprm.cli trace {tmp_path / 't.json'} | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)

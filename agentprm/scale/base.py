@@ -1,0 +1,141 @@
+"""What executors share: the contract, the outcome of an item, and how one item is tried."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, TypeAlias
+
+from agentprm.budget import Usage, metered
+from agentprm.errors import AgentPRMError, ConfigurationError
+
+__all__ = ["Executor", "Failure", "Outcome", "WorkerFactory"]
+
+WorkerFactory: TypeAlias = Callable[[], Callable[[Any], Any]] | str
+"""Makes the function that is applied to every item, or is the import path of what does.
+
+Each process calls it once, so models and indexes are opened in it and not sent to the workers. A path
+is written `package.module:function`.
+"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item has no result.
+
+    Attributes:
+        kind: Name of the exception's class.
+        message: Its text.
+        trace: The traceback on the machine where it happened; empty if the worker died.
+    """
+
+    kind: str
+    message: str
+    trace: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an exception means."""
+        return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one item.
+
+    Attributes:
+        index: Its place among the items, from 0.
+        value: What the worker returned; `None` if it failed.
+        failure: Why it failed, or `None`.
+        usage: What the attempt cost that led here. Attempts that died with their worker are unknown.
+        lost: Attempts that died with their worker.
+    """
+
+    index: int
+    value: Any
+    failure: Failure | None
+    usage: Usage
+    lost: int = 0
+
+
+class Executor(Protocol):
+    """Applies a worker to items, somewhere.
+
+    An item may be tried more than once, where a machine dies under it; its outcome appears once. An item
+    that raises has a `Failure`; the others go on. What the attempts record (`agentprm.budget`) also
+    reaches the meters of the caller.
+    """
+
+    def stream(
+        self, make_worker: WorkerFactory, items: Iterable[Any], *, ordered: bool = False
+    ) -> Generator[Outcome, None, None]:
+        """Outcomes as they come, or in the order of the items.
+
+        Items are taken from the iterable only when there is room for them, in the caller's thread. So
+        neither the items nor the outcomes need to fit into memory. Closing the generator stops the work.
+
+        Args:
+            make_worker: See `WorkerFactory`.
+            items: What to work on.
+            ordered: Whether outcomes keep the order of the items; those that are early wait, and no
+                further items are taken while too many of them do.
+
+        Raises:
+            ConfigurationError: The worker cannot be made.
+        """
+
+
+def check_factory(make_worker: WorkerFactory) -> None:
+    """Refuses what can be no factory before any process starts."""
+    if isinstance(make_worker, str):
+        module, colon, name = make_worker.partition(":")
+        if not (colon and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])):
+            raise ConfigurationError(
+                f"{make_worker!r} is not the import path of a function; write it 'package.module:function'."
+            )
+    elif not callable(make_worker):
+        raise ConfigurationError(
+            f"A worker factory is a function without arguments or its import path, not {make_worker!r}."
+        )
+
+
+def built(make_worker: WorkerFactory) -> Callable[[Any], Any]:
+    """The worker that a factory makes."""
+    check_factory(make_worker)
+    if isinstance(make_worker, str):
+        module, _, name = make_worker.partition(":")
+        try:
+            factory: Any = import_module(module)
+            for part in name.split("."):
+                factory = getattr(factory, part)
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"{make_worker!r} cannot be imported: {error}.") from error
+    else:
+        factory = make_worker
+    try:
+        worker = factory()
+    except AgentPRMError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"The worker cannot be made: {type(error).__name__}: {error}.") from error
+    if not callable(worker):
+        raise ConfigurationError(
+            f"A worker factory returns the function that is applied to each item, not {worker!r}."
+        )
+    return worker  # type: ignore[no-any-return]
+
+
+def attempt(worker: Callable[[Any], Any], item: Any) -> tuple[Any, Failure | None, Usage]:
+    """Tries one item: its result or its failure, and the cost."""
+    value, failure = None, None
+    with metered() as meter:
+        try:
+            value = worker(item)
+        except Exception as error:
+            failure = Failure.of(error)
+    return value, failure, meter.usage
