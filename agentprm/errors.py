@@ -14,6 +14,7 @@ __all__ = [
     "IndexMismatchError",
     "InputError",
     "MissingDependencyError",
+    "ModelServerError",
     "ParseError",
     "TransientModelError",
 ]
@@ -58,6 +59,10 @@ class IndexMismatchError(ConfigurationError):
 
 class TransientModelError(AgentPRMError):
     """A model call failed in a way that may succeed when it is repeated (rate limit, time-out, 5xx)."""
+
+
+class ModelServerError(AgentPRMError):
+    """A model server refused a request for good, or sent a reply that its interface does not promise."""
 
 
 class ParseError(AgentPRMError):

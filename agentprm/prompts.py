@@ -167,7 +167,12 @@ class Prompts:
         summarise: Answer from the chain; fields `question`, `known`.
         relate: Which question does a passage answer?; field `passages`.
         judge: Is a finding right?; fields `question`, `known`, `query`, `passages`, `thought`.
-        compare: Which of two passages fits better?; fields `query`, `first`, `second`.
+        compare: Which of two passages fits better?; fields `definition`, `query`, `first`, `second`.
+        choose: Which of several passages fits best?; fields `definition`, `query`, `passages`.
+        arrange: Passages in the order of relevance; the same fields and `count`.
+        grade: Relevance from 0 to 100 by a rubric; fields `definition`, `query_type`, `query`,
+            `document_type`, `passage`.
+        relevant: Is a passage relevant, yes or no?; fields `definition`, `query`, `passage`.
     """
 
     propose: ChatTemplate
@@ -181,6 +186,10 @@ class Prompts:
     relate: ChatTemplate
     judge: ChatTemplate
     compare: ChatTemplate
+    choose: ChatTemplate
+    arrange: ChatTemplate
+    grade: ChatTemplate
+    relevant: ChatTemplate
 
 
 _READ = "Read the text and answer the question with a few words copied from the text."
@@ -286,12 +295,54 @@ PROMPTS = Prompts(
         user=_STEP,
     ),
     compare=ChatTemplate(
-        fields=("query", "first", "second"),
+        fields=("definition", "query", "first", "second"),
         system=(
             "You decide which of two passages answers a question better. Reply 'Passage A' or 'Passage B'."
         ),
         user=(
-            "Question: {query}\n\nPassage A: {first}\n\nPassage B: {second}\n\nWhich passage answers better?"
+            "{definition}\n\nQuestion: {query}\n\nPassage A: {first}\n\nPassage B: {second}\n\n"
+            "Which passage answers better?"
+        ),
+        prefix="Passage",
+    ),
+    # The query stands before the passages, so that a list of passages shares all but themselves.
+    choose=ChatTemplate(
+        fields=("definition", "query", "passages"),
+        user=(
+            "{definition}\n\nQuery: {query}\n\n{passages}\n\n"
+            "Which passage is the most relevant to the query? Reply with its label only."
+        ),
+        prefix="Passage",
+    ),
+    arrange=ChatTemplate(
+        fields=("definition", "query", "passages", "count"),
+        user=(
+            "{definition}\n\nQuery: {query}\n\n{passages}\n\n"
+            "Order these {count} passages by their relevance to the query, the most relevant first. Reply "
+            "with their numbers only, in the form [i] > [j] > ..."
+        ),
+    ),
+    grade=ChatTemplate(
+        fields=("definition", "query_type", "query", "document_type", "passage"),
+        user=(
+            "Grade how relevant this {document_type} is to this {query_type}.\n\n"
+            "{definition}\n\n"
+            "Work in three steps. First say in a sentence what the {query_type} is after. Then say what of "
+            "it the {document_type} offers, and what is missing. Then give an integer from 0 to 100:\n"
+            "80-100: highly relevant, it offers all that matters\n"
+            "60-79: relevant, it offers most of it\n"
+            "40-59: partly relevant, it offers some of it\n"
+            "20-39: slightly relevant, it touches the subject only\n"
+            "0-19: irrelevant\n"
+            "End with the integer in tags: <score>integer</score>\n\n"
+            "The {query_type}: {query}\n\nThe {document_type}: {passage}"
+        ),
+    ),
+    relevant=ChatTemplate(
+        fields=("definition", "query", "passage"),
+        user=(
+            "{definition}\n\nQuery: {query}\n\nPassage: {passage}\n\n"
+            "Is the passage relevant to the query? Reply Yes or No."
         ),
     ),
 )

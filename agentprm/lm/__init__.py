@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, Ro
 from agentprm.lm.chat import ChatLM
 
 if TYPE_CHECKING:
+    from agentprm.lm.server import ServerLM
     from agentprm.lm.transformers import TransformersLM
+    from agentprm.lm.vllm import VllmLM
 
 __all__ = [
     "Capabilities",
@@ -22,18 +25,22 @@ __all__ = [
     "Prompt",
     "Role",
     "SamplingParams",
+    "ServerLM",
     "TransformersLM",
+    "VllmLM",
     "as_language_model",
     "require",
 ]
 
 
-def as_language_model(model: LanguageModel | BaseChatModel | str | Path) -> LanguageModel:
+def as_language_model(model: LanguageModel | BaseChatModel | str | Path | Any) -> LanguageModel:
     """The language model behind whatever a user passes.
 
     Args:
         model: A `LanguageModel`, which is returned as it is; a LangChain chat model, which is wrapped
-            in `ChatLM`; or a Hugging Face name or folder, which `TransformersLM` loads.
+            in `ChatLM`; the address of a server (`http://…`), which `ServerLM` talks to; a
+            `vllm.LLM`, which is wrapped in `VllmLM`; or a Hugging Face name or
+            folder, which `TransformersLM` loads.
 
     Raises:
         ConfigurationError: If it is none of these.
@@ -43,20 +50,36 @@ def as_language_model(model: LanguageModel | BaseChatModel | str | Path) -> Lang
         return model
     if isinstance(model, BaseChatModel):
         return ChatLM(model)
+    if isinstance(model, str) and model.startswith(("http://", "https://")):
+        from agentprm.lm.server import ServerLM
+
+        return ServerLM(model)
     if isinstance(model, str | Path):
         from agentprm.lm.transformers import TransformersLM
 
         return TransformersLM(model)
+    from agentprm.lm._vllm_engine import is_vllm_engine
+
+    if is_vllm_engine(model):
+        from agentprm.lm.vllm import VllmLM
+
+        return VllmLM(model)
     raise ConfigurationError(
         f"A {type(model).__name__} is no language model. Pass an agentprm.lm.LanguageModel, a LangChain "
-        "chat model, or the name or folder of a Hugging Face model."
+        "chat model, the address of a server, a vllm.LLM, or the name or folder of a Hugging Face "
+        "model."
     )
 
 
-def __getattr__(name: str) -> Any:
-    # torch is heavy and optional: it is imported when the local backend is first named.
-    if name == "TransformersLM":
-        from agentprm.lm.transformers import TransformersLM
+_LAZY = {
+    "ServerLM": "agentprm.lm.server",
+    "TransformersLM": "agentprm.lm.transformers",
+    "VllmLM": "agentprm.lm.vllm",
+}
 
-        return TransformersLM
+
+def __getattr__(name: str) -> Any:
+    # torch is heavy and optional: a backend is imported when it is first named.
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,19 +1,25 @@
-"""The decode loop: lanes of samples over shared prompts, until each has ended."""
+"""Samples under way: what they have said, their random numbers, and how the next token is drawn."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
-from agentprm.lm._engine import Call, Engine
-from agentprm.lm._kv import KVCache
+from agentprm.lm._engine import Piece
+from agentprm.lm._kv import Row
 from agentprm.lm._text import PromptText, cut_at_stop, without_partial
 from agentprm.lm.base import Completion, SamplingParams
 
-__all__ = ["Lane", "decode"]
+if TYPE_CHECKING:
+    from agentprm.lm._work import Request
+
+__all__ = ["Group", "Lane", "draw"]
+
+_ROOM = 64  # tokens that are reserved for a sample at first
 
 
 @dataclass
@@ -62,72 +68,86 @@ class Lane:
         self.completion = Completion(text, len(self.tokens), "stop" if stopped else "length", self.logprob)
 
 
-def decode(
-    engine: Engine,
-    cache: KVCache,
-    logits: torch.Tensor,
-    rows: Sequence[Sequence[Lane]],
-    params: SamplingParams,
-    ends: set[int],
-    text: PromptText,
-    call: Call,
-) -> None:
-    """Decodes all lanes; each ends with its `completion` set.
+@dataclass(eq=False)
+class Group:
+    """Samples of one prompt that share a row.
 
-    Lanes that have ended leave the pass at once and go into the prefix tree; rows without lanes
-    leave the cache.
-
-    Args:
-        engine: The model.
-        cache: One row per prompt, filled with the prompt.
-        logits: `[rows, vocabulary]` after each prompt.
-        rows: The lanes of each row.
+    Attributes:
+        request: Who wants them.
+        prompt: Token ids.
+        lanes: The samples; each ends with its `completion` set.
         params: How to sample.
         ends: Token ids that end a turn.
         text: The tokenizer.
-        call: The request that it is for.
+        row: Their row, once the prompt is computed.
+        logits: `[1, vocabulary]` after the prompt, then `[alive, vocabulary]` after the last step.
     """
-    alive = [[(number + 1, lane) for number, lane in enumerate(lanes)] for lanes in rows]
-    owner = torch.tensor([row for row, lanes in enumerate(alive) for _ in lanes], device=logits.device)
-    logits = logits[owner]
-    while True:
-        lanes = [lane for row in alive for _, lane in row]
-        tokens, logprobs = _draw(logits, lanes, params)
-        for lane, token, logprob in zip(lanes, tokens, logprobs, strict=True):
-            lane.push(token, logprob, ends, params, text)
-        for row, some in enumerate(alive):
-            for number, lane in some:
-                if lane.completion is not None and len(lane.tokens) > 1:
-                    engine.remember(cache, row, number, [*lane.prompt_ids, *lane.tokens[:-1]])
-        alive = [[(number, lane) for number, lane in row if lane.completion is None] for row in alive]
-        going = [row for row, left in enumerate(alive) if left]
-        if not going:
-            return
-        if len(going) < len(alive):
-            alive = [alive[row] for row in cache.keep(going)]
-        logits = _step(engine, cache, alive, call)
+
+    request: Request
+    prompt: tuple[int, ...]
+    lanes: Sequence[Lane]
+    params: SamplingParams
+    ends: set[int]
+    text: PromptText
+    row: Row | None = None
+    logits: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.alive = list(enumerate(self.lanes, start=1))
+
+    @property
+    def room(self) -> int:
+        """Slots to reserve for the samples."""
+        return len(self.lanes) * min(self.params.max_tokens, _ROOM)
+
+    @property
+    def slots(self) -> int:
+        """Most slots that the row will take."""
+        return len(self.prompt) + len(self.lanes) * self.params.max_tokens
+
+    def piece(self) -> Piece:
+        """The last token of every sample that goes on."""
+        assert self.row is not None
+        known = len(self.prompt)
+        return Piece(
+            self.row,
+            [lane.tokens[-1] for _, lane in self.alive],
+            [known + len(lane.tokens) - 1 for _, lane in self.alive],
+            # A single sample continues the trunk: plain causal attention is faster than a lane's.
+            [number if len(self.lanes) > 1 else 0 for number, _ in self.alive],
+            [known] * len(self.alive),
+        )
+
+    def push(self, tokens: Sequence[int], scores: Sequence[float]) -> None:
+        """Gives every sample that goes on its next token."""
+        for (_, lane), token, logprob in zip(self.alive, tokens, scores, strict=True):
+            lane.push(token, logprob, self.ends, self.params, self.text)
+
+    def leave(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Takes out the samples that have ended.
+
+        Returns:
+            Lane in the row and computed tokens of each, to be remembered.
+        """
+        ended = [(number, lane) for number, lane in self.alive if lane.completion is not None]
+        self.alive = [(number, lane) for number, lane in self.alive if lane.completion is None]
+        return [
+            (number if len(self.lanes) > 1 else 0, (*self.prompt, *lane.tokens[:-1]))
+            for number, lane in ended
+            if len(lane.tokens) > 1
+        ]
 
 
-def _step(engine: Engine, cache: KVCache, alive: list[list[tuple[int, Lane]]], call: Call) -> torch.Tensor:
-    """One forward pass with the last token of every lane; logits `[lanes, vocabulary]`."""
-    width = max(len(row) for row in alive)
-    ids = torch.zeros(len(alive), width, dtype=torch.long)
-    position, lane_ids = torch.full_like(ids, -1), torch.zeros_like(ids)
-    start = torch.zeros_like(ids)
-    for row, lanes in enumerate(alive):
-        for column, (number, lane) in enumerate(lanes):
-            ids[row, column] = lane.tokens[-1]
-            position[row, column] = len(lane.prompt_ids) + len(lane.tokens) - 1
-            lane_ids[row, column], start[row, column] = number, len(lane.prompt_ids)
-    used = position >= 0
-    ids, position, lane_ids, start = (t.to(engine.device) for t in (ids, position, lane_ids, start))
-    return engine.forward(cache, ids, position, lane_ids, start, keep=0, call=call)[
-        used.to(engine.device)
-    ].float()
+def draw(
+    logits: torch.Tensor, lanes: Sequence[Lane], params: SamplingParams
+) -> tuple[list[int], list[float]]:
+    """The next token of each lane and its log-probability under the unscaled model.
 
-
-def _draw(logits: torch.Tensor, lanes: list[Lane], params: SamplingParams) -> tuple[list[int], list[float]]:
-    """The next token of each lane and its log-probability under the unscaled model."""
+    Args:
+        logits: `[lanes, vocabulary]`, fp32.
+        lanes: Where the random numbers come from.
+        params: Temperature and nucleus.
+    """
     logprobs = logits.log_softmax(dim=-1)
     if params.temperature == 0:
         tokens = logits.argmax(dim=-1)

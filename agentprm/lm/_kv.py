@@ -1,158 +1,118 @@
-"""Key/value storage of one batch, and the attention masks that make lanes and padding exact.
+"""Keys and values of one row, and the masks that keep its lanes apart.
 
 A *row* holds one prompt (the trunk, lane 0) and any number of *lanes*: samples that are being
 decoded, or continuations that are being scored. Lanes see the trunk and themselves, never each
-other, so a prompt's keys and values exist once however many lanes it has. Every slot of a row
-knows its position and its lane; slots without a token have position -1. Masks follow from these
-alone, so rows with different cached lengths, padding and lanes share one forward pass.
+other, so a prompt's keys and values exist once however many lanes it has. Every slot of a row knows
+its position and its lane; masks follow from these alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
 from agentprm.lm._prefix_tree import Layers, Stretch
 
-__all__ = ["KVCache"]
+__all__ = ["Row"]
 
 _GROWTH = 1.5
 
 
-class _Layer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, `[rows, heads, capacity, head_dim]`, written in place."""
+class Row:
+    """One row's keys and values, `[1, heads, capacity, head_dim]` per layer, written in place.
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self.length = 0
+    Sliding-window layers are stored in full and windowed by the mask: a cut row could not serve lanes
+    that start at different positions. A forward pass writes behind `length`; only `commit` moves it,
+    so a pass that fails leaves the row as it was.
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-
-        def empty(like: torch.Tensor) -> torch.Tensor:
-            rows, heads, _, dim = like.shape
-            return torch.empty(rows, heads, self.capacity, dim, dtype=like.dtype, device=like.device)
-
-        self.keys, self.values = empty(key_states), empty(value_states)
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[-2]
-        if end > self.capacity:
-            self.capacity = max(end, int(self.capacity * _GROWTH))
-            self.keys, self.values = self._grown(self.keys), self._grown(self.values)
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def _grown(self, old: torch.Tensor) -> torch.Tensor:
-        rows, heads, _, dim = old.shape
-        new = torch.empty(rows, heads, self.capacity, dim, dtype=old.dtype, device=old.device)
-        new[:, :, : self.length] = old[:, :, : self.length]
-        return new
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-
-class KVCache(Cache):  # type: ignore[misc]
-    """Keys, values, positions and lanes of a batch of rows.
-
-    Sliding-window layers are stored in full and windowed by the mask: a cut cache could not serve
-    lanes that start at different positions.
+    Args:
+        path: What is known of its beginning.
+        capacity: Slots to reserve on top of it.
+        device: Where the model lives.
 
     Attributes:
-        position: `[rows, slots]`, the token's position or -1.
-        lane: `[rows, slots]`, 0 for the trunk.
+        position: `[slots]`, position of each token.
+        lane: `[slots]`, 0 for the trunk.
+        length: Slots in use.
     """
 
-    def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
-        super().__init__(layers=[])
-        self._capacity = max(1, capacity)
-        self.position = torch.empty(rows, 0, dtype=torch.long, device=device)
-        self.lane = torch.empty(rows, 0, dtype=torch.long, device=device)
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends one layer's new keys and values (called by the model's attention)."""
-        while len(self.layers) <= layer_idx:
-            self.layers.append(_Layer(self._capacity))
-        keys, values = self.layers[layer_idx].update(key_states, value_states)
-        return keys, values
-
-    @classmethod
-    def of_paths(cls, paths: Sequence[Sequence[Stretch]], capacity: int, device: torch.device) -> KVCache:
-        """A cache whose rows begin with known tokens.
-
-        Args:
-            paths: Per row the stretches of its beginning, in order.
-            capacity: Slots to reserve per row on top of the longest beginning.
-            device: Where the model lives.
-        """
-        counts = [sum(stretch.count for stretch in path) for path in paths]
-        width = max(counts)
-        cache = cls(len(paths), width + capacity, device)
-        if not width:
-            return cache
-        sample = next(path[0].layers for path in paths if path)
-        for number, (keys, values) in enumerate(sample):
-            layer = _Layer(cache._capacity)
-            layer.lazy_initialization(
-                keys[None].expand(len(paths), -1, -1, -1), values[None].expand(len(paths), -1, -1, -1)
-            )
-            for row, path in enumerate(paths):
-                at = 0
+    def __init__(self, path: Sequence[Stretch], capacity: int, device: torch.device) -> None:
+        self.length = sum(stretch.count for stretch in path)
+        self._capacity = max(1, self.length + capacity)
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+        self.position = torch.arange(self.length, device=device)
+        self.lane = torch.zeros_like(self.position)
+        self._forked = False
+        for number in range(len(path[0].layers) if path else 0):
+            for side, stores in enumerate((self._keys, self._values)):
+                store, at = self._store(path[0].layers[number][side][None]), 0
                 for stretch in path:
-                    end, (k, v) = at + stretch.count, stretch.layers[number]
-                    layer.keys[row, :, at:end] = k[:, : stretch.count]
-                    layer.values[row, :, at:end] = v[:, : stretch.count]
+                    end = at + stretch.count
+                    store[0, :, at:end] = stretch.layers[number][side][:, : stretch.count]
                     at = end
-                # A masked slot counts with weight 0, but 0 times whatever memory holds may be NaN.
-                layer.keys[row, :, at:width] = 0
-                layer.values[row, :, at:width] = 0
-            layer.length = width
-            cache.layers.append(layer)
-        slots = torch.arange(width, device=device).expand(len(paths), -1)
-        cache.position = slots.masked_fill(slots >= torch.tensor(counts, device=device)[:, None], -1)
-        cache.lane = torch.zeros_like(cache.position)
-        return cache
+                stores.append(store)
 
-    def fetch(self, row: int, lane: int, begin: int, end: int) -> Layers:
-        """Keys and values of the positions `begin` to `end` of a lane and the trunk below it."""
-        position, lanes = self.position[row], self.lane[row]
-        own = position[(lanes == lane) & (position >= 0)]
+    def _store(self, like: torch.Tensor) -> torch.Tensor:
+        _, heads, _, dim = like.shape
+        return torch.empty(1, heads, self._capacity, dim, dtype=like.dtype, device=like.device)
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores a layer's new keys and values behind the row; returns all of the layer's."""
+        end = self.length + keys.shape[2]
+        if layer == len(self._keys):
+            self._capacity = max(self._capacity, end)
+            self._keys.append(self._store(keys))
+            self._values.append(self._store(values))
+        elif end > self._keys[layer].shape[2]:
+            if end > self._capacity:
+                self._capacity = max(end, int(self._capacity * _GROWTH))
+            for stores in (self._keys, self._values):
+                old, stores[layer] = stores[layer], self._store(stores[layer])
+                stores[layer][:, :, : self.length] = old[:, :, : self.length]
+        all_keys, all_values = self._keys[layer], self._values[layer]
+        all_keys[:, :, self.length : end] = keys
+        all_values[:, :, self.length : end] = values
+        return all_keys[:, :, :end], all_values[:, :, :end]
+
+    def commit(self, position: Sequence[int], lane: Sequence[int]) -> None:
+        """Takes what a pass has written: positions and lanes of its tokens."""
+        device = self.position.device
+        self.position = torch.cat([self.position, torch.tensor(position, device=device)])
+        self.lane = torch.cat([self.lane, torch.tensor(lane, device=device)])
+        self._forked = self._forked or any(lane)
+        self.length = len(self.position)
+
+    def copy(self, capacity: int) -> Row:
+        """A row of its own with the same content and that many slots to spare."""
+        new = Row((), self.length + capacity, self.position.device)
+        new.position, new.lane, new.length = self.position, self.lane, self.length
+        new._forked = self._forked
+        for mine, its in ((self._keys, new._keys), (self._values, new._values)):
+            for old in mine:
+                store = new._store(old)
+                store[:, :, : self.length] = old[:, :, : self.length]
+                its.append(store)
+        return new
+
+    def fetch(self, lane: int, begin: int, end: int) -> Layers:
+        """Copies of the keys and values of positions `begin` to `end` of a lane and the trunk below it."""
+        position = self.position
+        own = position[self.lane == lane]
         fork = int(own.min()) if lane and len(own) else end
         there = (position >= begin) & (position < end)
-        there &= ((lanes == 0) & (position < fork)) | ((lanes == lane) & (lane != 0))
+        there &= ((self.lane == 0) & (position < fork)) | ((self.lane == lane) & (lane != 0))
         slots = there.nonzero()[:, 0]
         slots = slots[position[slots].argsort()]
-        return [(layer.keys[row][:, slots], layer.values[row][:, slots]) for layer in self.layers]
+        return [(k[0][:, slots], v[0][:, slots]) for k, v in zip(self._keys, self._values, strict=True)]
 
     @property
-    def rows(self) -> int:
-        """Rows in the batch."""
-        return int(self.position.shape[0])
-
-    @property
-    def slots(self) -> int:
-        """Slots in use per row, the ones without a token included."""
-        return int(self.position.shape[1])
-
-    def append(self, position: torch.Tensor, lane: torch.Tensor) -> None:
-        """Announces the tokens of the next forward pass, both `[rows, new]`."""
-        self.position = torch.cat([self.position, position], dim=1)
-        self.lane = torch.cat([self.lane, lane], dim=1)
+    def nbytes(self) -> int:
+        """Bytes reserved."""
+        return sum(store.nbytes for stores in (self._keys, self._values) for store in stores)
 
     def mask(
         self,
@@ -161,64 +121,32 @@ class KVCache(Cache):  # type: ignore[misc]
         start: torch.Tensor,
         window: int | None,
         dtype: torch.dtype,
-    ) -> torch.Tensor:
-        """Which slots each new token may attend to.
+        always: bool,
+    ) -> torch.Tensor | None:
+        """Which slots each new token may attend to, its own and those of the other new ones included.
 
         Args:
-            position: `[rows, new]` positions of the new tokens, -1 for padding.
-            lane: `[rows, new]` lanes of the new tokens.
-            start: `[rows, new]`: a token of a lane sees the trunk's positions below this one.
+            position: `[new]` positions of the new tokens.
+            lane: `[new]` their lanes.
+            start: `[new]`: a token of a lane sees the trunk's positions below this one.
             window: Sliding window in tokens, or `None`.
             dtype: Of the mask; the model's.
+            always: No short cut where attention is plainly causal.
 
         Returns:
-            Additive mask `[rows, 1, new, slots]`: 0 where attention is allowed, else the most
-            negative number.
+            Additive mask `[1, 1, new, slots]`: 0 where attention is allowed, else the most negative
+            number. `None` if every token sees all before it, and is the only one or the row was empty.
         """
-        query, key = position[:, :, None], self.position[:, None, :]
-        key_lane = self.lane[:, None, :]
-        own = (key_lane == lane[:, :, None]) & (key <= query)
-        trunk = (key_lane == 0) & (key < start[:, :, None])
-        allowed = (key >= 0) & (own | trunk)
+        new = len(position)
+        short = window is None or self.length + new <= window
+        if short and not self._forked and not lane.any() and (new == 1 or not (self.length or always)):
+            return None
+        key = torch.cat([self.position, position])
+        key_lane = torch.cat([self.lane, lane])
+        query = position[:, None]
+        allowed = (key_lane == lane[:, None]) & (key <= query)
+        allowed |= (key_lane == 0) & (key < start[:, None])
         if window is not None:
             allowed &= query - key < window
-        # A padding query must see something, or its softmax is 0/0 and poisons later layers.
-        allowed |= query < 0
         mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-        return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
-
-    def select(self, indices: Sequence[int], capacity: int | None = None) -> KVCache:
-        """A new cache of the given rows, in that order; a row may be taken several times."""
-        index = torch.tensor(list(indices), dtype=torch.long, device=self.position.device)
-        new = KVCache(len(indices), max(capacity or 0, self.slots), self.position.device)
-        new.position, new.lane = self.position[index], self.lane[index]
-        for old in self.layers:
-            layer = _Layer(new._capacity)
-            layer.lazy_initialization(
-                old.keys[:1].expand(len(indices), -1, -1, -1), old.values[:1].expand(len(indices), -1, -1, -1)
-            )
-            for row, source in enumerate(indices):
-                layer.keys[row, :, : old.length] = old.keys[source, :, : old.length]
-                layer.values[row, :, : old.length] = old.values[source, :, : old.length]
-            layer.length = old.length
-            new.layers.append(layer)
-        return new
-
-    def keep(self, indices: Sequence[int]) -> list[int]:
-        """Drops all rows but the given ones, in place, copying as few rows as possible.
-
-        Returns:
-            The old index of each remaining row, in the new order.
-        """
-        kept, count = set(indices), len(set(indices))
-        spare = [i for i in sorted(kept) if i >= count]
-        order = [i if i in kept else spare.pop() for i in range(count)]
-        moves = [(new, old) for new, old in enumerate(order) if new != old]
-        for layer in self.layers:
-            for new, old in moves:
-                layer.keys[new, :, : layer.length] = layer.keys[old, :, : layer.length]
-                layer.values[new, :, : layer.length] = layer.values[old, :, : layer.length]
-            layer.keys, layer.values = layer.keys[:count], layer.values[:count]
-        index = torch.tensor(order, dtype=torch.long, device=self.position.device)
-        self.position, self.lane = self.position[index], self.lane[index]
-        return order
+        return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[None, None]

@@ -9,13 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentprm.errors import ConfigurationError
-from agentprm.lm._attention import use_grouped_attention
 
 __all__ = ["end_tokens", "load_model", "load_tokenizer", "max_context", "resolve_dtype"]
 
 
 def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device | None) -> Any:
-    """A causal language model by name or folder, on its device and on agentprm's attention."""
+    """A causal language model by name or folder, on its device."""
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=resolve_dtype(dtype, target))
@@ -24,7 +23,6 @@ def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device |
             f"The model {name!r} cannot be loaded: {error} Pass the name of a causal language model on the "
             "Hugging Face hub or a folder that save_pretrained wrote."
         ) from error
-    use_grouped_attention(model)
     return model.to(target)
 
 

@@ -61,14 +61,19 @@ def pack(sizes: Sequence[int], prompt: int, max_slots: int) -> list[list[int]]:
     return rows
 
 
-def shared_beginnings(prompts: Sequence[Sequence[int]], known: Sequence[int]) -> list[list[Sequence[int]]]:
+def shared_beginnings(
+    prompts: Sequence[Sequence[int]], known: Sequence[int]
+) -> list[list[tuple[int, list[int]]]]:
     """Unknown beginnings that several prompts share, in levels; each level builds on those before.
 
     Args:
         prompts: Token ids.
         known: How much of each prompt is in the prefix tree.
+
+    Returns:
+        Per level the length of each beginning and the indices of the prompts that share it.
     """
-    levels: list[list[Sequence[int]]] = []
+    levels: list[list[tuple[int, list[int]]]] = []
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     shared = [common_length(prompts[a], prompts[b]) for a, b in itertools.pairwise(order)]
 
@@ -80,7 +85,7 @@ def shared_beginnings(prompts: Sequence[Sequence[int]], known: Sequence[int]) ->
         done = max(done, *(min(depth_now, known[i]) for i in order[begin:end]))
         if depth_now - done >= _WORTH:
             levels.extend([] for _ in range(depth + 1 - len(levels)))
-            levels[depth].append(prompts[order[begin]][:depth_now])
+            levels[depth].append((depth_now, order[begin:end]))
             done, depth = depth_now, depth + 1
         at = begin
         for cut in range(begin, end):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentprm.errors import ConfigurationError
+from agentprm.lm._fork import reset_after_fork
 from agentprm.lm.base import Prompt
 
 __all__ = ["PromptText", "cut_at_stop", "without_partial"]
@@ -31,9 +32,14 @@ class PromptText:
         self.tokenizer = tokenizer
         self.has_template = bool(getattr(tokenizer, "chat_template", None))
         self._kwargs = dict(template_kwargs or {})
-        self._lock = threading.Lock()
+        self.after_fork()
+        reset_after_fork(self)
         self._special_ids = set(tokenizer.all_special_ids)
         self._special_texts = sorted((t for t in tokenizer.all_special_tokens if len(t) > 1), key=len)[::-1]
+
+    def after_fork(self) -> None:
+        """Makes the tokenizer usable in a forked process."""
+        self._lock = threading.Lock()
 
     def render(self, prompt: Prompt) -> str:
         """The text that the model continues.
@@ -73,6 +79,8 @@ class PromptText:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered texts; a template writes its own control tokens."""
+        if not texts:
+            return []
         with self._lock:
             ids = self.tokenizer(
                 list(texts), add_special_tokens=not self.has_template, return_attention_mask=False

@@ -157,6 +157,29 @@ class LanguageModel(ABC):
         """Async twin of `loglikelihood`; by default it runs in a thread."""
         return await asyncio.to_thread(self.loglikelihood, prompts, continuations)
 
+    def choose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[int]:
+        """Index of the choice that the model would rather write right after each prompt.
+
+        By default the one with the highest log-likelihood, the first of equals. Backends that can
+        hold a completion to the choices do so, which costs less.
+
+        Args:
+            prompts: The prompts.
+            choices: Distinct texts, the same for all prompts.
+
+        Raises:
+            CapabilityError: If the backend offers neither.
+            ConfigurationError: If there are no choices, an empty one, or equal ones.
+        """
+        check_choices(choices)
+        return [row.index(max(row)) for row in self.loglikelihood(prompts, [choices] * len(prompts))]
+
+    async def achoose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[int]:
+        """Async twin of `choose`."""
+        check_choices(choices)
+        rows = await self.aloglikelihood(prompts, [choices] * len(prompts))
+        return [row.index(max(row)) for row in rows]
+
     def sample_calls(self, prompts: int, n: int = 1) -> int:
         """Model calls that `sample` records for that many prompts and samples of each."""
         return prompts if self.capabilities.n else prompts * n
@@ -164,6 +187,16 @@ class LanguageModel(ABC):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text; backends without a tokenizer estimate 4 characters a token."""
         return [(len(text) + 3) // 4 for text in texts]
+
+
+def check_choices(choices: Sequence[str]) -> None:
+    """Refuses choices that no completion can be told from.
+
+    Raises:
+        ConfigurationError: If there are none, an empty one, or two that are equal.
+    """
+    if not choices or not all(choices) or len(set(choices)) < len(choices):
+        raise ConfigurationError(f"Choices must be distinct texts, none empty, not {list(choices)!r}.")
 
 
 def require(model: LanguageModel, capability: str, needed_by: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import secrets
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -11,10 +15,10 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_executor_for_config
-from langchain_core.runnables.utils import gather_with_concurrency
 
 from agentprm.budget import record
 from agentprm.errors import CapabilityError, ConfigurationError, TransientModelError
+from agentprm.lm._retry import Retries, transient
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
 
 __all__ = ["ChatLM"]
@@ -54,16 +58,29 @@ class ChatLM(LanguageModel):
     does not stream them as if they were the answer.
 
     Usage is what the model reports (`usage_metadata`), else LangChain's estimate. Tokens that a
-    provider read from its own cache count as asked, not as computed.
+    provider read from its own cache count as asked, not as computed. A completion has a
+    log-probability if the model reports the tokens' ones, as `ChatOpenAI(..., logprobs=True)` does
+    where its endpoint offers them.
 
     Args:
         model: The chat model.
         prefill: The model continues a final assistant message. True of some providers only, and of
             vLLM servers with `continue_final_message`; without it a prompt's prefix is an error.
-        max_concurrency: Most requests at a time.
+        max_concurrency: Most requests at a time, over all threads and tasks; on the async path, over
+            all tasks of an event loop.
+        max_retries: Repetitions of a request that failed in a way that may pass (408, 409, 425, 429,
+            5xx, time-outs, broken connections), with growing random waits; `Retry-After` is kept to.
+            They come on top of those of the chat model's own client.
     """
 
-    def __init__(self, model: BaseChatModel, *, prefill: bool = False, max_concurrency: int = 8) -> None:
+    def __init__(
+        self,
+        model: BaseChatModel,
+        *,
+        prefill: bool = False,
+        max_concurrency: int = 8,
+        max_retries: int = 2,
+    ) -> None:
         if not isinstance(model, BaseChatModel):
             raise ConfigurationError(
                 f"ChatLM needs a LangChain chat model (BaseChatModel), not a {type(model).__name__}. "
@@ -73,6 +90,12 @@ class ChatLM(LanguageModel):
             raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}.")
         self.model = model
         self.max_concurrency = max_concurrency
+        self._retries = Retries(max_retries)
+        self._places = threading.BoundedSemaphore(max_concurrency)
+        # A semaphore of asyncio belongs to one loop.
+        self._async_places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
         self.capabilities = Capabilities(prefill=prefill)
         self._fields = {setting: _declared(model, names) for setting, names in _FIELDS.items()}
 
@@ -91,20 +114,17 @@ class ChatLM(LanguageModel):
         options: dict[str, Any] = {"stop": list(params.stop) or None}
 
         def call(model: BaseChatModel, messages: LanguageModelInput) -> AIMessage | Exception:
+            def attempt() -> AIMessage:
+                with self._places:
+                    return model.invoke(messages, config, **options)
+
             try:
-                return model.invoke(messages, config, **options)
+                return self._retries.call(attempt)
             except Exception as error:
                 return error
 
-        replies: list[AIMessage | Exception] = []
-        if inputs and len(set(map(id, models))) == 1:
-            try:
-                replies = models[0].batch(inputs, config, return_exceptions=True, **options)  # type: ignore[assignment]
-            except Exception as error:
-                replies = [error]
-        elif inputs:
-            with get_executor_for_config(config) as executor:
-                replies = list(executor.map(call, models, inputs))
+        with get_executor_for_config(config) as executor:
+            replies = list(executor.map(call, models, inputs))
         return self._results(prompts, inputs, replies, n, params)
 
     async def asample(
@@ -116,21 +136,21 @@ class ChatLM(LanguageModel):
         config = self._config()
         options: dict[str, Any] = {"stop": list(params.stop) or None}
 
+        places = self._async_places.setdefault(
+            asyncio.get_running_loop(), asyncio.Semaphore(self.max_concurrency)
+        )
+
         async def call(model: BaseChatModel, messages: LanguageModelInput) -> AIMessage | Exception:
+            async def attempt() -> AIMessage:
+                async with places:
+                    return await model.ainvoke(messages, config, **options)
+
             try:
-                return await model.ainvoke(messages, config, **options)
+                return await self._retries.acall(attempt)
             except Exception as error:
                 return error
 
-        replies: list[AIMessage | Exception] = []
-        if inputs and len(set(map(id, models))) == 1:
-            try:
-                replies = await models[0].abatch(inputs, config, return_exceptions=True, **options)  # type: ignore[assignment]
-            except Exception as error:
-                replies = [error]
-        elif inputs:
-            calls = (call(m, i) for m, i in zip(models, inputs, strict=True))
-            replies = await gather_with_concurrency(self.max_concurrency, *calls)
+        replies = await asyncio.gather(*map(call, models, inputs))
         return self._results(prompts, inputs, replies, n, params)
 
     def _config(self) -> RunnableConfig:
@@ -197,7 +217,8 @@ class ChatLM(LanguageModel):
                 before = count_tokens_approximately(cast("list[BaseMessage]", messages))
                 new, cached = (len(str(reply.text)) + 3) // 4, 0
             asked, computed, generated = asked + before, computed + before - cached + new, generated + new
-            completions.append(Completion(text, new, "stop" if cut else _finish_reason(reply)))
+            reason = "stop" if cut else _finish_reason(reply)
+            completions.append(Completion(text, new, reason, _logprob(reply)))
         record(
             model_calls=len(completions),
             prompt_tokens=asked,
@@ -206,8 +227,11 @@ class ChatLM(LanguageModel):
         )
         for reply in replies:
             if isinstance(reply, Exception):
-                if (transient := _transient(reply)) is not None:
-                    raise transient from reply
+                if transient(reply):
+                    raise TransientModelError(
+                        f"The chat model failed {self._retries.most + 1} times in a way that may pass "
+                        f"({type(reply).__name__}: {reply}). Try again later, or lower max_concurrency."
+                    ) from reply
                 raise reply
         return [completions[i * n : (i + 1) * n] for i in range(len(prompts))]
 
@@ -235,32 +259,11 @@ def _finish_reason(reply: AIMessage) -> Literal["stop", "length"]:
     return "stop"
 
 
-def _transient(error: Exception) -> TransientModelError | None:
-    """The error to raise for what may succeed when repeated."""
-    cause: BaseException | None = error
-    while cause is not None:
-        status: Any = getattr(cause, "status_code", None)
-        transient = isinstance(status, int) and (status in (408, 409, 425, 429) or status >= 500)
-        # Clients wrap the transport's errors (httpx, aiohttp) in their own; the names tell.
-        name = type(cause).__name__
-        if transient or isinstance(cause, TimeoutError | ConnectionError) or name in _TRANSPORT_ERRORS:
-            return TransientModelError(
-                f"The chat model failed in a way that may pass ({type(error).__name__}: {error}). "
-                "Try again, or lower max_concurrency."
-            )
-        cause = cause.__cause__
-    return None
-
-
-_TRANSPORT_ERRORS = {
-    "ConnectError",
-    "ConnectTimeout",
-    "ReadError",
-    "ReadTimeout",
-    "RemoteProtocolError",
-    "PoolTimeout",
-    "WriteError",
-    "WriteTimeout",
-    "ServerDisconnectedError",
-    "ClientConnectorError",
-}
+def _logprob(reply: AIMessage) -> float | None:
+    """Sum of the tokens' log-probabilities as OpenAI's interface reports them, or `None`."""
+    report = reply.response_metadata.get("logprobs")
+    rows = report.get("content") if isinstance(report, dict) else None
+    if not isinstance(rows, list) or not rows:
+        return None
+    values = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
+    return math.fsum(values) if all(isinstance(v, int | float) for v in values) else None  # type: ignore[arg-type]

@@ -6,8 +6,9 @@ import asyncio
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError, MissingDependencyError
@@ -19,18 +20,19 @@ try:
 except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
-from agentprm.lm._decode import Lane, decode
-from agentprm.lm._engine import Call, Engine, Span
+from agentprm.lm._breaks import BreakCounter
+from agentprm.lm._decode import Group, Lane
+from agentprm.lm._engine import Engine
+from agentprm.lm._fork import reset_after_fork
 from agentprm.lm._loading import end_tokens, load_model, load_tokenizer, max_context
-from agentprm.lm._plan import common_length, pack, samples_per_row
+from agentprm.lm._plan import common_length, samples_per_row
+from agentprm.lm._scheduler import Scheduler
 from agentprm.lm._text import PromptText
-from agentprm.lm._verdicts import next_token
+from agentprm.lm._work import Item, Leaf, Reading, Request, Sink
 
 __all__ = ["TransformersLM"]
 
 T = TypeVar("T")
-
-_FOLD = 8  # tokens of a mean continuation above which a repeated token is cheaper than a pass
 
 
 class TransformersLM(LanguageModel):
@@ -118,11 +120,18 @@ class TransformersLM(LanguageModel):
         self.tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
         self.max_context = max_context(self.model.config.get_text_config())
         self._text = PromptText(self.tokenizer, template_kwargs)
-        self._ends = end_tokens(self.model, self.tokenizer)
+        self._breaks = BreakCounter(self._text)
         self._on_overflow = on_overflow
         self._max_batch_tokens = max_batch_tokens
         self._engine = Engine(self.model, cache_bytes)
+        self._scheduler = Scheduler(self._engine, max_batch_tokens)
+        self._ends = end_tokens(self.model, self.tokenizer)
         self._asked = 0
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Makes the object usable in a forked process; called by itself there."""
         self._lock = threading.Lock()
 
     @property
@@ -139,6 +148,18 @@ class TransformersLM(LanguageModel):
     def cache_bytes(self) -> int:
         """Bytes of keys and values held for later calls at the moment."""
         return self._engine.tree.nbytes
+
+    @property
+    def prefix_breaks(self) -> dict[str, int]:
+        """Prompts so far that share less with earlier ones than their text promises.
+
+        `template`: conversations of which the chat template writes an earlier turn of the assistant
+        differently than that turn was prompted and continued, for instance without its reasoning.
+        `tokens`: prompts that extend an earlier one's prefix, and continuations of a prompt, whose
+        first characters the tokenizer joins with its last ones. Results are those of the text as a
+        whole in either case; only the tokens from the break on are computed anew.
+        """
+        return {"template": self._breaks.template, "tokens": self._breaks.tokens}
 
     def clear_cache(self) -> None:
         """Forgets all keys and values; needed after the model's weights have changed."""
@@ -160,13 +181,14 @@ class TransformersLM(LanguageModel):
             ContextLengthError: If a prompt and `max_tokens` exceed the context and the policy is
                 `"error"`, or if nothing of the prompt would be left.
         """
-        return self._sample(prompts, n, params or SamplingParams(), Call())
+        return self._sampling(prompts, n, params or SamplingParams()).run(self._scheduler)
 
     async def asample(
         self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
     ) -> list[list[Completion]]:
-        """Async twin of `sample`, in a thread; cancelling stops it before its next forward pass."""
-        return await _in_thread(lambda call: self._sample(prompts, n, params or SamplingParams(), call))
+        """Async twin of `sample`; cancelling it frees its work before the next forward pass."""
+        job = await asyncio.to_thread(self._sampling, prompts, n, params or SamplingParams())
+        return await job.arun(self._scheduler)
 
     def loglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
@@ -182,168 +204,116 @@ class TransformersLM(LanguageModel):
             InputError: If a continuation is empty or the lists do not match.
             ContextLengthError: As in `sample`, for the longest continuation.
         """
-        return self._loglikelihood(prompts, continuations, Call())
+        return self._scoring(prompts, continuations).run(self._scheduler)
 
     async def aloglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """Async twin of `loglikelihood`, in a thread; cancelling stops it before its next pass."""
-        return await _in_thread(lambda call: self._loglikelihood(prompts, continuations, call))
+        """Async twin of `loglikelihood`; cancelling it frees its work before the next forward pass."""
+        job = await asyncio.to_thread(self._scoring, prompts, continuations)
+        return await job.arun(self._scheduler)
 
-    def _sample(
-        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, call: Call
-    ) -> list[list[Completion]]:
+    def _sampling(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams
+    ) -> _Job[list[list[Completion]]]:
         if n < 1:
             raise ConfigurationError(f"n must be at least 1, not {n}.")
-        if not prompts:
-            return []
         texts = [self._text.render(prompt) for prompt in prompts]
         unique = list(dict.fromkeys(texts))
         encoded = dict(zip(unique, self._text.encode(unique), strict=True))
+        for prompt, text in dict(zip(prompts, texts, strict=True)).items():
+            self._breaks.see(prompt, text, encoded[text])
         ids = {text: self._fit(encoded[text], params.max_tokens) for text in unique}
         seed = secrets.randbits(63) if params.seed is None else params.seed
         greedy = params.temperature == 0
         copies = {t: 1 if greedy else n * (texts.count(t) if params.seed is None else 1) for t in unique}
         lanes = {t: [Lane(ids[t], f"{seed}/{i}/{t}") for i in range(copies[t])] for t in unique}
 
-        try:
-            rows: list[list[Lane]] = []
-            for text in unique:
-                most = samples_per_row(len(ids[text]), params.max_tokens, self._max_batch_tokens)
-                rows += [lanes[text][i : i + most] for i in range(0, copies[text], most)]
-            slots = [len(row[0].prompt_ids) + len(row) * params.max_tokens for row in rows]
-            for batch in self._batches(slots):
-                self._decode_batch([rows[i] for i in batch], params, call)
-        finally:
-            self._engine.tree.trim()
+        request = Request()
+        groups: list[Item] = []
+        for text in unique:
+            most = samples_per_row(len(ids[text]), params.max_tokens, self._max_batch_tokens)
+            groups += [
+                Group(request, tuple(ids[text]), lanes[text][i : i + most], params, self._ends, self._text)
+                for i in range(0, copies[text], most)
+            ]
+
+        def account() -> None:
             generated = sum(len(lane.tokens) for some in lanes.values() for lane in some)
-            self._account(len(prompts), sum(len(ids[t]) for t in texts), call.computed, generated)
+            self._account(len(prompts), sum(len(ids[t]) for t in texts), request.computed, generated)
 
-        results, used = [], dict.fromkeys(unique, 0)
-        for text in texts:
-            at = used[text]
-            done = [lane.completion for lane in lanes[text][at : at + n] if lane.completion is not None]
-            results.append(done * n if greedy else done)
-            if params.seed is None and not greedy:
-                used[text] += n
-        return results
+        def result() -> list[list[Completion]]:
+            results, used = [], dict.fromkeys(unique, 0)
+            for text in texts:
+                at = used[text]
+                done = [lane.completion for lane in lanes[text][at : at + n] if lane.completion is not None]
+                results.append(done * n if greedy else done)
+                if params.seed is None and not greedy:
+                    used[text] += n
+            return results
 
-    def _decode_batch(self, rows: list[list[Lane]], params: SamplingParams, call: Call) -> None:
-        prompts = list(dict.fromkeys(tuple(row[0].prompt_ids) for row in rows))
-        room = max(len(row) for row in rows) * min(params.max_tokens, 64)
-        cache, logits = self._engine.prefill(prompts, room, call)
-        if len(rows) > len(prompts):
-            index = [prompts.index(tuple(row[0].prompt_ids)) for row in rows]
-            cache, logits = cache.select(index, cache.slots + room), logits[index]
-        decode(self._engine, cache, logits, rows, params, self._ends, self._text, call)
+        return _Job(request, groups, result, account)
 
-    def _loglikelihood(
-        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], call: Call
-    ) -> list[list[float]]:
+    def _scoring(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+    ) -> _Job[list[list[float]]]:
         if len(prompts) != len(continuations):
             raise InputError(f"{len(prompts)} prompts, but continuations for {len(continuations)}.")
         if any(not text for texts in continuations for text in texts):
             raise InputError("A continuation to score must not be empty.")
-        wanted: dict[str, dict[str, float]] = {}
         texts = [self._text.render(prompt) for prompt in prompts]
+        prompt_of = dict(zip(texts, prompts, strict=True))
+        wanted: dict[str, dict[str, int]] = {}
         for text, some in zip(texts, continuations, strict=True):
-            if some:
-                wanted.setdefault(text, {}).update(dict.fromkeys(some, 0.0))
-        trunks: dict[str, list[int]] = {}
-        spans: dict[str, dict[str, Span]] = {}
-        for text, scores in wanted.items():
-            trunks[text], spans[text] = self._spans(text, list(scores))
+            numbers = wanted.setdefault(text, {}) if some else {}
+            for continuation in some:
+                numbers.setdefault(continuation, len(numbers))
+        request = Request()
+        items: dict[str, Reading] = {}
+        spans: dict[str, list[_Span]] = {}
+        for text, numbers in wanted.items():
+            trunk, spans[text] = self._spans(prompt_of[text], text, list(numbers))
+            items[text] = _reading(request, trunk, spans[text])
 
-        scored = 0
-        try:
-            jobs: list[tuple[str, list[str]]] = []
-            single: list[str] = []
-            for text, scores in wanted.items():
-                if all(len(span.tokens) == 1 for span in spans[text].values()):
-                    single.append(text)
-                    continue
-                some = list(scores)
-                sizes = [len(spans[text][c].tokens) for c in some]
-                parts = pack(sizes, len(trunks[text]), self._max_batch_tokens)
-                jobs += [(text, [some[i] for i in part]) for part in parts]
-            verdicts = next_token(
-                self._engine,
-                [trunks[text] for text in single],
-                [[span.tokens[0] for span in spans[text].values()] for text in single],
-                self._max_batch_tokens,
-                call,
-            )
-            for text, values in zip(single, verdicts, strict=True):
-                wanted[text].update(zip(spans[text], values, strict=True))
-            slots = [len(trunks[text]) + sum(len(spans[text][c].tokens) for c in part) for text, part in jobs]
-            for batch in self._batches(slots):
-                self._score_batch([jobs[i] for i in batch], trunks, spans, wanted, call)
-        finally:
-            self._engine.tree.trim()
+        def account() -> None:
+            tokens = 0
             for text, some in zip(texts, continuations, strict=True):
-                scored += sum(len(spans[text][c].tokens) - spans[text][c].inner for c in some)
-            asked = sum(len(trunks.get(text, ())) for text in texts)
-            self._account(len(prompts), asked + scored, call.computed, 0)
-        return [[wanted[text][c] for c in some] for text, some in zip(texts, continuations, strict=True)]
+                tokens += len(items[text].prompt) if text in items else 0
+                chosen = [spans[text][wanted[text][c]] for c in some]
+                tokens += sum(len(span.tokens) - span.inner for span in chosen)
+            self._account(len(prompts), tokens, request.computed, 0)
 
-    def _score_batch(
-        self,
-        jobs: list[tuple[str, list[str]]],
-        trunks: Mapping[str, Sequence[int]],
-        spans: Mapping[str, Mapping[str, Span]],
-        results: dict[str, dict[str, float]],
-        call: Call,
-    ) -> None:
-        trunk_of_job = [trunks[text] for text, _ in jobs]
-        rows = [[spans[text][c] for c in part] for text, part in jobs]
-        room = max(sum(len(span.tokens) for span in row) for row in rows)
-        cache = None
-        if sum(len(span.tokens) for row in rows for span in row) > _FOLD * sum(map(len, rows)):
-            cache = self._engine.recall(trunk_of_job, room)
-        if cache is not None:
-            # Every lane computes its own copy of the prompt's last token: cheaper than a pass for it.
-            rows = [
-                [s if s.inner else Span((trunk[-1], *s.tokens), s.start - 1, True) for s in row]
-                for row, trunk in zip(rows, trunk_of_job, strict=True)
+        def result() -> list[list[float]]:
+            return [
+                [items[text].scores[wanted[text][c]] for c in some]
+                for text, some in zip(texts, continuations, strict=True)
             ]
-            heads = [[0.0] * len(row) for row in rows]
-        else:
-            prompts = list(dict.fromkeys(text for text, _ in jobs))
-            index = [prompts.index(text) for text, _ in jobs]
-            cache, logits = self._engine.prefill([trunks[text] for text in prompts], room, call)
-            first = logits.log_softmax(dim=-1)
-            if len(jobs) > len(prompts):
-                cache = cache.select(index, cache.slots + room)
-            heads = [
-                [0.0 if s.inner else float(first[i, s.tokens[0]]) for s in row]
-                for i, row in zip(index, rows, strict=True)
-            ]
-        totals = self._engine.score(cache, trunk_of_job, rows, call)
-        for (text, part), head, total in zip(jobs, heads, totals, strict=True):
-            for continuation, a, b in zip(part, head, total, strict=True):
-                results[text][continuation] = a + b
 
-    def _spans(self, text: str, continuations: list[str]) -> tuple[list[int], dict[str, Span]]:
+        return _Job(request, list(items.values()), result, account)
+
+    def _spans(self, prompt: Prompt, text: str, continuations: list[str]) -> tuple[list[int], list[_Span]]:
         """The prompt's tokens and what of each joint encoding is to be scored."""
         trunk, *joint = self._text.encode([text, *(text + c for c in continuations)])
-        spans = {}
+        self._breaks.see(prompt, text, trunk)
+        spans = []
         for continuation, ids in zip(continuations, joint, strict=True):
             common = common_length(trunk, ids)
             if common == len(trunk) and len(ids) > common:
-                spans[continuation] = Span(tuple(ids[common:]), common, False)
+                spans.append(_Span(tuple(ids[common:]), common, False))
             elif common and len(ids) > common:
                 # The boundary lies inside a token: the last common one predicts the first that differs.
-                spans[continuation] = Span(tuple(ids[common - 1 :]), common - 1, True)
+                spans.append(_Span(tuple(ids[common - 1 :]), common - 1, True))
+                self._breaks.joined()
             else:
                 raise InputError(f"The continuation {continuation!r} adds no token to its prompt.")
-        longest = max(span.start + len(span.tokens) for span in spans.values()) - len(trunk)
+        longest = max(span.start + len(span.tokens) for span in spans) - len(trunk)
         fitted = self._fit(trunk, longest)
         lost = len(trunk) - len(fitted)
-        if any(lost and span.start < lost + 1 for span in spans.values()):
+        if any(lost and span.start < lost + 1 for span in spans):
             raise ContextLengthError(
                 "A prompt that is cut to its last token cannot be scored; shorten the text."
             )
-        return fitted, {c: Span(s.tokens, s.start - lost, s.inner) for c, s in spans.items()}
+        return fitted, [_Span(s.tokens, s.start - lost, s.inner) for s in spans]
 
     def _fit(self, ids: list[int], new: int) -> list[int]:
         """The prompt's tokens within the context, by the overflow policy."""
@@ -361,17 +331,6 @@ class TransformersLM(LanguageModel):
             )
         return ids[:head] + ids[len(ids) - room :]
 
-    def _batches(self, slots: Sequence[int]) -> list[list[int]]:
-        """Groups rows of like length so that each batch stays within `max_batch_tokens`."""
-        batches: list[list[int]] = []
-        for index in sorted(range(len(slots)), key=lambda i: -slots[i]):
-            # Sorted downwards, the first row of a batch is its longest.
-            if batches and (len(batches[-1]) + 1) * slots[batches[-1][0]] <= self._max_batch_tokens:
-                batches[-1].append(index)
-            else:
-                batches.append([index])
-        return batches
-
     def _account(self, prompts: int, prompt_tokens: int, computed: int, generated: int) -> None:
         with self._lock:
             self._asked += prompt_tokens + generated
@@ -383,10 +342,66 @@ class TransformersLM(LanguageModel):
         )
 
 
-async def _in_thread(work: Callable[[Call], T]) -> T:
-    call = Call()
-    try:
-        return await asyncio.to_thread(work, call)
-    except asyncio.CancelledError:
-        call.cancelled.set()
-        raise
+@dataclass(frozen=True)
+class _Span:
+    """Tokens to score after a prompt.
+
+    Attributes:
+        tokens: Token ids from position `start` on.
+        start: Position of the first one. The prompt's positions below it are seen.
+        inner: The first token belongs to the prompt and is context only.
+    """
+
+    tokens: tuple[int, ...]
+    start: int
+    inner: bool
+
+
+def _reading(request: Request, prompt: Sequence[int], spans: Sequence[_Span]) -> Reading:
+    """Every span's first token is read on the prompt's last, the others on the span itself."""
+    item = Reading(request, tuple(prompt))
+    for number, span in enumerate(spans):
+        if not span.inner:
+            item.reads.setdefault(len(prompt) - 1, []).append(Sink(item, number, span.tokens[0]))
+        if len(span.tokens) > 1:
+            reads = {i: [Sink(item, number, token)] for i, token in enumerate(span.tokens[1:])}
+            item.leaves.append(Leaf(span.start, span.tokens[:-1], reads))
+    return item
+
+
+@dataclass(frozen=True)
+class _Job(Generic[T]):
+    """A call that is ready to run.
+
+    Attributes:
+        request: What the scheduler knows it by.
+        items: Its parts.
+        result: What to return when it is done.
+        account: Reports its cost to the meters of the caller's context; also if it ends early.
+    """
+
+    request: Request
+    items: Sequence[Item]
+    result: Callable[[], T]
+    account: Callable[[], None]
+
+    def run(self, scheduler: Scheduler) -> T:
+        future = self.request.future
+        try:
+            scheduler.submit(self.request, self.items)
+            future.result()
+        finally:
+            # After an interrupt nobody waits any more; a future that is done takes no notice.
+            future.cancel()
+            self.account()
+        return self.result()
+
+    async def arun(self, scheduler: Scheduler) -> T:
+        try:
+            scheduler.submit(self.request, self.items)
+            await asyncio.wrap_future(self.request.future)
+        finally:
+            # Also of itself when the task is cancelled, but only in the loop's next turn, if there is one.
+            self.request.future.cancel()
+            self.account()
+        return self.result()

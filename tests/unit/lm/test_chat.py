@@ -1,5 +1,6 @@
 """LangChain chat models as language models: what reaches the model, and what comes back."""
 
+import asyncio
 import json
 import threading
 from typing import Any
@@ -13,6 +14,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from agentprm.budget import metered
 from agentprm.errors import CapabilityError, ConfigurationError, TransientModelError
 from agentprm.lm import ChatLM, LanguageModel, Prompt, SamplingParams, as_language_model, require
+from agentprm.lm._retry import Retries
+from tests.unit.lm.toy_engine import Loopback
 
 ASK = Prompt((("system", "be brief"), ("user", "hi")))
 
@@ -49,6 +52,17 @@ class Tunable(Recorder):
 
     def settings(self):
         return {"settings": (self.temperature, self.max_output_tokens, self.top_p, self.seed)}
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    """Waits of a hundredth of the usual."""
+    policy = Retries._policy
+    monkeypatch.setattr(
+        Retries,
+        "_policy",
+        lambda self: {**policy(self), "wait": lambda state: Retries._wait(self, state) / 100},
+    )
 
 
 def answers(result):
@@ -231,12 +245,150 @@ async def test_a_failure_does_not_hide_what_the_others_cost():
         assert meter.usage["model_calls"] == 8
 
 
+async def test_only_what_may_pass_is_tried_again():
+    class Error(Exception):
+        def __init__(self, status):
+            self.status_code = status
+
+    class Flaky(Recorder):
+        faults: list[Any] = []
+        calls: int = 0
+
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            self.calls += 1
+            if self.faults:
+                raise self.faults.pop(0)
+            return super()._generate(messages, stop, run_manager, **kwargs)
+
+    for fault in (Error(429), Error(503), TimeoutError(), ConnectionResetError()):
+        for run in (lambda lm: lm.sample([ASK]), lambda lm: asyncio.run(lm.asample([ASK]))):
+            model = Flaky(faults=[fault, fault])
+            result = await asyncio.to_thread(run, ChatLM(model))
+            assert (len(result[0]), model.calls) == (1, 3)
+            model = Flaky(faults=[fault, fault])
+            with pytest.raises(TransientModelError, match="2 times"):
+                await asyncio.to_thread(run, ChatLM(model, max_retries=1))
+            assert model.calls == 2
+    for fault in (Error(400), Error(401), Error(404), ValueError("no")):
+        model = Flaky(faults=[fault])
+        with pytest.raises(type(fault)):
+            ChatLM(model).sample([ASK])
+        assert model.calls == 1
+
+
+async def test_the_limit_holds_over_calls():
+    running, most, lock = 0, 0, threading.Lock()
+
+    class Slow(Recorder):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            nonlocal running, most
+            import time
+
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.02)
+            with lock:
+                running -= 1
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("x"))])
+
+    lm = ChatLM(Slow(), max_concurrency=2)
+    threads = [threading.Thread(target=lm.sample, args=([ASK], 4)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    assert most == 2
+    most = 0
+    await asyncio.gather(*(lm.asample([ASK], 4) for _ in range(3)))
+    assert most == 2
+
+
+def completion(content, tokens=2, **more):
+    """A reply of OpenAI's chat API."""
+    choice = {
+        "index": 0,
+        "finish_reason": "length",
+        "message": {"role": "assistant", "content": content},
+        **more,
+    }
+    usage = {"prompt_tokens": 9, "completion_tokens": tokens, "total_tokens": 9 + tokens}
+    usage["prompt_tokens_details"] = {"cached_tokens": 4}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+@pytest.mark.enable_socket
+async def test_openai_over_http():
+    openai = pytest.importorskip("langchain_openai")
+    scores = {
+        "content": [{"token": t, "logprob": p, "top_logprobs": []} for t, p in (("a", -0.5), ("b", -0.25))]
+    }
+
+    def answer(method, path, body):
+        assert path == "/v1/chat/completions"
+        return 200, completion("ab", logprobs=scores if body.get("logprobs") else None)
+
+    with Loopback(answer) as server:
+        options = {"model": "m", "api_key": "k", "base_url": server.url, "max_retries": 0}
+        lm = ChatLM(openai.ChatOpenAI(**options))
+        with_scores = ChatLM(openai.ChatOpenAI(**options, logprobs=True))
+        for result in await both(lm, [ASK], 2, SamplingParams(seed=3, max_tokens=2)):
+            assert [(c.text, c.tokens, c.finish_reason, c.logprob) for c in result[0]] == [
+                ("ab", 2, "length", None)
+            ] * 2
+        assert sorted(body["seed"] for body in server.bodies("completions")) == [3, 3, 4, 4]
+        for result in await both(with_scores, [ASK], 1, SamplingParams()):
+            assert result[0][0].logprob == -0.75
+        for fault in (429, 500, "reset", (503, {"Retry-After": "1"})):
+            server.faults.append(("completions", fault))
+            with metered() as meter:
+                assert lm.sample([ASK])[0][0].text == "ab"
+            assert (meter.usage["model_calls"], meter.usage["prompt_tokens"]) == (1, 9)
+            assert meter.usage["computed_tokens"] == 9 - 4 + 2
+            server.faults.append(("completions", fault))
+            assert (await lm.asample([ASK]))[0][0].text == "ab"
+        for fault in (400, 401, 404):
+            server.log.clear()
+            server.faults.append(("completions", fault))
+            with pytest.raises(Exception, match=str(fault)):
+                lm.sample([ASK])
+            assert len(server.log) == 1
+        server.faults.append(("completions", "hang"))
+        task = asyncio.create_task(lm.asample([ASK]))
+        await asyncio.to_thread(server.hung.acquire, timeout=5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(100):
+            if server.closed:
+                break
+            await asyncio.sleep(0.02)
+        assert server.closed == 1
+
+
+@pytest.mark.parametrize(
+    "report", [{"content": None}, {"content": [{"token": "a"}]}, {"content": [3]}, [], "x"]
+)
+def test_log_probabilities_that_are_not_there(report):
+    message = AIMessage("x", response_metadata={"logprobs": report})
+    assert ChatLM(FakeMessagesListChatModel(responses=[message])).sample([ASK])[0][0].logprob is None
+
+
 def test_bad_arguments():
     model = FakeListChatModel(responses=["x"])
     with pytest.raises(ConfigurationError, match="BaseChatModel"):
         ChatLM(model.bind(stop=["x"]))
     with pytest.raises(ConfigurationError):
         ChatLM(model, max_concurrency=0)
+    with pytest.raises(ConfigurationError):
+        ChatLM(model, max_retries=-1)
     with pytest.raises(ConfigurationError):
         ChatLM(model).sample([ASK], 0)
     assert ChatLM(model).sample([], 2) == []

@@ -91,7 +91,9 @@ def test_shared_beginnings_cover_what_is_shared(sequences, data):
     known = [max((n for n in range(1, len(p)) if tuple(p[:n]) in done), default=0) for p in prompts]
     computed = 0
     for level in shared_beginnings(prompts, known):
-        for start in level:
+        for count, members in level:
+            start = prompts[members[0]][:count]
+            assert all(prompts[i][:count] == start for i in members)
             new = {tuple(start[:n]) for n in range(1, len(start) + 1)} - done
             assert len(new) >= 1
             computed += len(new)

@@ -87,6 +87,61 @@ def test_boundary_inside_a_token(llama):
         assert score == pytest.approx(oracle_loglikelihood(llama, prompt, continuation), abs=1e-4)
 
 
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' %}{{ m['content'].split('</think>')[-1].strip() }}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_that_rewrites_earlier_turns(models, tokenizer):
+    """As reasoning models' templates do: of earlier turns only the answer stays."""
+    import copy
+
+    forgetful = copy.deepcopy(tokenizer)
+    forgetful.chat_template = THINKING
+    lm = TransformersLM(models["llama"], forgetful)
+    said = "<think>The river is the Seine.</think> Paris"
+    first = ask("The capital of France is")
+    lm.sample([first], 1, SamplingParams(max_tokens=4, temperature=0))
+    lm.loglikelihood([first], [[said]])
+    assert lm.prefix_breaks == {"template": 0, "tokens": 0}
+    second = Prompt((*first.messages, ("assistant", said), ("user", "Who wrote the play?")))
+    ids = prompt_ids(lm, second)
+    with metered() as meter:
+        got = lm.loglikelihood([second] * 2, [CONTINUATIONS] * 2)
+    assert lm.prefix_breaks == {"template": 1, "tokens": 0}
+    for continuation, score in zip(CONTINUATIONS, got[0], strict=True):
+        assert score == pytest.approx(oracle_loglikelihood(lm, second, continuation), abs=1e-4, rel=1e-5)
+    # What the two have in common is not computed again.
+    new = sum(len(forgetful(c, add_special_tokens=False)["input_ids"]) - 1 for c in CONTINUATIONS)
+    assert meter.usage["computed_tokens"] <= len(ids) - len(prompt_ids(lm, first)) + new + 2
+    kept = Prompt((*first.messages, ("assistant", "Paris"), ("user", "Who wrote the play?")))
+    lm.sample([kept], 1, SamplingParams(max_tokens=2))
+    assert lm.prefix_breaks["template"] == 1
+
+
+def test_a_prefix_that_grows_inside_a_token(llama):
+    """The last token of the shorter prompt is another one in the longer prompt."""
+    short, grown = ask("The capital", "The river is Par"), ask("The capital", "The river is Paris and")
+    ids = [prompt_ids(llama, prompt) for prompt in (short, grown)]
+    assert ids[1][: len(ids[0])] != ids[0], "the test needs a merge across the boundary"
+    params = SamplingParams(max_tokens=6, temperature=0)
+    llama.sample([short], 1, params)
+    assert llama.prefix_breaks == {"template": 0, "tokens": 0}
+    got = llama.sample([grown], 1, params)[0][0]
+    assert llama.prefix_breaks == {"template": 0, "tokens": 1}
+    out = llama.model.generate(
+        torch.tensor([ids[1]]), max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0
+    )[0, len(ids[1]) :].tolist()
+    assert got.text == llama.tokenizer.decode([i for i in out if i > 2]).rstrip("\ufffd")
+    llama.loglikelihood([short], [["is", " x"]])
+    assert llama.prefix_breaks["tokens"] == 2
+    llama.sample([ask("The capital", "The river is Paris and the")], 1, params)
+    assert llama.prefix_breaks["tokens"] == 2
+
+
 def test_batch_composition_changes_nothing(lm, any_model, tokenizer):
     # One model of its own attention, one as it was passed: they agree, too.
     params = SamplingParams(max_tokens=16, temperature=0.9, top_p=0.9, seed=3)
@@ -406,14 +461,17 @@ async def test_cancelling_stops_the_work(llama):
     assert llama.sample([ask("a")], 1, SamplingParams(max_tokens=2))[0][0].tokens > 0
 
 
-def test_grouped_attention_is_used_and_leaves_generate_alone(folder, any_model, lm):
-    if any_model.config._attn_implementation == "sdpa":
-        assert lm.model.config._attn_implementation == "agentprm_sdpa"
-    assert any_model.config._attn_implementation != "agentprm_sdpa"
+def test_row_attention_leaves_generate_alone(any_model, lm):
+    import copy
+
+    untouched = copy.deepcopy(any_model)
+    base = any_model.config._attn_implementation.removeprefix("agentprm_")
+    untouched.set_attn_implementation(base)
+    assert lm.model.config._attn_implementation == f"agentprm_{base}"
     ids = torch.tensor([[0, 0, 0, 9, 8, 7], [5, 6, 7, 8, 9, 10]])
     mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1] * 6])
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    assert torch.equal(lm.model.generate(ids, **options), any_model.generate(ids, **options))
+    assert torch.equal(lm.model.generate(ids, **options), untouched.generate(ids, **options))
 
 
 def test_errors_are_ours():

@@ -1,0 +1,116 @@
+"""Which failures of a model call may pass, and how long to wait before it is tried again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from agentprm.errors import ConfigurationError, TransientModelError
+
+__all__ = ["Retries", "transient"]
+
+T = TypeVar("T")
+
+_STATUSES = {408, 409, 425, 429}
+# Clients wrap the errors of the transport (httpx, aiohttp, openai) in their own; the names tell.
+_TRANSPORT_ERRORS = {
+    "APIConnectionError",
+    "APITimeoutError",
+    "ClientConnectorError",
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ReadError",
+    "ReadTimeout",
+    "RemoteProtocolError",
+    "ServerDisconnectedError",
+    "WriteError",
+    "WriteTimeout",
+}
+
+
+def transient(error: BaseException) -> bool:
+    """Whether the call may succeed when it is repeated: limits, time-outs, broken connections, 5xx."""
+    cause: BaseException | None = error
+    while cause is not None:
+        status: Any = getattr(cause, "status_code", None)
+        if status is None:
+            status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status in _STATUSES or status >= 500
+        if isinstance(cause, TransientModelError | TimeoutError | ConnectionError):
+            return True
+        if type(cause).__name__ in _TRANSPORT_ERRORS:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Repeats calls that failed transiently, later each time, or when the server asks for it.
+
+    The waits are random between zero and a bound that starts at `backoff_s` and doubles up to
+    `longest_s`, so that callers that failed together do not come back together. A `Retry-After`
+    of the server is kept to, up to `longest_s`.
+
+    Args:
+        most: Repetitions after the first attempt.
+        backoff_s: Bound of the first wait, in seconds.
+        longest_s: Bound of every wait, in seconds.
+    """
+
+    most: int = 4
+    backoff_s: float = 0.5
+    longest_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise ConfigurationError(f"max_retries must be at least 0, not {self.most}.")
+        if not self.backoff_s >= 0:
+            raise ConfigurationError(f"backoff_s must be at least 0, not {self.backoff_s}.")
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Calls until it succeeds, fails for good, or has failed too often."""
+        return Retrying(**self._policy())(work)
+
+    async def acall(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Async twin of `call`."""
+        return await AsyncRetrying(**self._policy())(work)
+
+    def _policy(self) -> dict[str, Any]:
+        return {
+            "retry": retry_if_exception(transient),
+            "stop": stop_after_attempt(self.most + 1),
+            "wait": self._wait,
+            "reraise": True,
+        }
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        asked = _retry_after(error)
+        if asked is not None:
+            return min(asked, self.longest_s)
+        return float(wait_random_exponential(multiplier=self.backoff_s, max=self.longest_s)(state))
+
+
+def _retry_after(error: BaseException | None) -> float | None:
+    """Seconds that the server asks to wait, or `None`."""
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    value = headers.get("retry-after") if headers is not None else None
+    if not isinstance(value, str):
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None

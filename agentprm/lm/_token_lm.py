@@ -1,0 +1,300 @@
+"""What language models on engines of others have in common: ids in, samples and log-probabilities out."""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentprm.budget import record
+from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
+from agentprm.lm._background import all_of, arun, run
+from agentprm.lm._spans import Context, Span, TokenText, sample_seed, span_of
+from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, check_choices
+
+__all__ = ["Cost", "Job", "TokenLM"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Samples to draw from one prompt.
+
+    Attributes:
+        ids: The prompt.
+        count: Samples.
+        seed: Seed of the call, or `None`.
+        params: How to sample.
+        choices: Texts of which the completion must be one; empty for free text.
+    """
+
+    ids: tuple[int, ...]
+    count: int
+    seed: int | None
+    params: SamplingParams
+    choices: tuple[str, ...] = ()
+
+    def seed_of(self, number: int, bits: int) -> int | None:
+        """Seed of a sample; none if the call has none."""
+        return None if self.seed is None else sample_seed(self.seed, self.ids, number, bits)
+
+
+@dataclass
+class Cost:
+    """What the requests of one call have cost so far.
+
+    Attributes:
+        calls: Prompts that were answered.
+        asked: Prompt and scored tokens.
+        computed: Tokens that the engine computed, as far as it says.
+        generated: Tokens that were generated.
+    """
+
+    calls: int = 0
+    asked: int = 0
+    computed: int = 0
+    generated: int = 0
+
+
+class TokenLM(LanguageModel):
+    """Base of backends that send token ids to an engine and get completions and log-probabilities.
+
+    Subclasses set `_text` and `_context`, and implement the four requests. All of them run on the
+    background loop, so that sync and async calls share every line.
+    """
+
+    _text: TokenText
+    _context: Context
+
+    def __init__(self) -> None:
+        self._asked = self._computed = 0
+        self._lock = threading.Lock()
+
+    @property
+    def max_context(self) -> int | None:
+        """Tokens of the model's context, or `None` where it is not known."""
+        return self._context.length
+
+    @property
+    def tokens_asked(self) -> int:
+        """Tokens that callers asked for so far: every prompt in full, generated and scored tokens."""
+        return self._asked
+
+    @property
+    def tokens_computed(self) -> int:
+        """Tokens that the engine says it computed so far; where it says nothing, all that were asked."""
+        return self._computed
+
+    @abstractmethod
+    async def _complete(self, job: Job, cost: Cost) -> list[Completion]:
+        """The samples of a job."""
+
+    @abstractmethod
+    async def _next_token(self, ids: Sequence[int], tokens: Sequence[int], cost: Cost) -> list[float] | None:
+        """Log-probabilities of single tokens after `ids`, or `None` if the engine does not offer them."""
+
+    @abstractmethod
+    async def _scores(self, span: Span, cost: Cost) -> list[float]:
+        """Log-probabilities of a span's scored tokens."""
+
+    def sample(
+        self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
+    ) -> list[list[Completion]]:
+        """Samples `n` completions of each prompt.
+
+        With a seed, equal prompts of one call get equal samples; without one they get samples of
+        their own.
+
+        Raises:
+            ContextLengthError: If a prompt and `max_tokens` exceed the context and the policy is
+                `"error"`.
+            TransientModelError: If the engine cannot be reached for now.
+            ModelServerError: If it fails for good.
+        """
+        cost = Cost()
+        try:
+            return run(self._sample(prompts, n, params or SamplingParams(), cost))
+        finally:
+            self._account(cost)
+
+    async def asample(
+        self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
+    ) -> list[list[Completion]]:
+        """Async twin of `sample`; cancelling it ends its requests."""
+        cost = Cost()
+        try:
+            return await arun(self._sample(prompts, n, params or SamplingParams(), cost))
+        finally:
+            self._account(cost)
+
+    def loglikelihood(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Log-probability of each continuation of each prompt, in nats, summed over its tokens.
+
+        Prompt and continuation are tokenized together, as in `TransformersLM.loglikelihood`.
+
+        Raises:
+            CapabilityError: If the engine offers no log-probabilities of prompts.
+            InputError: If a continuation is empty or the lists do not match.
+            ContextLengthError: As in `sample`, for the longest continuation.
+        """
+        cost = Cost()
+        try:
+            return run(self._loglikelihood(prompts, continuations, cost))
+        finally:
+            self._account(cost)
+
+    async def aloglikelihood(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Async twin of `loglikelihood`; cancelling it ends its requests."""
+        cost = Cost()
+        try:
+            return await arun(self._loglikelihood(prompts, continuations, cost))
+        finally:
+            self._account(cost)
+
+    def choose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[int]:
+        """The choice that greedy decoding ends in when it may only write one of the choices.
+
+        A guided completion reads the prompt from the engine's cache and computes a few tokens, where
+        log-likelihoods would compute every choice. Where two choices begin alike, the beginning is
+        decided before the rest; `loglikelihood` compares whole texts.
+        """
+        cost = Cost()
+        try:
+            return run(self._choose(prompts, tuple(choices), cost))
+        finally:
+            self._account(cost)
+
+    async def achoose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[int]:
+        """Async twin of `choose`; cancelling it ends its requests."""
+        cost = Cost()
+        try:
+            return await arun(self._choose(prompts, tuple(choices), cost))
+        finally:
+            self._account(cost)
+
+    def _account(self, cost: Cost) -> None:
+        with self._lock:
+            self._asked += cost.asked + cost.generated
+            self._computed += cost.computed
+        record(
+            model_calls=cost.calls,
+            prompt_tokens=cost.asked,
+            computed_tokens=cost.computed,
+            completion_tokens=cost.generated,
+        )
+
+    async def _ids(self, prompts: Sequence[Prompt], new: int) -> list[tuple[int, ...]]:
+        """The prompts' tokens within the context, `new` more left free."""
+        if not self.capabilities.prefill and any(prompt.prefix for prompt in prompts):
+            raise CapabilityError(self._no_prefill())
+        rows = await all_of(self._text.tokens, prompts)
+        return [tuple(self._context.cut(ids, self._context.lost(ids, new))) for (ids,) in rows]
+
+    def _no_prefill(self) -> str:
+        return f"{type(self).__name__} cannot continue a prompt's prefix here; leave the prefix out."
+
+    async def _sample(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, cost: Cost
+    ) -> list[list[Completion]]:
+        if n < 1:
+            raise ConfigurationError(f"n must be at least 1, not {n}.")
+        rows = await self._ids(prompts, params.max_tokens)
+        once = params.temperature == 0
+        jobs = {
+            ids: Job(
+                ids,
+                1 if once else n * (rows.count(ids) if params.seed is None else 1),
+                params.seed,
+                params,
+            )
+            for ids in dict.fromkeys(rows)
+        }
+        drawn = dict(zip(jobs, await self._jobs(list(jobs.values()), cost), strict=True))
+        results, used = [], dict.fromkeys(jobs, 0)
+        for ids in rows:
+            some = drawn[ids]
+            results.append(some * n if once else some[used[ids] : used[ids] + n])
+            if not once and params.seed is None:
+                used[ids] += n
+        cost.calls = len(prompts)
+        # Asked, not computed: as for every backend, equal prompts count each.
+        cost.asked = sum(map(len, rows))
+        return results
+
+    async def _jobs(self, jobs: Sequence[Job], cost: Cost) -> list[list[Completion]]:
+        async def finish(job: Job) -> list[Completion]:
+            done = await self._complete(job, cost)
+            cost.calls += 1
+            cost.asked += len(job.ids)
+            cost.generated += sum(completion.tokens for completion in done)
+            return done
+
+        return await all_of(finish, jobs)
+
+    async def _choose(self, prompts: Sequence[Prompt], choices: tuple[str, ...], cost: Cost) -> list[int]:
+        check_choices(choices)
+        longest = max(map(len, choices))  # characters; no tokenizer needs more tokens
+        params = SamplingParams(max_tokens=longest + 1, temperature=0)
+        rows = await self._ids(prompts, 1)
+        unique = list(dict.fromkeys(rows))
+        jobs = [Job(ids, 1, None, params, choices) for ids in unique]
+        done = dict(zip(unique, await self._jobs(jobs, cost), strict=True))
+        cost.calls, cost.asked = len(prompts), sum(map(len, rows))
+        for some in done.values():
+            if some[0].text not in choices:
+                raise ModelServerError(f"A guided completion is {some[0].text!r}, none of {list(choices)}.")
+        return [choices.index(done[ids][0].text) for ids in rows]
+
+    async def _loglikelihood(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], cost: Cost
+    ) -> list[list[float]]:
+        if not self.capabilities.loglikelihood:
+            raise CapabilityError(self._no_loglikelihood())
+        if len(prompts) != len(continuations):
+            raise InputError(f"{len(prompts)} prompts, but continuations for {len(continuations)}.")
+        if any(not text for texts in continuations for text in texts):
+            raise InputError("A continuation to score must not be empty.")
+
+        async def row(prompt: Prompt, texts: Sequence[str]) -> tuple[list[float], int]:
+            if not texts:
+                return [], 0
+            unique = list(dict.fromkeys(texts))
+            trunk, *joint = await self._text.tokens(prompt, unique)
+            spans = [span_of(trunk, ids, text) for ids, text in zip(joint, unique, strict=True)]
+            spans = self._context.fit(trunk, spans)
+            values = dict(zip(unique, await self._spans(spans, cost), strict=True))
+            asked = len(trunk) + sum(len(spans[unique.index(text)].scored) for text in texts)
+            cost.calls += 1
+            cost.asked += asked
+            return [values[text] for text in texts], asked
+
+        rows = list(zip(prompts, continuations, strict=True))
+        keys = [(prompt, tuple(texts)) for prompt, texts in rows]
+        unique = list(dict.fromkeys(keys))
+        done = dict(zip(unique, await all_of(row, *zip(*unique, strict=True)) if unique else [], strict=True))
+        cost.calls, cost.asked = len(prompts), sum(done[key][1] for key in keys)
+        return [list(done[key][0]) for key in keys]
+
+    def _no_loglikelihood(self) -> str:
+        return f"{type(self).__name__} gives no log-likelihoods here."
+
+    async def _words_after(self, ids: Sequence[int], words: Sequence[int], cost: Cost) -> list[float]:
+        """Log-probabilities of single tokens after `ids`, whatever the engine offers."""
+        values = await self._next_token(ids, words, cost)
+        if values is not None:
+            return values
+        spans = [Span((*ids, word), len(ids)) for word in words]
+        return [row[0] for row in await all_of(self._scores, spans, [cost] * len(spans))]
+
+    async def _spans(self, spans: Sequence[Span], cost: Cost) -> list[float]:
+        """Scores of the spans of one prompt; verdicts of one token each cost one request together."""
+        first = spans[0]
+        if all(len(s.scored) == 1 and s.ids[: s.start] == first.ids[: first.start] for s in spans):
+            return await self._words_after(first.ids[: first.start], [s.scored[0] for s in spans], cost)
+        rows = await all_of(self._scores, spans, [cost] * len(spans))
+        return [math.fsum(row) for row in rows]

@@ -1,0 +1,172 @@
+"""`VllmLM`: vLLM's engine in this process as a language model that samples and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from agentprm.errors import ModelServerError
+from agentprm.lm._background import run
+from agentprm.lm._spans import Context, LocalText, Span
+from agentprm.lm._text import PromptText
+from agentprm.lm._token_lm import Cost, Job, TokenLM
+from agentprm.lm._vllm_engine import VllmEngine
+from agentprm.lm.base import Capabilities, Completion, Prompt
+
+__all__ = ["VllmLM"]
+
+_SEED_BITS = 62
+_MOST_TOKEN_IDS = 128  # that vLLM scores at one position
+
+
+class VllmLM(TokenLM):
+    """A model on vLLM's engine, which batches what callers send at once and caches common prefixes.
+
+    Prompts are rendered as `TransformersLM` renders them and sent as token ids. A sample depends on
+    the seed, the prompt and its number; vLLM's kernels may round differently by batch.
+
+    Verdicts of one token read their prompt from the prefix cache. For longer continuations vLLM skips
+    its cache by default, because the log-probabilities of cached tokens are missing. Only those of
+    the continuation are read here, so the cache is used where a check at construction finds that it
+    gives the same numbers (`scores_from_cache`); a continuation that is itself cached is computed
+    again.
+
+    Args:
+        model: A name or folder, for which an engine is made; or a `vllm.LLM` that you made, which takes
+            one call at a time and whose calls cannot be cancelled.
+        template_kwargs: Variables for the chat template, for instance `{"enable_thinking": False}`.
+        on_overflow: What to do with a prompt that is too long, as in `TransformersLM`.
+        options: Options of the engine, `vllm.AsyncEngineArgs`, for instance `max_model_len=4096` or
+            `gpu_memory_utilization=0.8`. No remote code is run unless they ask for it.
+
+    Attributes:
+        scores_from_cache: Whether multi-token continuations read their prompt from the cache.
+
+    Raises:
+        MissingDependencyError: Without vLLM.
+        ConfigurationError: If vLLM cannot serve the model.
+    """
+
+    capabilities = Capabilities(n=True, prefill=True, loglikelihood=True, prefix_cache=True)
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        template_kwargs: Mapping[str, Any] | None = None,
+        on_overflow: Literal["error", "truncate_left"] = "error",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        Context(None, on_overflow)
+        self._engine = VllmEngine(str(model) if isinstance(model, Path) else model, options)
+        tokenizer = self._engine.tokenizer
+        self._prompt_text = PromptText(tokenizer, template_kwargs)
+        self._text = LocalText(self._prompt_text)
+        self._context = Context(self._engine.max_context, on_overflow, tokenizer.bos_token_id)
+        self.scores_from_cache = False
+        self.scores_from_cache = run(self._check_cache())
+
+    def __enter__(self) -> VllmLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the engine if it was made here; one that was passed stays."""
+        self._engine.close()
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text, without control tokens."""
+        return self._prompt_text.count(texts)
+
+    async def _complete(self, job: Job, cost: Cost) -> list[Completion]:
+        vllm = self._engine.vllm
+        guided = (
+            vllm.sampling_params.StructuredOutputsParams(choice=list(job.choices)) if job.choices else None
+        )
+        params = [
+            vllm.SamplingParams(
+                max_tokens=job.params.max_tokens,
+                temperature=job.params.temperature,
+                top_p=job.params.top_p,
+                stop=list(job.params.stop) or None,
+                seed=job.seed_of(number, _SEED_BITS),
+                logprobs=0,
+                structured_outputs=guided,
+            )
+            for number in range(job.count)
+        ]
+        # One request a sample: each has a seed of its own, and all but the first find the prompt cached.
+        outputs = await self._engine.run([job.ids] * job.count, params)
+        return [self._completion(output, cost) for output in outputs]
+
+    def _completion(self, output: Any, cost: Cost) -> Completion:
+        done = output.outputs[0]
+        if done.finish_reason not in ("stop", "length"):
+            raise ModelServerError(f"vLLM ended a completion for the reason {done.finish_reason!r}.")
+        tokens = len(done.token_ids)
+        self._computed_prompt(output, cost)
+        cost.computed += max(0, tokens - 1)  # the last token is not read any more
+        return Completion(done.text, tokens, done.finish_reason, done.cumulative_logprob)
+
+    def _computed_prompt(self, output: Any, cost: Cost) -> None:
+        cost.computed += len(output.prompt_token_ids) - (output.num_cached_tokens or 0)
+
+    async def _next_token(self, ids: Sequence[int], tokens: Sequence[int], cost: Cost) -> list[float] | None:
+        if len(tokens) > _MOST_TOKEN_IDS:
+            return None
+        params = self._engine.vllm.SamplingParams(
+            max_tokens=1, temperature=0.0, logprob_token_ids=list(tokens), detokenize=False
+        )
+        (output,) = await self._engine.run([ids], [params])
+        self._computed_prompt(output, cost)
+        scores = output.outputs[0].logprobs[0]
+        return [float(scores[token].logprob) for token in tokens]
+
+    async def _scores(self, span: Span, cost: Cost) -> list[float]:
+        values, cached = await self._prompt_scores(span.ids, self.scores_from_cache, cost)
+        if cached >= span.start:
+            # The continuation itself was found in the cache, and with it its scores are missing.
+            values, _ = await self._prompt_scores(span.ids, False, cost)
+        return [_of(values, at, token) for at, token in enumerate(span.ids) if at >= span.start]
+
+    async def _prompt_scores(self, ids: Sequence[int], from_cache: bool, cost: Cost) -> tuple[Any, int]:
+        """Log-probabilities of a text's tokens, and how many of the first ones are not valid."""
+        # Without a cached prefix's scores their places hold anything, so nothing must be made text.
+        params = self._engine.vllm.SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=0,
+            detokenize=False,
+            skip_reading_prefix_cache=not from_cache,
+        )
+        (output,) = await self._engine.run([ids], [params])
+        self._computed_prompt(output, cost)
+        return output.prompt_logprobs, output.num_cached_tokens or 0
+
+    async def _check_cache(self) -> bool:
+        """Whether scores after a cached prefix are those of the whole text."""
+        cost = Cost()
+        (text,) = await self._text.tokens(Prompt((("user", " ".join(map(str, range(60)))),)))
+        # Two blocks of the cache and a rest that has to be computed.
+        length = min(self._engine.block_size * 2 + 8, self._engine.max_context - 1)
+        ids = [text[at % len(text)] for at in range(length)]
+        expected, _ = await self._prompt_scores(ids, False, cost)
+        try:
+            found, cached = await self._prompt_scores(ids, True, cost)
+            rest = [(at, token) for at, token in enumerate(ids) if at > cached]
+            return bool(cached) and all(
+                abs(_of(found, at, token) - _of(expected, at, token)) < 1e-2 for at, token in rest
+            )
+        except (ModelServerError, IndexError, KeyError, TypeError):
+            return False
+
+
+def _of(scores: Any, at: int, token: int) -> float:
+    return float(scores[at][token].logprob)
