@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 __all__ = [
     "Answered",
+    "DocumentsReranked",
     "DocumentsRetrieved",
     "SearchEvent",
     "SearchStopped",
@@ -40,6 +41,23 @@ class DocumentsRetrieved(TypedDict):
     step_id: str | None
     query: str
     doc_ids: list[str]
+
+
+class DocumentsReranked(TypedDict):
+    """The passages of a step, or of the question, are in a new order.
+
+    `calls` and `failures` count what was asked of the judge and what of it gave no usable answer;
+    `stopped` says why the work ended early, if it did.
+    """
+
+    type: Literal["agentprm.documents_reranked"]
+    step_id: str | None
+    query: str
+    doc_ids: list[str]
+    method: str
+    calls: int
+    failures: int
+    stopped: str | None
 
 
 class StepCompleted(TypedDict):
@@ -83,5 +101,12 @@ class Answered(TypedDict):
 
 
 SearchEvent = (
-    StepProposed | DocumentsRetrieved | StepCompleted | StepScored | StepCommitted | SearchStopped | Answered
+    StepProposed
+    | DocumentsRetrieved
+    | DocumentsReranked
+    | StepCompleted
+    | StepScored
+    | StepCommitted
+    | SearchStopped
+    | Answered
 )

@@ -11,13 +11,16 @@ import sys
 
 from agentprm import FaissStore, create_rag_graph, default_embeddings, default_language_model, load_folder
 from agentprm.demo import corpus_path
+from agentprm.rerank import PairwiseReranker, QueryLikelihoodComparator
 
 
 def main(folder: str | None = None, question: str = "Who designed the Clifton Suspension Bridge?") -> str:
     documents = load_folder(folder or corpus_path() / "corpus.jsonl").documents
     store = FaissStore.from_documents(documents, default_embeddings())
     model = default_language_model()
-    graph = create_rag_graph(model, store, k=3, passages=1).compile()
+    # The packaged model is too small to compare on request, but tells which passage makes a query likelier.
+    reranker = PairwiseReranker(model=QueryLikelihoodComparator(model), aggregation="all_pair")
+    graph = create_rag_graph(model, store, k=3, passages=1, reranker=reranker).compile()
     result = graph.invoke({"question": question})
     print(result["answer"])
     for citation in result["citations"]:

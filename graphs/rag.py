@@ -15,6 +15,7 @@ from agentprm.graphs.state import Answered, Question, RagGraphState, SearchConte
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Answer, PairwiseRerank, Retrieve, VectorFeedback
 from agentprm.prompts import PROMPTS, Prompts
+from agentprm.rerank import Comparator
 from agentprm.retrievers import VectorIndex
 
 __all__ = ["create_rag_graph"]
@@ -27,7 +28,7 @@ def create_rag_graph(
     k: int = 5,
     passages: int | None = None,
     feedback: VectorIndex | None = None,
-    reranker: LanguageModel | BaseChatModel | BaseDocumentCompressor | None = None,
+    reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
     budget: SearchBudget | None = None,
     prompts: Prompts = PROMPTS,
 ) -> StateGraph[Any, Any, Any, Any]:
@@ -39,7 +40,8 @@ def create_rag_graph(
         k: Passages that are retrieved.
         passages: Passages that are read; by default all.
         feedback: An index for blind vector feedback; `None` leaves it out.
-        reranker: A model that compares passages, or any document compressor; `None` leaves it out.
+        reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
+            it out.
         budget: Bounds of a run.
         prompts: Templates.
 

@@ -26,6 +26,7 @@ from agentprm.nodes import (
     VectorFeedback,
 )
 from agentprm.prompts import PROMPTS, Prompts
+from agentprm.rerank import Comparator
 from agentprm.retrievers import VectorIndex
 from agentprm.rewards import Fused, Grounding, ProcessRewardModel, Relevance
 from agentprm.search import Plain, ValueFunction
@@ -49,7 +50,7 @@ def create_reasoning_graph(
     accept: Accept = "if_better",
     critic: LanguageModel | BaseChatModel | str | None = None,
     feedback: VectorIndex | None = None,
-    reranker: LanguageModel | BaseChatModel | BaseDocumentCompressor | None = None,
+    reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
     temperature: float = 0.7,
     seed: int | None = 0,
     budget: SearchBudget | None = None,
@@ -66,7 +67,7 @@ def create_reasoning_graph(
         model: Proposes, reads and answers.
         retriever: Any LangChain retriever or vector store.
         reward: Scores steps; by default `Grounding` and `Relevance` fused, the training-free reward
-            that told right steps from wrong ones best (`benchmarks/reward_auc.py`). It needs a
+            that told right steps from wrong ones best (`benchmarks/rewards.py`). It needs a
             `model` with log-likelihoods.
         candidates: Steps proposed at a time (M); 3 in the paper.
         max_steps: Most steps of a path (T); 5 in the paper.
@@ -81,7 +82,8 @@ def create_reasoning_graph(
         accept: `if_better`, or `always` as in the paper.
         critic: A model of its own for the critique; `None` means `model`.
         feedback: An index for blind vector feedback; `None` leaves it out.
-        reranker: A model that compares passages, or any document compressor; `None` leaves it out.
+        reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
+            it out.
         temperature: Of the proposals.
         seed: Same seed, inputs and machine: same tree.
         budget: Bounds of a run; reaching one ends the search with the best answer so far.

@@ -7,6 +7,7 @@ from agentprm.nodes.look_ahead import LookAhead
 from agentprm.nodes.pairwise_rerank import PairwiseRerank
 from agentprm.nodes.propose_steps import ProposeSteps
 from agentprm.nodes.refine_step import RefineStep
+from agentprm.nodes.rerank import Rerank
 from agentprm.nodes.retrieve import Retrieve
 from agentprm.nodes.retry import retry_policy
 from agentprm.nodes.score_steps import ScoreSteps
@@ -21,6 +22,7 @@ __all__ = [
     "PairwiseRerank",
     "ProposeSteps",
     "RefineStep",
+    "Rerank",
     "Retrieve",
     "ScoreSteps",
     "SelectSteps",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from langchain_core.documents import Document
 
 from agentprm.budget import empty_usage
-from agentprm.prompts import one_line, passage_line
+from agentprm.prompts import one_line
 from agentprm.rewards.base import RewardStep
+from agentprm.rewards.step_text import evidence_line
 from agentprm.state import ReasoningState, Step, open_steps, path_to
 
 __all__ = [
@@ -82,12 +83,16 @@ def documents_of(state: ReasoningState, ids: Sequence[str]) -> list[Document]:
 
 def reward_step(state: ReasoningState, step: Step) -> RewardStep:
     """The step as a reward model sees it."""
-    return RewardStep(
+    documents = documents_of(state, step["doc_ids"])
+    seen = RewardStep(
         query=step["query"],
-        passages=[passage_line(d) for d in documents_of(state, step["doc_ids"])],
+        passages=[evidence_line(d) for d in documents],
         thought=step["thought"],
         final_answer=step["final_answer"],
     )
+    if "cited_ids" in step:
+        seen["cited"] = [i for i, d in enumerate(documents) if d.id in step["cited_ids"]]
+    return seen
 
 
 def with_implicit_step(state: ReasoningState) -> tuple[ReasoningState, list[Document]]:

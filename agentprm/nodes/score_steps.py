@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from agentprm.budget import SearchBudget
@@ -9,7 +10,7 @@ from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Call, Node, Plan, emit
 from agentprm.nodes._tree import ancestors, reward_step, with_implicit_step
 from agentprm.rewards.base import ProcessRewardModel
-from agentprm.state import ReasoningState, Step, number, open_steps
+from agentprm.state import ReasoningState, Step, StepStatus, number, open_steps
 
 __all__ = ["ScoreSteps"]
 
@@ -19,6 +20,8 @@ class ScoreSteps(Node):
 
     Without a search tree the question, its documents and the answer are taken as the only step, so
     the node can judge the answers of any RAG graph. Unfinished and unparsed steps are never scored.
+    A step for which the reward has no score (NaN: no sample held a verdict, or it does not fit the
+    reward model's context) becomes `unparsed` and takes no further part.
 
     Args:
         reward: A process reward model.
@@ -69,7 +72,8 @@ class ScoreSteps(Node):
                     f"{type(self.reward).__name__} returned {len(row)} scores for {len(trajectory)} steps; "
                     "a reward model gives exactly one score per step."
                 )
-            score = number(row[-1])
-            scored.append({**step, "score": score, "value": score, "status": "scored"})
+            score = None if math.isnan(row[-1]) else number(row[-1])
+            status: StepStatus = "unparsed" if score is None else "scored"
+            scored.append({**step, "score": score, "value": score, "status": status})
             emit({"type": "agentprm.step_scored", "step_id": step["id"], "score": score, "value": score})
         return {"prm_steps": scored, **({"prm_documents": documents} if documents else {})}

@@ -1,5 +1,61 @@
 """Rerankers: LangChain document compressors that judge passages with a language model."""
 
-from agentprm.rerank.pairwise import PairwiseReranker
+from agentprm.rerank.base import Ranked, Ranking, Reranker
+from agentprm.rerank.budgeted import active
+from agentprm.rerank.comparator import Comparator, FunctionComparator, Verdict
+from agentprm.rerank.critic import CriticReranker, CriticState
+from agentprm.rerank.cross_encoder import CrossEncoderReranker
+from agentprm.rerank.decisions import DecisionComparator
+from agentprm.rerank.feedback import RerankSelector
+from agentprm.rerank.judging import Judge, Judging
+from agentprm.rerank.likelihood import QueryLikelihoodComparator
+from agentprm.rerank.listwise import ListwiseReranker
+from agentprm.rerank.logit import LogitReranker
+from agentprm.rerank.pairwise import PairwiseReranker, as_comparator
+from agentprm.rerank.pointwise import PointwiseReranker
+from agentprm.rerank.prompted import GenerationComparator, ScoringComparator
+from agentprm.rerank.query_likelihood import QueryLikelihoodReranker
+from agentprm.rerank.rubric import RubricReranker, Stage
+from agentprm.rerank.setwise import SetwiseReranker
+from agentprm.rerank.suggest import Probe, ProbeReport, Suggestion, asuggest_comparator, suggest_comparator
+from agentprm.rerank.tournaments import all_pairs, heapsort, play, sliding
+from agentprm.rerank.verdicts import VerdictCache
 
-__all__ = ["PairwiseReranker"]
+__all__ = [
+    "Comparator",
+    "CriticReranker",
+    "CriticState",
+    "CrossEncoderReranker",
+    "DecisionComparator",
+    "FunctionComparator",
+    "GenerationComparator",
+    "Judge",
+    "Judging",
+    "ListwiseReranker",
+    "LogitReranker",
+    "PairwiseReranker",
+    "PointwiseReranker",
+    "Probe",
+    "ProbeReport",
+    "QueryLikelihoodComparator",
+    "QueryLikelihoodReranker",
+    "Ranked",
+    "Ranking",
+    "RerankSelector",
+    "Reranker",
+    "RubricReranker",
+    "ScoringComparator",
+    "SetwiseReranker",
+    "Stage",
+    "Suggestion",
+    "Verdict",
+    "VerdictCache",
+    "active",
+    "all_pairs",
+    "as_comparator",
+    "asuggest_comparator",
+    "heapsort",
+    "play",
+    "sliding",
+    "suggest_comparator",
+]

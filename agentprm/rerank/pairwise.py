@@ -1,163 +1,174 @@
-"""Pairwise ranking prompting: sliding windows with both orders of each pair."""
+"""Pairwise ranking prompting: a comparator, a tournament, and a memory of verdicts."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Generator, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
 
-from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
-from langchain_core.documents.compressor import BaseDocumentCompressor
-from pydantic import ConfigDict, PrivateAttr, model_validator
+from langchain_core.language_models import BaseChatModel
+from pydantic import Field, PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
-from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.prompts import PROMPTS, Prompts, one_line, passage_line
+from agentprm.lm import LanguageModel, as_language_model
+from agentprm.rerank.base import Plan, Reranker
+from agentprm.rerank.budgeted import active
+from agentprm.rerank.comparator import Comparator, FunctionComparator, Policy, usable
+from agentprm.rerank.decisions import DecisionComparator, is_decision_model
+from agentprm.rerank.judging import Judge, Judging, Missing
+from agentprm.rerank.prompted import GenerationComparator, ScoringComparator
+from agentprm.rerank.tournaments import Left, Pair, Tournament, all_pairs, heapsort, sliding
+from agentprm.rerank.verdicts import VERDICTS, VerdictCache
 
-__all__ = ["PairwiseReranker"]
+__all__ = ["Aggregation", "PairwiseReranker", "as_comparator"]
 
-_LABEL = re.compile(r"^\W*(?:passage\s+)?([AB])\b(?!['\u2019]s)", re.IGNORECASE)
+Aggregation = Callable[[int, int, Left], Tournament]
+"""From the number of documents, the ranks that matter and the budget left to a tournament."""
 
-# P(A) of each order, or None where the judge gave no usable answer.
-_Verdicts = list[float | None]
+_NAMED: dict[str, Aggregation] = {
+    "all_pair": all_pairs,
+    "heapsort": heapsort,
+    "sliding": sliding,
+    "active": active,
+}
 
 
-class PairwiseReranker(BaseDocumentCompressor):
-    """Sliding-K pairwise ranking (Pairwise Ranking Prompting, arXiv 2306.17563, section 3).
-
-    Each pass goes from the bottom of the list to the top and swaps neighbours where the lower one
-    wins. Both orders of a pair are asked. With log-likelihoods the verdict is the position-debiased
-    mean, P(first is better) = (P(A | ab) + 1 - P(A | ba)) / 2; from generated labels the first wins
-    only if both orders agree. Anything else is a tie, which keeps the order, and unusable output is
-    counted as a failure, never as "A".
+def as_comparator(judge: Any, *, policy: Policy = "mean") -> Comparator:
+    """The comparator behind whatever a user passes.
 
     Args:
-        model: A language model, or any LangChain chat model.
-        passes: Passes, each of which settles one more rank from the top; 10 in the paper, 1 here.
-        prompts: Templates; `compare` is used.
+        judge: A `Comparator`, which is returned as it is; a language model or the name or folder of
+            one, compared by scores if it has log-likelihoods, else by what it writes; a LangChain chat
+            model, by what it writes; a decision model of `langchain_core.decisions`; or a function, see
+            `FunctionComparator`.
+        policy: How the answers in both orders become one; a comparator keeps its own.
 
-    Returns of `compress_documents` are new documents with
-    `metadata["rerank"] = {score, rank, prior_rank, method, calls, failures}`, where `score` is the
-    share of its comparisons that the passage won (a tie counts half), and `calls` and `failures`
-    are those of the whole list.
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    if isinstance(judge, Comparator):
+        return judge
+    if is_decision_model(judge):
+        return DecisionComparator(judge, policy=policy)
+    if callable(judge) and not isinstance(judge, LanguageModel | BaseChatModel):
+        return FunctionComparator(judge, policy=policy)
+    model = as_language_model(judge)
+    if model.capabilities.loglikelihood:
+        return ScoringComparator(model, policy=policy)
+    return GenerationComparator(model, policy=policy)
+
+
+class PairwiseReranker(Reranker):
+    """Ranks passages by comparing them in pairs (Pairwise Ranking Prompting, arXiv 2306.17563).
+
+    Both orders of a pair are asked. Equals keep their incoming order. No pair is asked twice: verdicts
+    are remembered across passes, calls and rerankers. An unusable answer is a tie and a failure, never
+    a win.
+
+    The score of a passage is the share of its comparisons that it won, a tie counting half: with
+    `all_pair` the expected number of wins over the number of others.
+
+    Args:
+        model: Who compares: a language model, chat model or decision model, the name or folder of a
+            local model, a function, or a `Comparator`; see `as_comparator`. Small models compare badly
+            when asked; `suggest_comparator` probes a model and returns the comparator that suits it.
+        aggregation: `all_pair` compares everybody and depends least on the incoming order;
+            `heapsort` and `sliding` settle the best `k` with fewer comparisons; `active` makes the most
+            of a given number (`max_judgements`). Or a tournament of your own.
+        k: Ranks that matter: passes of `sliding`, the top of `heapsort` and `active`; 10 as in the paper.
+        cache: Where verdicts are remembered; shared by all rerankers unless given. `None` remembers
+            them for one list only.
+        top_n: See `Reranker`.
+        max_judgements: Most pairs that are asked (each in both orders); known verdicts are free.
+        deadline: See `Reranker`.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
     model: Any
-    passes: int = 1
-    prompts: Prompts = PROMPTS
-    _judge: LanguageModel = PrivateAttr()
+    aggregation: Literal["all_pair", "heapsort", "sliding", "active"] | Aggregation = "sliding"
+    k: int = 10
+    cache: VerdictCache | None = Field(default_factory=lambda: VERDICTS)
+    _comparator: Comparator = PrivateAttr()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.passes < 1:
-            raise ConfigurationError(f"passes must be at least 1, not {self.passes}.")
-        self._judge = as_language_model(self.model)
+        if self.k < 1:
+            raise ConfigurationError(f"k must be at least 1, not {self.k}.")
+        self._comparator = as_comparator(self.model)
         return self
 
-    def compress_documents(
-        self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
-    ) -> list[Document]:
-        """The documents in their new order."""
-        ranking = self._rank(documents, query)
-        try:
-            prompts = next(ranking)
-            while True:
-                prompts = ranking.send(self._ask(prompts))
-        except StopIteration as done:
-            return list(done.value)
+    @property
+    def method(self) -> str:
+        """See `Reranker.method`."""
+        if self.aggregation == "all_pair":
+            return "pairwise all-pair"
+        name = self.aggregation if isinstance(self.aggregation, str) else _name_of(self.aggregation)
+        return f"pairwise {name}-{self.k}"
 
-    async def acompress_documents(
-        self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
-    ) -> list[Document]:
-        """Async twin of `compress_documents`."""
-        ranking = self._rank(documents, query)
-        try:
-            prompts = next(ranking)
-            while True:
-                prompts = ranking.send(await self._aask(prompts))
-        except StopIteration as done:
-            return list(done.value)
+    @property
+    def calls_per_judgement(self) -> int:
+        """Most model calls of one pair."""
+        return self._comparator.calls
 
-    def _rank(
-        self, documents: Sequence[Document], query: str
-    ) -> Generator[list[Prompt], _Verdicts, list[Document]]:
-        order = list(range(len(documents)))
-        wins, asked = [0.0] * len(documents), [0] * len(documents)
-        calls = failures = 0
-        verdicts: dict[tuple[int, int], float] = {}
-        for done in range(min(self.passes, len(order) - 1)):
-            for place in range(len(order) - 1, done, -1):
-                upper, lower = order[place - 1], order[place]
-                pair = (min(upper, lower), max(upper, lower))
-                if pair not in verdicts:
-                    first, second = documents[pair[0]], documents[pair[1]]
-                    answers = yield [self._prompt(query, first, second), self._prompt(query, second, first)]
-                    calls += 2
-                    failures += answers.count(None)
-                    verdicts[pair] = self._verdict(answers)
-                    wins[pair[0]] += verdicts[pair]
-                    wins[pair[1]] += 1 - verdicts[pair]
-                    asked[pair[0]] += 1
-                    asked[pair[1]] += 1
-                upper_wins = verdicts[pair] if pair[0] == upper else 1 - verdicts[pair]
-                if upper_wins < 0.5:
-                    order[place - 1], order[place] = lower, upper
-        return [
-            documents[i].model_copy(
-                update={
-                    "metadata": {
-                        **documents[i].metadata,
-                        "rerank": {
-                            "score": wins[i] / asked[i] if asked[i] else 0.5,
-                            "rank": rank,
-                            "prior_rank": i,
-                            "method": f"pairwise sliding-{self.passes}",
-                            "calls": calls,
-                            "failures": failures,
-                        },
-                    }
-                }
-            )
-            for rank, i in enumerate(order)
-        ]
-
-    def _prompt(self, query: str, first: Document, second: Document) -> Prompt:
-        return self.prompts.compare.render(
-            query=one_line(query), first=passage_line(first), second=passage_line(second)
+    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan:
+        """See `Reranker.plan`."""
+        comparator = self._comparator
+        views = [comparator.view(document) for document in documents]
+        fingerprint = comparator.fingerprint
+        judge = Judge(
+            lambda pairs: comparator.compare(query, pairs),
+            lambda pairs: comparator.acompare(query, pairs),
+            comparator.width,
+            comparator.calls,
         )
+        # Failures are ties for this list only: they are not asked again here, but not remembered either.
+        known: dict[tuple[str, str], float] = {}
 
-    @staticmethod
-    def _verdict(answers: _Verdicts) -> float:
-        """P(first of the pair is better) from P(A) in both orders; .5 is a tie."""
-        straight, swapped = answers
-        if straight is None or swapped is None:
-            return 0.5
-        return (straight + 1 - swapped) / 2
+        def recall(pair: Pair) -> float | None:
+            first, second = views[pair[0]], views[pair[1]]
+            if first == second:
+                return 0.5
+            if (first, second) in known:
+                return known[first, second]
+            return 1 - known[second, first] if (second, first) in known else None
 
-    def _labels(self, rows: list[list[float]]) -> _Verdicts:
-        return [1 / (1 + math.exp(min(700.0, b - a))) for a, b in rows]
+        def look_up(pair: Pair) -> bool:
+            """Whether the pair is known, here or from before."""
+            if recall(pair) is not None:
+                return True
+            first, second = views[pair[0]], views[pair[1]]
+            p = None if self.cache is None else self.cache.get(fingerprint, query, first, second)
+            if p is not None:
+                known[first, second] = p
+            return p is not None
 
-    def _ask(self, prompts: list[Prompt]) -> _Verdicts:
-        if self._judge.capabilities.loglikelihood:
-            return self._labels(
-                self._judge.loglikelihood(prompts, [["Passage A", "Passage B"]] * len(prompts))
-            )
-        return self._parsed(self._judge.sample(prompts, 1, _GREEDY))
+        make = _NAMED[self.aggregation] if isinstance(self.aggregation, str) else self.aggregation
+        tournament = make(len(documents), self.k, lambda: judging.judgements_left)
+        try:
+            wanted = next(tournament)
+            while True:
+                # By what is shown: of two copies of a passage one is asked about.
+                ask: dict[frozenset[str], Pair] = {}
+                for pair in wanted:
+                    if not look_up(pair):
+                        ask.setdefault(frozenset((views[pair[0]], views[pair[1]])), pair)
+                pairs = list(ask.values())
+                replies = yield from judging.ask(judge, [(documents[a], documents[b]) for a, b in pairs])
+                for (a, b), reply in zip(pairs, replies, strict=True):
+                    if reply is Missing.UNASKED:
+                        continue
+                    p = None if reply is Missing.FAILED else usable(reply.p)
+                    known[views[a], views[b]] = 0.5 if p is None else p
+                    if reply is Missing.FAILED:
+                        continue
+                    failures = reply.failures if p is not None else max(1, reply.failures)
+                    judging.book(reply.calls, failures)
+                    if self.cache is not None and p is not None and not failures:
+                        self.cache.put(fingerprint, query, views[a], views[b], p)
+                wanted = tournament.send([recall(pair) for pair in wanted])
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
 
-    async def _aask(self, prompts: list[Prompt]) -> _Verdicts:
-        if self._judge.capabilities.loglikelihood:
-            continuations = [["Passage A", "Passage B"]] * len(prompts)
-            return self._labels(await self._judge.aloglikelihood(prompts, continuations))
-        return self._parsed(await self._judge.asample(prompts, 1, _GREEDY))
 
-    @staticmethod
-    def _parsed(rows: list[list[Any]]) -> _Verdicts:
-        matches = [_LABEL.match(row[0].text.strip()) for row in rows]
-        return [None if m is None else float(m.group(1).upper() == "A") for m in matches]
-
-
-_GREEDY = SamplingParams(max_tokens=8, temperature=0.0, seed=0)
+def _name_of(aggregation: Any) -> str:
+    function = getattr(aggregation, "func", aggregation)
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -29,6 +29,7 @@ from agentprm.nodes import (
     retry_policy,
 )
 from agentprm.nodes.retry import is_transient
+from agentprm.rerank import PairwiseReranker
 from agentprm.search import TD
 from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.world import PASSAGES, QUESTION, good_reward, language_model, store
@@ -67,7 +68,7 @@ NODES = {
     "refine": (lambda: RefineStep(language_model()), "prm_steps"),
     "answer": (lambda: Answer(language_model()), "answer"),
     "feedback": (lambda: VectorFeedback(store(), k=2), "documents"),
-    "rerank": (lambda: PairwiseRerank(language_model()), "documents"),
+    "rerank": (lambda: PairwiseRerank(PairwiseReranker(model=language_model(), cache=None)), "documents"),
 }
 
 
@@ -202,9 +203,9 @@ def test_rerank_moves_the_better_passage_up_and_keeps_the_input():
     record = update["documents"][0].metadata["rerank"]
     assert record["rank"] == 0
     assert record["prior_rank"] == 1
-    assert (record["calls"], record["failures"]) == (4, 0)
+    assert (record["calls"], record["failures"]) == (6, 0)  # three pairs in both orders
     assert "rerank" not in given[1].metadata
-    assert update["prm_usage"]["model_calls"] == 4
+    assert update["prm_usage"]["model_calls"] == 6
 
 
 @pytest.mark.parametrize(
@@ -213,9 +214,8 @@ def test_rerank_moves_the_better_passage_up_and_keeps_the_input():
 def test_a_judge_that_does_not_decide_is_a_tie(reply):
     node = PairwiseRerank(ScriptedChatModel(script=lambda text: reply))
     update = node.invoke({"question": "q", "documents": documents()})
-    assert [d.id for d in update["documents"]][:1] == ["d1"]
-    if reply not in ("Passage A and B?",):
-        assert update["documents"][0].metadata["rerank"]["failures"] == 4
+    assert [d.id for d in update["documents"]] == ["d1", "d2", "d3"]
+    assert update["documents"][0].metadata["rerank"]["failures"] == 4
 
 
 def test_a_judge_that_always_says_a_changes_nothing():
@@ -230,6 +230,16 @@ def test_extras_give_way_to_the_budget():
     budget = SearchBudget(model_calls=1, retrievals=0)
     assert PairwiseRerank(language_model(), budget=budget).invoke(state) == {}
     assert VectorFeedback(store(), budget=budget).invoke(state) == {}
+
+
+@pytest.mark.parametrize(("calls", "stopped", "paid"), [(1, True, 0), (4, True, 2), (7, False, 6)])
+def test_pairwise_reranking_spends_what_the_budget_leaves(calls, stopped, paid):
+    model = ScriptedLanguageModel({}, likelihood=lambda prompt, text: 0.0 if text.endswith("B") else -1.0)
+    node = PairwiseRerank(model, aggregation="all_pair", budget=SearchBudget(model_calls=calls))
+    update = node.invoke({"question": "q", "documents": documents()})
+    assert ("stopped" in update["documents"][0].metadata["rerank"]) == stopped
+    assert update["prm_usage"]["model_calls"] == paid  # one call is kept for the answer
+    assert len(model.scored) == 2 * paid
 
 
 def test_construction_refuses_what_cannot_work():

@@ -1,0 +1,232 @@
+"""What all rerankers share: one plan for sync and async, new documents, cost, budget, failures.
+
+A reranker writes its algorithm once, as a generator that asks a judge about items (pairs, passages,
+windows) through `Judging.ask` and returns an order. `Reranker` runs it with or without an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from abc import abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import Document
+from langchain_core.documents.compressor import BaseDocumentCompressor
+from langchain_core.runnables.config import ensure_config, merge_configs, set_config_context
+from pydantic import ConfigDict, ValidationError, model_validator
+
+from agentprm.errors import AgentPRMError, ConfigurationError
+from agentprm.rerank.judging import Call, Judging
+
+__all__ = ["Plan", "Ranked", "Ranking", "Reranker"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Ranked(NamedTuple):
+    """What a plan returns.
+
+    Attributes:
+        order: Places in the incoming list, best first. Places that are left out follow in their
+            incoming order, so that no document can be lost.
+        scores: One score per incoming place, higher is better.
+    """
+
+    order: Sequence[int]
+    scores: Sequence[float]
+
+
+Plan = Generator[Call, Any, Ranked]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The outcome of `Reranker.rank`, in places of the incoming list.
+
+    Attributes:
+        order: All places, best first.
+        scores: One score per place, higher is better; JSON-plain floats.
+        method: Name of the method.
+        judging: What it cost, what failed and why it stopped.
+    """
+
+    order: tuple[int, ...]
+    scores: tuple[float, ...]
+    method: str
+    judging: Judging
+
+
+class Reranker(BaseDocumentCompressor):
+    """Base of the rerankers: a LangChain document compressor with an async twin.
+
+    `compress_documents` returns new documents, best first, with
+    `metadata["rerank"] = {score, rank, prior_rank, method, calls, failures}`: the passage's score, its
+    places (from 0) now and before, the method, and the judge calls and unusable answers of the whole
+    list. If the budget or the deadline ended the work early, `stopped` says which; the order is then
+    valid, made of what was known. Documents stay apart even if they share an id or a text. An exception
+    of the judge on one item counts as a failure and never loses the list; errors of configuration pass.
+
+    Subclasses implement `plan` and `method`.
+
+    Args:
+        top_n: Passages that are returned; all by default.
+        max_judgements: Most items (pairs, passages, windows) that are judged per list; unbounded by default.
+        deadline: Seconds per list after which nothing more is asked; unbounded by default. Requests in
+            flight are given up, a running batch of a local model is waited for.
+
+    Raises:
+        ConfigurationError: If a setting is wrong.
+        pydantic.ValidationError: If a field is of the wrong type or does not exist.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    top_n: int | None = None
+    max_judgements: int | None = None
+    deadline: float | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            # pydantic wraps what validators raise; callers get the error that names the remedy.
+            for detail in error.errors():
+                cause = detail.get("ctx", {}).get("error")
+                if isinstance(cause, AgentPRMError):
+                    raise cause from error
+            raise
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.top_n is not None and self.top_n < 1:
+            raise ConfigurationError(f"top_n must be at least 1, not {self.top_n}.")
+        if self.max_judgements is not None and self.max_judgements < 0:
+            raise ConfigurationError(f"max_judgements must be at least 0, not {self.max_judgements}.")
+        if self.deadline is not None and not self.deadline >= 0:
+            raise ConfigurationError(f"deadline must be at least 0 seconds, not {self.deadline}.")
+        return self
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """Name of the method, as it stands in the records."""
+
+    @abstractmethod
+    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan:
+        """The algorithm: `results = yield from judging.ask(judge, items)`, in the end a `Ranked`.
+
+        It must return an order at any time: once `judging.stopped` is set nothing more is judged.
+        It is not called for an empty list.
+        """
+
+    def rank(self, documents: Sequence[Document], query: str, callbacks: Callbacks = None) -> Ranking:
+        """The order, the scores and the cost, without touching the documents."""
+        judging = Judging(self.max_judgements, self.deadline)
+        with _context(callbacks) as context:
+            ranked = context.run(_drive, self._plan(query, documents, judging))
+        return self._ranking(ranked, len(documents), judging)
+
+    async def arank(self, documents: Sequence[Document], query: str, callbacks: Callbacks = None) -> Ranking:
+        """Async twin of `rank`."""
+        judging = Judging(self.max_judgements, self.deadline)
+        with _context(callbacks) as context:
+            work = asyncio.create_task(_adrive(self._plan(query, documents, judging)), context=context)
+            try:
+                ranked = await work
+            finally:
+                work.cancel()
+        return self._ranking(ranked, len(documents), judging)
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
+    ) -> list[Document]:
+        """The documents in their new order, as new objects."""
+        return self._documents(documents, self.rank(documents, query, callbacks))
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
+    ) -> list[Document]:
+        """Async twin of `compress_documents`."""
+        return self._documents(documents, await self.arank(documents, query, callbacks))
+
+    def _plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan:
+        if not documents:
+            return Ranked([], [])
+        return (yield from self.plan(query, documents, judging))
+
+    def _ranking(self, ranked: Ranked, count: int, judging: Judging) -> Ranking:
+        if judging.errors:
+            _logger.warning(
+                "%s: %d of %d judge calls gave no usable answer; they count as ties. First error: %s",
+                self.method,
+                judging.failures,
+                judging.calls,
+                judging.errors[0],
+            )
+        order = dict.fromkeys(int(place) for place in ranked.order)
+        order.update(dict.fromkeys(range(count)))
+        if len(order) != count or len(ranked.scores) != count:
+            raise ConfigurationError(
+                f"The plan of {type(self).__name__} must rank {count} documents: it gave the places "
+                f"{list(ranked.order)} and {len(ranked.scores)} scores."
+            )
+        return Ranking(tuple(order), tuple(float(s) for s in ranked.scores), self.method, judging)
+
+    def _documents(self, documents: Sequence[Document], ranking: Ranking) -> list[Document]:
+        cost = ranking.judging
+        stopped = {"stopped": cost.stopped} if cost.stopped else {}
+        return [
+            documents[place].model_copy(
+                update={
+                    "metadata": {
+                        **documents[place].metadata,
+                        "rerank": {
+                            "score": ranking.scores[place],
+                            "rank": rank,
+                            "prior_rank": place,
+                            "method": ranking.method,
+                            "calls": cost.calls,
+                            "failures": cost.failures,
+                            **stopped,
+                        },
+                    }
+                }
+            )
+            for rank, place in enumerate(ranking.order[: self.top_n])
+        ]
+
+
+def _drive(plan: Plan) -> Ranked:
+    """Runs a plan in the current thread."""
+    try:
+        call = next(plan)
+        while True:
+            call = plan.send(call.sync())
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+async def _adrive(plan: Plan) -> Ranked:
+    """Runs a plan in the event loop."""
+    try:
+        call = next(plan)
+        while True:
+            call = plan.send(await call.on_loop())
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _context(callbacks: Callbacks) -> Iterator[Context]:
+    """The context in which a judge's own LangChain calls report to the caller's callbacks."""
+    if callbacks is None:
+        yield copy_context()
+        return
+    with set_config_context(merge_configs(ensure_config(), {"callbacks": callbacks})) as context:
+        yield context

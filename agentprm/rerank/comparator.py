@@ -1,0 +1,195 @@
+"""The contract of a comparator: which of two passages fits a query better?"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from langchain_core.documents import Document
+
+from agentprm.errors import ConfigurationError
+
+__all__ = ["Comparator", "FunctionComparator", "Policy", "Verdict", "verdict_of"]
+
+Policy = Literal["mean", "strict"]
+"""How the answers in both orders become one: `mean`, the position-debiased mean of both; or `strict`,
+the paper's rule, by which a passage wins only if it wins in both orders."""
+
+DocumentPair = tuple[Document, Document]
+
+
+class Verdict(NamedTuple):
+    """A comparison of two passages.
+
+    Attributes:
+        p: Probability that the first passage is the better one; .5 is a tie.
+        calls: Model calls that it took.
+        failures: Those of them without a usable answer.
+    """
+
+    p: float
+    calls: int = 2
+    failures: int = 0
+
+
+def verdict_of(
+    straight: float | None, swapped: float | None, policy: Policy = "mean", *, calls: int = 2
+) -> Verdict:
+    """The verdict of two answers to the same question, in both orders.
+
+    Args:
+        straight: Probability that the passage shown first is better, first passage first; `None` if
+            the answer was unusable.
+        swapped: The same with the second passage first.
+        policy: How they become one. An unusable answer is a tie either way.
+        calls: Model calls that they took.
+    """
+    failures = [straight, swapped].count(None)
+    if straight is None or swapped is None:
+        return Verdict(0.5, calls, failures)
+    if policy == "strict":
+        wins = (straight > 0.5) and (swapped < 0.5)
+        loses = (straight < 0.5) and (swapped > 0.5)
+        return Verdict(0.5 + 0.5 * (wins - loses), calls)
+    # Rounded: what differs by less than a float's last digits is a tie.
+    return Verdict(round((straight + 1 - swapped) / 2, 12), calls)
+
+
+class Comparator(ABC):
+    """Judges pairs of passages. Both orders of a pair are its own business.
+
+    A verdict must be fair to positions: comparing (b, a) must give 1 - p of (a, b). Implementations
+    are safe to call from several threads.
+
+    Attributes:
+        calls: Most model calls of one pair.
+        width: Pairs that are compared at a time, each in a call of its own; `None` where one call with
+            many pairs is the fast way. See `agentprm.rerank.Judge`.
+    """
+
+    calls: int = 2
+    width: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything but query and passages that a verdict depends on: model, prompt, policy.
+
+        Comparators with equal fingerprints share cached verdicts. By default each is on its own.
+        """
+        return f"{type(self).__name__}/{token_of(self)}"
+
+    def view(self, document: Document) -> str:
+        """All of a document that verdicts may depend on; equal views are a tie without a question."""
+        metadata = {key: value for key, value in document.metadata.items() if key != "rerank"}
+        return json.dumps([document.id, document.page_content, metadata], default=str, sort_keys=True)
+
+    @abstractmethod
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+        """One verdict per pair."""
+
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+        """Async twin of `compare`; by default it runs in a thread."""
+        return await asyncio.to_thread(self.compare, query, pairs)
+
+
+class FunctionComparator(Comparator):
+    """A comparator made of a function.
+
+    Args:
+        function: From query and two documents to the probability that the first is better, which lies
+            in [0, 1]; `None` is an unusable answer.
+        afunction: Async twin; without it `function` runs in a thread.
+        width: Calls at a time.
+        both_orders: The function depends on the order of its documents: it is asked in both.
+        policy: How the answers in both orders become one.
+
+    Example:
+        >>> longer = FunctionComparator(lambda query, a, b: float(len(a.page_content) > len(b.page_content)))
+        >>> longer.compare("q", [(Document("long text"), Document("text"))])[0].p
+        1.0
+    """
+
+    def __init__(
+        self,
+        function: Callable[[str, Document, Document], float | None],
+        *,
+        afunction: Callable[[str, Document, Document], Awaitable[float | None]] | None = None,
+        width: int = 8,
+        both_orders: bool = False,
+        policy: Policy = "mean",
+    ) -> None:
+        if not callable(function):
+            raise ConfigurationError(f"A {type(function).__name__} is no function of query, a and b.")
+        if width < 1:
+            raise ConfigurationError(f"width must be at least 1, not {width}.")
+        self._function, self._afunction = function, afunction
+        self.width, self.policy = width, checked_policy(policy)
+        self._both_orders = both_orders
+        self.calls = 2 if both_orders else 1
+
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+        """See `Comparator.compare`."""
+        return [
+            self._verdict([self._function(query, *some) for some in self._orders(a, b)]) for a, b in pairs
+        ]
+
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+        """See `Comparator.acompare`."""
+        if self._afunction is None:
+            return await asyncio.to_thread(self.compare, query, pairs)
+        verdicts = []
+        for a, b in pairs:
+            answers = await asyncio.gather(
+                *(self._afunction(query, *some) for some in self._orders(a, b)), return_exceptions=False
+            )
+            verdicts.append(self._verdict(list(answers)))
+        return verdicts
+
+    def _orders(self, a: Document, b: Document) -> list[DocumentPair]:
+        return [(a, b), (b, a)] if self._both_orders else [(a, b)]
+
+    def _verdict(self, answers: list[float | None]) -> Verdict:
+        answers = [usable(answer) for answer in answers]
+        if self._both_orders:
+            return verdict_of(answers[0], answers[1], self.policy)
+        return Verdict(0.5, 1, 1) if answers[0] is None else Verdict(answers[0], 1)
+
+
+def usable(answer: Any) -> float | None:
+    """A probability as a plain float; `None` if it is none."""
+    try:
+        p = float(answer)
+    except (TypeError, ValueError):
+        return None
+    return p if 0 <= p <= 1 else None
+
+
+def checked_policy(policy: Policy) -> Policy:
+    """The policy, if there is such a one."""
+    if policy not in ("mean", "strict"):
+        raise ConfigurationError(f"policy must be 'mean' or 'strict', not {policy!r}.")
+    return policy
+
+
+_tokens: dict[int, tuple[weakref.ref[Any], int]] = {}
+_numbers = itertools.count(1)
+_tokens_lock = threading.Lock()
+
+
+def token_of(thing: Any) -> int:
+    """A number for a live object: the same as long as it lives, and never given to another."""
+    with _tokens_lock:
+        held = _tokens.get(id(thing))
+        if held is not None and held[0]() is thing:
+            return held[1]
+        number = next(_numbers)
+        _tokens[id(thing)] = (weakref.ref(thing), number)
+        for key in [key for key, (reference, _) in _tokens.items() if reference() is None]:
+            del _tokens[key]
+        return number

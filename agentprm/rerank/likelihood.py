@@ -1,0 +1,120 @@
+"""Comparing two passages by how likely they make the query."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+
+from agentprm.errors import ConfigurationError
+from agentprm.lm import Prompt, as_language_model, require
+from agentprm.prompts import PROMPTS, Prompts, one_line
+from agentprm.rerank._asking import shown
+from agentprm.rerank.comparator import Comparator, DocumentPair, Verdict, token_of
+from agentprm.rewards.base import sigmoid
+
+__all__ = ["QueryLikelihoodComparator"]
+
+
+class QueryLikelihoodComparator(Comparator):
+    """Compares by which passage makes the query likelier; for models too small to judge on request.
+
+    P(a better) = sigmoid((log P(query | a) - log P(query | b)) / sqrt(n)) with n tokens in the query:
+    the sum's spread grows with the square root of its terms. There is no position that it could be
+    biased to. Each passage is scored once per query, however many comparisons it takes part in: pairs
+    go to the model together, in one call.
+
+    Args:
+        model: A language model with log-likelihoods, or the name or folder of one.
+        prompts: Templates; `relate` is used.
+        max_chars: Where a passage is cut.
+        cache_size: Likelihoods that are remembered; the least recently used go first.
+
+    Raises:
+        CapabilityError: If the model gives no log-likelihoods.
+    """
+
+    def __init__(
+        self, model: Any, *, prompts: Prompts = PROMPTS, max_chars: int = 1200, cache_size: int = 10_000
+    ) -> None:
+        if max_chars < 1 or cache_size < 1:
+            raise ConfigurationError(
+                f"max_chars and cache_size must be at least 1, not {max_chars} and {cache_size}."
+            )
+        self.model = as_language_model(model)
+        require(self.model, "loglikelihood", "QueryLikelihoodComparator")
+        self.template, self.max_chars = prompts.relate, max_chars
+        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._cache_size = cache_size
+        self._lock = threading.Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Comparator.fingerprint`."""
+        digest = hashlib.sha256(repr((self.template, self.max_chars)).encode()).hexdigest()
+        return f"{type(self).__name__}/{token_of(self.model)}/{digest}"
+
+    def view(self, document: Document) -> str:
+        """See `Comparator.view`; here the passage as it stands in the prompt."""
+        return shown(document, self.max_chars)
+
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+        """See `Comparator.compare`."""
+        views, missing, known = self._lookup(query, pairs)
+        rows = self.model.loglikelihood(*self._scored(query, missing)) if missing else []
+        return self._verdicts(query, views, missing, known, rows)
+
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+        """See `Comparator.acompare`."""
+        views, missing, known = self._lookup(query, pairs)
+        rows = await self.model.aloglikelihood(*self._scored(query, missing)) if missing else []
+        return self._verdicts(query, views, missing, known, rows)
+
+    def _lookup(
+        self, query: str, pairs: Sequence[DocumentPair]
+    ) -> tuple[list[tuple[str, str]], list[str], dict[str, float]]:
+        views = [(self.view(a), self.view(b)) for a, b in pairs]
+        wanted = dict.fromkeys(view for both in views for view in both)
+        with self._lock:
+            known = {view: self._known[query, view] for view in wanted if (query, view) in self._known}
+        return views, [view for view in wanted if view not in known], known
+
+    def _scored(self, query: str, views: Sequence[str]) -> tuple[list[Prompt], list[list[str]]]:
+        prefill = self.model.capabilities.prefill
+        prompts = [self.template.render(prefill=prefill, passages=view) for view in views]
+        # After a prefix that ends in a word the query begins with a blank.
+        return prompts, [[(" " if prompt.prefix else "") + one_line(query)] for prompt in prompts]
+
+    def _verdicts(
+        self,
+        query: str,
+        views: Sequence[tuple[str, str]],
+        missing: Sequence[str],
+        known: dict[str, float],
+        rows: Sequence[Sequence[float]],
+    ) -> list[Verdict]:
+        new = {view: float(row[0]) for view, row in zip(missing, rows, strict=True)}
+        known = known | new
+        with self._lock:
+            for view, value in known.items():
+                self._known[query, view] = value
+                self._known.move_to_end((query, view))
+            while len(self._known) > self._cache_size:
+                self._known.popitem(last=False)
+        spread = math.sqrt(max(1, self.model.count_tokens([one_line(query)])[0]))
+        unpaid = set(new)
+        verdicts = []
+        for a, b in views:
+            calls = len({a, b} & unpaid)
+            unpaid -= {a, b}
+            gap = known[a] - known[b]
+            if math.isfinite(gap):
+                verdicts.append(Verdict(round(sigmoid(gap / spread), 12), calls))
+            else:
+                verdicts.append(Verdict(0.5, calls, calls))
+        return verdicts

@@ -1,0 +1,199 @@
+"""Comparators that ask a language model: by the likelihood of two labels, or by what it writes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+
+from agentprm.errors import ConfigurationError
+from agentprm.lm import ChatLM, Completion, Prompt, SamplingParams, as_language_model, require
+from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, one_line
+from agentprm.rerank._asking import DEFINITION, shown
+from agentprm.rerank.comparator import (
+    Comparator,
+    DocumentPair,
+    Policy,
+    Verdict,
+    checked_policy,
+    token_of,
+    verdict_of,
+)
+from agentprm.rerank.judging import width_of
+from agentprm.rerank.labels import parse_label
+from agentprm.rewards.base import sigmoid
+
+__all__ = ["GenerationComparator", "PromptComparator", "ScoringComparator"]
+
+_LABELS = ("Passage A", "Passage B")
+_Question = tuple[str, Document, Document]
+
+
+class PromptComparator(Comparator):
+    """Base of the comparators that show a language model two passages and ask which is better.
+
+    Args:
+        model: A language model, any LangChain chat model, or the name or folder of a local model.
+        policy: How the answers in both orders become one verdict, see `verdict_of`.
+        definition: What makes a passage relevant in this task, a sentence for the prompt (per-task
+            definitions: Retro*, arXiv 2509.24869).
+        labels: What the prompt calls the passages and the model answers.
+        prompts: Templates; `compare` is used. The passage shown first stands before the other, so that
+            all comparisons with the same first passage share their beginning.
+        max_chars: Where a passage is cut.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        policy: Policy = "mean",
+        definition: str = DEFINITION,
+        labels: tuple[str, str] = _LABELS,
+        prompts: Prompts = PROMPTS,
+        max_chars: int = 1200,
+    ) -> None:
+        if not all(label.strip() for label in labels) or labels[0] == labels[1]:
+            raise ConfigurationError(f"labels must be two different texts, not {labels}.")
+        if max_chars < 1:
+            raise ConfigurationError(f"max_chars must be at least 1, not {max_chars}.")
+        self.model = as_language_model(model)
+        self.policy, self.definition = checked_policy(policy), one_line(definition)
+        self.labels, self.max_chars = labels, max_chars
+        self.template: ChatTemplate = prompts.compare
+        width = width_of(self.model)
+        self.width = None if width is None else max(1, width // self.calls)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Comparator.fingerprint`."""
+        digest = hashlib.sha256(repr(self._settings()).encode()).hexdigest()
+        # A chat model is wrapped anew by each comparator; the model itself is what counts.
+        model = self.model.model if isinstance(self.model, ChatLM) else self.model
+        return f"{type(self).__name__}/{token_of(model)}/{digest}"
+
+    def _settings(self) -> tuple[Any, ...]:
+        """All settings that a verdict depends on."""
+        return self.policy, self.definition, self.labels, self.template, self.max_chars
+
+    def view(self, document: Document) -> str:
+        """See `Comparator.view`; here the passage as it stands in the prompt."""
+        return shown(document, self.max_chars)
+
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+        """See `Comparator.compare`."""
+        return self._verdicts(self.first_wins(_both_orders(query, pairs)))
+
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+        """See `Comparator.acompare`."""
+        return self._verdicts(await self.afirst_wins(_both_orders(query, pairs)))
+
+    def _verdicts(self, answers: Sequence[float | None]) -> list[Verdict]:
+        return [verdict_of(*both, self.policy) for both in zip(answers[::2], answers[1::2], strict=True)]
+
+    @abstractmethod
+    def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:
+        """For each (query, first, second) in this one order the probability that the first is better.
+
+        `None` is an unusable answer.
+        """
+
+    @abstractmethod
+    async def afirst_wins(self, questions: Sequence[_Question]) -> list[float | None]:
+        """Async twin of `first_wins`."""
+
+    def _prompt(self, question: _Question, *, prefill: bool) -> Prompt:
+        query, first, second = question
+        return self.template.render(
+            prefill=prefill,
+            definition=self.definition,
+            query=one_line(query),
+            first=shown(first, self.max_chars),
+            second=shown(second, self.max_chars),
+        )
+
+
+class ScoringComparator(PromptComparator):
+    """Compares by the likelihood of the two labels (arXiv 2306.17563, scoring mode).
+
+    P(first) = P(label A) / (P(label A) + P(label B)). Where the backend continues a prefix, what the
+    labels have in common is given and only the last token is scored, one pass for all prompts.
+
+    Args:
+        model: See `PromptComparator`; it needs log-likelihoods.
+        **settings: See `PromptComparator`.
+
+    Raises:
+        CapabilityError: If the model gives no log-likelihoods.
+    """
+
+    def __init__(self, model: Any, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        require(self.model, "loglikelihood", "ScoringComparator")
+
+    def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:
+        """See `PromptComparator.first_wins`."""
+        return _shares(self.model.loglikelihood(*self._scored(questions)))
+
+    async def afirst_wins(self, questions: Sequence[_Question]) -> list[float | None]:
+        """Async twin of `first_wins`."""
+        return _shares(await self.model.aloglikelihood(*self._scored(questions)))
+
+    def _scored(self, questions: Sequence[_Question]) -> tuple[list[Prompt], list[list[str]]]:
+        begin = self.template.prefix
+        prefill = (
+            self.model.capabilities.prefill
+            and bool(begin)
+            and all(label.startswith(begin) and label != begin for label in self.labels)
+        )
+        texts = [label.removeprefix(begin) if prefill else label for label in self.labels]
+        return [self._prompt(q, prefill=prefill) for q in questions], [texts] * len(questions)
+
+
+class GenerationComparator(PromptComparator):
+    """Compares by the label that the model writes (arXiv 2306.17563, generation mode).
+
+    Works with every model that answers. An answer that is no clear decision, see `parse_label`, makes
+    the pair a tie and is counted, whatever the other order said.
+
+    Args:
+        model: See `PromptComparator`.
+        max_tokens: Most tokens of an answer. Models that think before they answer need more.
+        **settings: See `PromptComparator`.
+    """
+
+    def __init__(self, model: Any, *, max_tokens: int = 16, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self._params = SamplingParams(max_tokens=max_tokens, temperature=0.0, seed=0)
+
+    def _settings(self) -> tuple[Any, ...]:
+        return *super()._settings(), self._params.max_tokens
+
+    def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:
+        """See `PromptComparator.first_wins`."""
+        return self._parsed(self.model.sample(self._prompts(questions), 1, self._params))
+
+    async def afirst_wins(self, questions: Sequence[_Question]) -> list[float | None]:
+        """Async twin of `first_wins`."""
+        return self._parsed(await self.model.asample(self._prompts(questions), 1, self._params))
+
+    def _prompts(self, questions: Sequence[_Question]) -> list[Prompt]:
+        return [self._prompt(question, prefill=False) for question in questions]
+
+    def _parsed(self, rows: Sequence[Sequence[Completion]]) -> list[float | None]:
+        chosen = [parse_label(row[0].text, self.labels) for row in rows]
+        return [None if label is None else 1.0 - label for label in chosen]
+
+
+def _both_orders(query: str, pairs: Sequence[DocumentPair]) -> list[_Question]:
+    return [question for a, b in pairs for question in ((query, a, b), (query, b, a))]
+
+
+def _shares(rows: Sequence[Sequence[float]]) -> list[float | None]:
+    """P(first label) of two log-likelihoods; `None` if they are no numbers."""
+    gaps = [first - second for first, second in rows]
+    return [None if math.isnan(gap) else sigmoid(gap) for gap in gaps]

@@ -1,0 +1,231 @@
+"""Orders from comparisons, without a judge: all-pair, heapsort and sliding windows.
+
+Each is a generator that yields a batch of pairs it wants compared, all of which may be asked at once,
+and is sent one verdict per pair. Documents are places in the incoming list, 0 the best so far; a
+verdict is the probability that the first of the pair is better: above .5 it wins, .5 is a tie, `None`
+means that nobody was asked because budget or time ran out. After a `None` a tournament returns the
+best order that it can give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TypeVar
+
+from agentprm.errors import ConfigurationError
+from agentprm.rerank.base import Ranked
+
+__all__ = ["Left", "Pair", "Tournament", "all_pairs", "heapsort", "play", "sliding"]
+
+Pair = tuple[int, int]
+Tournament = Generator[list[Pair], Sequence[float | None], Ranked]
+Left = Callable[[], float]
+"""How many comparisons may still be paid for; a verdict that was known already costs nothing."""
+
+T = TypeVar("T")
+
+
+def unbounded() -> float:
+    """No bound."""
+    return math.inf
+
+
+def play(tournament: Tournament, verdict: Callable[[int, int], float | None]) -> Ranked:
+    """Runs a tournament on a function from a pair to its verdict.
+
+    Example:
+        >>> grades = [0, 2, 1, 3]
+        >>> better = lambda a, b: 0.5 + 0.5 * ((grades[a] > grades[b]) - (grades[a] < grades[b]))
+        >>> play(all_pairs(4), better).order
+        [3, 1, 2, 0]
+    """
+    try:
+        pairs = next(tournament)
+        while True:
+            pairs = tournament.send([verdict(*pair) for pair in pairs])
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+class Scoreboard:
+    """What each document won: the sum of its verdicts, and how many there were."""
+
+    def __init__(self, count: int) -> None:
+        self._won: list[list[float]] = [[] for _ in range(count)]
+        self._seen: set[Pair] = set()
+
+    def add(self, pairs: Iterable[Pair], verdicts: Iterable[float | None]) -> bool:
+        """Enters verdicts, a pair that comes again once; false if one of them is missing."""
+        complete = True
+        for (a, b), p in zip(pairs, verdicts, strict=True):
+            if p is None:
+                complete = False
+            elif (min(a, b), max(a, b)) not in self._seen:
+                self._seen.add((min(a, b), max(a, b)))
+                self._won[a].append(p)
+                self._won[b].append(1 - p)
+        return complete
+
+    def shares(self) -> list[float]:
+        """Share of its comparisons that each document won, a tie as half; .5 without any."""
+        # fsum and rounding: the order in which verdicts came in must not decide between equals.
+        return [round(math.fsum(won) / len(won), 12) if won else 0.5 for won in self._won]
+
+
+def all_pairs(n: int, k: int | None = None, left: Left = unbounded) -> Tournament:
+    """All-pair ranking: every pair once, sorted by expected wins (arXiv 2306.17563, section 3.2).
+
+    With verdicts of 0, .5 and 1 the score is the paper's: wins plus half the ties, here divided by the
+    number of comparisons. Equal scores keep the incoming order. `n (n - 1) / 2` comparisons in one
+    batch; whole rounds of a round-robin come first, so that a budget that ends early has compared
+    everybody about equally often.
+
+    Args:
+        n: Documents.
+        k: Not needed; every rank is settled.
+        left: Not needed; what is not paid for is not compared.
+    """
+    board = Scoreboard(n)
+    pairs = [pair for some in round_robin(n) for pair in some]
+    if pairs:
+        board.add(pairs, (yield pairs))
+    shares = board.shares()
+    return Ranked(sorted(range(n), key=lambda i: -shares[i]), shares)
+
+
+def round_robin(n: int) -> list[list[Pair]]:
+    """All pairs of `n` in rounds in which nobody occurs twice (the circle method)."""
+    ring = list(range(n)) if n % 2 == 0 else [*range(n), n]
+    rounds = []
+    for _ in range(len(ring) - 1):
+        half = len(ring) // 2
+        met = zip(ring[:half], reversed(ring[half:]), strict=True)
+        rounds.append([(min(a, b), max(a, b)) for a, b in met if max(a, b) < n])
+        ring = [ring[0], ring[-1], *ring[1:-1]]
+    return rounds
+
+
+def sliding(n: int, k: int = 10, left: Left = unbounded) -> Tournament:
+    """Sliding windows: `k` passes of bubble sort from the bottom (arXiv 2306.17563, section 3.4).
+
+    A pass compares neighbours from the bottom to the top and swaps them if the lower one wins; a tie
+    keeps their order. Pass `p` settles rank `p` and stops above it. A pass may follow the one before it
+    at a distance of two places, so the passes run as a diagonal wavefront: for 100 documents and 10
+    passes the same 945 comparisons as one by one, in 108 batches, with an equal result.
+
+    Args:
+        n: Documents.
+        k: Passes.
+        left: Bound of the comparisons. Under a bound exactly those are asked that would be asked one by
+            one: later passes do not run ahead at the cost of the first.
+    """
+    order, board = list(range(n)), Scoreboard(n)
+    passes = min(checked_k(k), n - 1)
+    # Place of the lower neighbour in each pass's next comparison; pass p ends above place p.
+    place = [n - 1] * passes
+    first = 0  # the earliest unfinished pass
+    while first < passes:
+        # Comparisons that one by one would come next, per pass.
+        quota, share = max(1, left()), []  # without budget one at a time: it may be known already
+        for p in range(first, passes):
+            share.append(min(quota, place[p] - p))
+            quota -= share[-1]
+        while any(share):
+            batch = []
+            for p in range(first, passes):
+                free = p == 0 or place[p - 1] <= p - 1 or place[p - 1] < place[p] - 1
+                if share[p - first] and free:
+                    batch.append(p)
+            pairs = [(order[place[p] - 1], order[place[p]]) for p in batch]
+            verdicts = yield pairs
+            complete = board.add(pairs, verdicts)
+            for p, pair, verdict in zip(batch, pairs, verdicts, strict=True):
+                if verdict is not None and verdict < 0.5:
+                    order[place[p] - 1], order[place[p]] = pair[1], pair[0]
+                place[p] -= 1
+                share[p - first] -= 1
+            if not complete:
+                return Ranked(order, board.shares())
+        while first < passes and place[first] <= first:
+            first += 1
+    return Ranked(order, board.shares())
+
+
+def heapsort(n: int, k: int = 10, left: Left = unbounded, *, stable: bool = True) -> Tournament:
+    """The best `k` by a heap (arXiv 2306.17563, section 3.3); the others follow in incoming order.
+
+    The heap is built level by level from below, all heaps of a level at the same time. If budget or
+    time runs out, what was extracted stands first; while the heap is being built, the heap as it is.
+
+    Args:
+        n: Documents.
+        k: Ranks that are settled.
+        left: Not needed; what is not paid for is not compared.
+        stable: Ties go to the better incoming rank. Otherwise a tie leaves the parent above, as in
+            common implementations: somewhat fewer comparisons, but equals come in any order.
+    """
+    heap, board = list(range(n)), Scoreboard(n)
+    checked_k(k)
+    for level in reversed(range(n.bit_length())):
+        parents = range(2**level - 1, min(2 ** (level + 1) - 1, n // 2))
+        if not (yield from _together([_sift(heap, at, n, stable) for at in parents], board)):
+            return Ranked(heap, board.shares())
+    best: list[int] = []
+    while heap:
+        best.append(heap[0])
+        last = heap.pop()
+        if len(best) >= k or not heap:
+            break
+        heap[0] = last
+        if not (yield from _together([_sift(heap, 0, len(heap), stable)], board)):
+            break
+    return Ranked([*best, *(i for i in range(n) if i not in set(best))], board.shares())
+
+
+def _sift(heap: list[int], at: int, size: int, stable: bool) -> Generator[Pair, float | None, bool]:
+    """Lets the element at `at` sink until no child is better; false if a verdict was missing."""
+
+    def wins(p: float, challenger: int, holder: int) -> bool:
+        return p > 0.5 or (p == 0.5 and stable and challenger < holder)
+
+    while (child := 2 * at + 1) < size:
+        if child + 1 < size:
+            p = yield heap[child + 1], heap[child]
+            if p is None:
+                return False
+            child += wins(p, heap[child + 1], heap[child])
+        p = yield heap[child], heap[at]
+        if p is None:
+            return False
+        if not wins(p, heap[child], heap[at]):
+            break
+        heap[at], heap[child] = heap[child], heap[at]
+        at = child
+    return True
+
+
+def _together(
+    sifts: list[Generator[Pair, float | None, bool]], board: Scoreboard
+) -> Generator[list[Pair], Sequence[float | None], bool]:
+    """Runs generators that each want one pair at a time side by side; true if all came to their end."""
+    complete = True
+    wanted = {sift: pair for sift in sifts if (pair := next(sift, None)) is not None}
+    while wanted:
+        pairs = list(wanted.values())
+        verdicts = yield pairs
+        board.add(pairs, verdicts)
+        for sift, verdict in zip(list(wanted), verdicts, strict=True):
+            try:
+                wanted[sift] = sift.send(verdict)
+            except StopIteration as done:
+                del wanted[sift]
+                complete &= done.value
+    return complete
+
+
+def checked_k(k: int) -> int:
+    """`k`, if it is a number of ranks."""
+    if k < 1:
+        raise ConfigurationError(f"k must be at least 1, not {k}.")
+    return k
