@@ -1,18 +1,137 @@
 """Process reward models: score every step of a trajectory."""
 
+from typing import TYPE_CHECKING, Any
+
+from agentprm.rewards.aggregation import (
+    DEFAULT_AGGREGATION,
+    aggregate,
+    best_of_n,
+    first_error,
+    majority,
+    weighted_majority,
+)
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory
-from agentprm.rewards.fused import Fused
+from agentprm.rewards.calibration import Calibrated, Calibration
+from agentprm.rewards.checked import Checked, check_weights
+from agentprm.rewards.family import Family
+from agentprm.rewards.fused import Fused, NearestType, Routed, reliability
+from agentprm.rewards.genprm import GenPRM
+from agentprm.rewards.graded_templates import Principled, Rubric
 from agentprm.rewards.grounding import Grounding
+from agentprm.rewards.labels import LabelledRow, labelled_row, step_cross_entropy
+from agentprm.rewards.loading import load_reward
+from agentprm.rewards.registry import families, register, register_readout
 from agentprm.rewards.relevance import Relevance
 from agentprm.rewards.self_judgement import SelfJudgement
+from agentprm.rewards.step_text import StepText, as_trajectory, evidence_line
+from agentprm.rewards.templates import (
+    ChatPrefix,
+    ChatSteps,
+    CurrentStep,
+    Dialogue,
+    PieceSteps,
+    PlainSteps,
+    StepTemplate,
+    TurnSteps,
+)
+from agentprm.rewards.verdict import Verdict, VerdictReward
+from agentprm.rewards.verdict_templates import (
+    Grounded,
+    Judge,
+    SolutionCheck,
+    StepChecks,
+    VerdictTemplate,
+)
+
+if TYPE_CHECKING:
+    from agentprm.rewards.http_classifier import HttpClassifier
+    from agentprm.rewards.log_ratio import LogRatio
+    from agentprm.rewards.prefix_scalar import PrefixScalar
+    from agentprm.rewards.served import ServedTokenHead
+    from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits
+    from agentprm.rewards.token_head import TokenHead
+    from agentprm.rewards.token_logits import TokenLogits
+    from agentprm.rewards.value_head import ValueHead
 
 __all__ = [
+    "DEFAULT_AGGREGATION",
+    "Calibrated",
+    "Calibration",
+    "ChatPrefix",
+    "ChatSteps",
+    "Checked",
+    "CurrentStep",
+    "Dialogue",
+    "Family",
     "Fused",
+    "GenPRM",
+    "Grounded",
     "Grounding",
+    "HttpClassifier",
+    "Judge",
+    "LabelledRow",
+    "LogRatio",
+    "NearestType",
+    "PieceSteps",
+    "PlainSteps",
     "PrefixReward",
+    "PrefixScalar",
+    "Principled",
     "ProcessRewardModel",
     "Relevance",
     "RewardStep",
+    "Routed",
+    "Rubric",
     "SelfJudgement",
+    "ServedLogRatio",
+    "ServedTokenHead",
+    "ServedTokenLogits",
+    "SolutionCheck",
+    "StepChecks",
+    "StepTemplate",
+    "StepText",
+    "TokenHead",
+    "TokenLogits",
     "Trajectory",
+    "TurnSteps",
+    "ValueHead",
+    "Verdict",
+    "VerdictReward",
+    "VerdictTemplate",
+    "aggregate",
+    "as_trajectory",
+    "best_of_n",
+    "check_weights",
+    "evidence_line",
+    "families",
+    "first_error",
+    "labelled_row",
+    "load_reward",
+    "majority",
+    "register",
+    "register_readout",
+    "reliability",
+    "step_cross_entropy",
+    "weighted_majority",
 ]
+
+# torch is heavy and optional: what needs it, or a connection, is imported when it is first named.
+_LOCAL = {
+    "HttpClassifier": "http_classifier",
+    "LogRatio": "log_ratio",
+    "PrefixScalar": "prefix_scalar",
+    "ServedLogRatio": "served_logprobs",
+    "ServedTokenHead": "served",
+    "ServedTokenLogits": "served_logprobs",
+    "TokenHead": "token_head",
+    "TokenLogits": "token_logits",
+    "ValueHead": "value_head",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LOCAL:
+        from importlib import import_module
+
+        return getattr(import_module(f"agentprm.rewards.{_LOCAL[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -25,12 +25,14 @@ class RewardStep(TypedDict):
         passages: Texts of the passages that the step was given; empty without retrieval.
         thought: What the step found.
         final_answer: The answer to the whole question, if the step concludes.
+        cited: Which of the passages the finding cites, as indices; missing where that is not known.
     """
 
     query: str
     passages: list[str]
     thought: str
     final_answer: str | None
+    cited: NotRequired[list[int]]
 
 
 Trajectory = Sequence[RewardStep]

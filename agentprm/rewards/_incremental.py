@@ -1,0 +1,220 @@
+"""What the readouts of local models share: prefixes on a prefix tree, within the context."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from agentprm.budget import record
+from agentprm.errors import ConfigurationError, ContextLengthError, MissingDependencyError
+from agentprm.rewards._steps import StepReward
+from agentprm.rewards.base import Trajectory
+from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.templates import StepTemplate
+
+try:
+    import torch
+    import transformers  # noqa: F401
+except ImportError as missing:
+    raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
+
+from agentprm.lm._engine import Engine
+from agentprm.lm._loading import load_tokenizer, max_context
+from agentprm.lm._plan import common_length
+from agentprm.lm._readout import Call, Reading, read_outputs
+from agentprm.lm._scheduler import Scheduler
+
+__all__ = [
+    "LocalReward",
+    "Overflow",
+    "TreeReward",
+    "as_tokenizer",
+    "check_limits",
+    "fits_context",
+    "in_thread",
+]
+
+T = TypeVar("T")
+
+Overflow = Literal["error", "nan"]
+
+
+async def in_thread(work: Callable[[Call], T]) -> T:
+    """Runs `work` in a thread; cancelling stops it before its next forward pass."""
+    call = Call()
+    try:
+        return await asyncio.to_thread(work, call)
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+
+
+class LocalReward(StepReward):
+    """A reward whose new prefixes a local model scores, in a thread on the async path."""
+
+    @abstractmethod
+    def _score_steps(
+        self, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
+    ) -> list[list[float]]:
+        """Scores of steps that were not scored before.
+
+        Args:
+            question: The question.
+            trajectories: The texts of all steps, and the indices of those to score, ascending.
+            call: The request that it is for.
+        """
+
+    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """See `ProcessRewardModel.score`.
+
+        Raises:
+            ContextLengthError: If a prefix does not fit the context and the policy is `"error"`.
+            InputError: If a step has no finding.
+        """
+        return self._score(question, trajectories, Call())
+
+    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """Async twin of `score`, in a thread; cancelling stops it before its next forward pass."""
+        return await in_thread(lambda call: self._score(question, trajectories, call))
+
+    def _score(self, question: str, trajectories: Sequence[Trajectory], call: Call) -> list[list[float]]:
+        pending = self._pending(question, trajectories)
+        return self._finish(
+            pending, self._score_steps(question, pending.wanted, call) if pending.wanted else []
+        )
+
+
+class TreeReward(LocalReward):
+    """A reward that is read off one model's outputs at the end of every prefix.
+
+    Args:
+        model: What the engine runs: a decoder whose `logits` are the outputs to read.
+        tokenizer: The tokenizer, its name or folder.
+        template: Gives the tokens of a prefix.
+        step_text: As in `StepReward`.
+        on_overflow: What to do with a step whose prefix exceeds the model's context: `"error"` raises
+            `ContextLengthError`; `"nan"` gives it NaN and counts it in `unscored`. Nothing is ever
+            cut; to send less, shorten the passages (`StepText(max_words=…, passages="cited")`).
+        cache_bytes: Bound of the keys and values that are kept between calls.
+        max_batch_tokens: Most token slots of one pass; a single trajectory may exceed it.
+        cache_size: As in `StepReward`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        template: StepTemplate,
+        step_text: StepWriter | None = None,
+        on_overflow: Overflow = "error",
+        cache_bytes: int = 2**30,
+        max_batch_tokens: int = 16384,
+        cache_size: int = 10_000,
+    ) -> None:
+        super().__init__(step_text, cache_size)
+        check_limits(on_overflow, cache_bytes, max_batch_tokens)
+        self.template = template
+        self.tokenizer = as_tokenizer(tokenizer)
+        template.check(self.tokenizer)
+        self.max_context = max_context(model.config.get_text_config())
+        self.on_overflow = on_overflow
+        self._engine = Engine(model, cache_bytes)
+        self._scheduler = Scheduler(self._engine, max_batch_tokens)
+
+    def after_fork(self) -> None:
+        """Makes the object usable in a forked process; called by itself there."""
+        super().after_fork()
+        self._encoding = threading.Lock()
+
+    @property
+    def tokens_computed(self) -> int:
+        """Tokens that went through the model so far."""
+        return self._engine.computed
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values held for later calls at the moment."""
+        return self._engine.tree.nbytes
+
+    def clear_cache(self) -> None:
+        """Forgets all keys, values and scores; needed after the model's weights have changed."""
+        self._engine.tree.clear()
+        with self._lock:
+            self._kept.clear()
+
+    @abstractmethod
+    def _values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """From outputs `[count, outputs]`, fp32, to scores `[count]`."""
+
+    def _score_steps(
+        self, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
+    ) -> list[list[float]]:
+        """See `LocalReward._score_steps`."""
+        readings: list[Reading] = []
+        fitting: list[list[bool]] = []
+        for steps, new in trajectories:
+            with self._encoding:
+                prefixes = [self.template.ids(self.tokenizer, question, steps[: k + 1]) for k in new]
+            fits = [
+                fits_context(len(ids), self.max_context, self.on_overflow, k)
+                for k, ids in zip(new, prefixes, strict=True)
+            ]
+            fitting.append(fits)
+            readings.append(_reading([ids for ids, fit in zip(prefixes, fits, strict=True) if fit]))
+        try:
+            outputs = read_outputs(self._scheduler, readings, call)
+        finally:
+            asked = sum(count + len(leaf) for reading in readings for count, leaf in reading.ends[-1:])
+            record(prompt_tokens=asked, computed_tokens=call.computed)
+        rows = []
+        for found, fits in zip(outputs, fitting, strict=True):
+            values = iter(self._values(found).tolist() if any(fits) else [])
+            rows.append([next(values) if fit else math.nan for fit in fits])
+        return rows
+
+
+def _reading(prefixes: Sequence[list[int]]) -> Reading:
+    """One trunk, the longest prefix, on which the others end or hang as leaves."""
+    if not prefixes:
+        return Reading((), ())
+    trunk = prefixes[-1]
+    ends = []
+    for ids in prefixes:
+        common = common_length(ids, trunk)
+        ends.append((common, tuple(ids[common:])))
+    return Reading(trunk, ends)
+
+
+def fits_context(length: int, longest: int | None, on_overflow: Overflow, step: int) -> bool:
+    """Whether a prefix fits; raises `ContextLengthError` if not and the policy is `"error"`."""
+    if longest is None or length <= longest:
+        return True
+    if on_overflow == "error":
+        raise ContextLengthError(
+            f"Up to its step {step + 1} a trajectory has {length} tokens, but the reward model's "
+            f"context is {longest}. Show less of a step with StepText(max_words=…, max_passages=…, "
+            "passages='cited'), or let such steps go unscored with on_overflow='nan'."
+        )
+    return False
+
+
+def check_limits(on_overflow: str, cache_bytes: int = 0, max_batch_tokens: int = 1) -> None:
+    """Raises `ConfigurationError` for settings that cannot be meant."""
+    if on_overflow not in ("error", "nan"):
+        raise ConfigurationError(f"on_overflow must be 'error' or 'nan', not {on_overflow!r}.")
+    if cache_bytes < 0:
+        raise ConfigurationError(f"cache_bytes must be at least 0, not {cache_bytes}.")
+    if max_batch_tokens < 1:
+        raise ConfigurationError(f"max_batch_tokens must be at least 1, not {max_batch_tokens}.")
+
+
+def as_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer, loaded if it is a name or folder."""
+    if tokenizer is None:
+        raise ConfigurationError("A loaded model needs its tokenizer: pass tokenizer=….")
+    return tokenizer if hasattr(tokenizer, "all_special_tokens") else load_tokenizer(tokenizer)

@@ -1,0 +1,259 @@
+"""The published families: conventions as in the authors' own code, sources beside them."""
+
+from __future__ import annotations
+
+from agentprm.rewards.family import Family
+from agentprm.rewards.genprm import GenPRM
+from agentprm.rewards.graded_templates import Principled, Rubric
+from agentprm.rewards.templates import (
+    ChatPrefix,
+    ChatSteps,
+    CurrentStep,
+    Dialogue,
+    PieceSteps,
+    PlainSteps,
+    TurnSteps,
+)
+from agentprm.rewards.verdict_templates import Grounded, Judge, SolutionCheck, StepChecks
+
+__all__ = ["KNOWN"]
+
+_BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
+_FOVER = (
+    "** Problem **\n{question}\n\n** Task **\nYour task is to evaluate the accuracy of each step in the "
+    "provided solution to the above question. For each step, respond with "
+    '"correct" if the reasoning is logically valid and mathematically sound, or if the step is a general '
+    'statement or transition that does not contain reasoning. Respond with "incorrect" if the step '
+    # The heading is misspelled in the released template, and the models were trained on it.
+    "includes any errors or flawed logic.\n\n** Sotluion **\n{step}"
+)
+
+#: All families that come with the package.
+KNOWN = (
+    # Two-class token heads
+    Family(
+        name="qwen-prm",
+        readout="token-head",
+        template=ChatSteps(system=_BOXED),
+        checkpoints=(
+            "Qwen/Qwen2.5-Math-PRM-7B",
+            "Qwen/Qwen2.5-Math-PRM-72B",
+            "Qwen/Qwen2.5-Math-7B-PRM800K",
+        ),
+        aggregate="product",
+        threshold=0.5,
+        source="arXiv 2501.07301",
+    ),
+    Family(
+        name="reasonflux",
+        readout="token-head",
+        template=ChatSteps(),
+        checkpoints=("Gen-Verse/ReasonFlux-PRM-7B",),
+        aggregate="mean",
+        source="arXiv 2506.18896",
+    ),
+    Family(
+        name="trl",
+        readout="token-head",
+        template=PieceSteps(separator="\n"),
+        aggregate="min",
+        threshold=0.5,
+        source="TRL, PRMTrainer (training-time tokens)",
+    ),
+    Family(
+        name="pure",
+        readout="token-head",
+        template=PieceSteps(separator="\n\n"),
+        checkpoints=("jinachris/PURE-PRM-7B",),
+        aggregate="min",
+        threshold=0.5,
+        source="arXiv 2504.15275; its reward is twice this probability minus one",
+    ),
+    # Two vocabulary logits at a tag
+    Family(
+        name="math-shepherd",
+        readout="token-logits",
+        template=PlainSteps(tag=" ки", number=True),
+        options={"good": " +", "bad": " -"},
+        checkpoints=("peiyi9979/math-shepherd-mistral-7b-prm",),
+        aggregate="min",
+        threshold=0.5,
+        source="arXiv 2312.08935",
+    ),
+    Family(
+        name="er-prm",
+        readout="token-logits",
+        template=PlainSteps(tag=" ки", joiner="", number=True),
+        options={"good": " +", "bad": " -"},
+        checkpoints=("HanningZhang/Llama3.1-Math-PRM",),
+        aggregate="min",
+        threshold=0.5,
+        source="arXiv 2412.11006",
+    ),
+    Family(
+        name="math-psa",
+        readout="token-logits",
+        template=PlainSteps(tag=" \n\n\n\n\n", joiner=" ", number=True),
+        options={"good": " +", "bad": " -"},
+        checkpoints=("openreasoner/Math-psa",),
+        aggregate="min",
+        threshold=0.5,
+        source="openreasoner/openr",
+    ),
+    Family(
+        name="dprm",
+        readout="token-logits",
+        template=PlainSteps(tag=" \n\n\n\n", head="{question} \n\n", joiner=""),
+        aggregate="min",
+        threshold=0.5,
+        source="db-Lee/Multi-RM; dORM is read the same way and aggregated by its last step",
+    ),
+    # Two vocabulary logits before the assistant's word
+    Family(
+        name="rlhflow",
+        readout="token-logits",
+        template=TurnSteps(verdict="+", first="{question} {step}"),
+        options={"good": "+", "bad": "-"},
+        checkpoints=(
+            "RLHFlow/Llama3.1-8B-PRM-Mistral-Data",
+            "RLHFlow/Llama3.1-8B-PRM-Deepseek-Data",
+        ),
+        aggregate="mean",
+        threshold=0.5,
+        source="RLHFlow/RLHF-Reward-Modeling",
+    ),
+    Family(
+        name="fover",
+        readout="token-logits",
+        template=TurnSteps(verdict="correct", first=_FOVER),
+        options={"good": "correct", "bad": "incorrect"},
+        checkpoints=("ryokamoi/Llama-3.1-8B-FoVer-PRM", "ryokamoi/Qwen-2.5-7B-FoVer-PRM"),
+        aggregate="min",
+        threshold=0.5,
+        source="arXiv 2505.15960",
+    ),
+    # Value heads
+    Family(
+        name="skywork",
+        readout="value-head",
+        template=PieceSteps(separator="\n", head="{question}\n", lines=True),
+        checkpoints=(
+            "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B",
+            "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-7B",
+        ),
+        architectures=("Qwen2ForPrmModel",),
+        aggregate="mean",
+        source="SkyworkAI/skywork-o1-prm-inference",
+    ),
+    Family(
+        name="pqm",
+        readout="value-head",
+        template=PlainSteps(tag=" [PRM]", head="{question} ", joiner="\n", number=True),
+        options={"activation": "none"},
+        checkpoints=("Windy0822/PQM",),
+        aggregate="min",
+        source="arXiv 2410.11287",
+    ),
+    # One number per prefix
+    Family(
+        name="universal-prm",
+        readout="prefix-scalar",
+        template=ChatPrefix(),
+        checkpoints=("infly/Universal-PRM-7B",),
+        aggregate="min",
+        source="arXiv 2502.11520",
+    ),
+    Family(
+        name="reasonflux-scalar",
+        readout="prefix-scalar",
+        template=PlainSteps(tag="", head="{question}", joiner="\n\n"),
+        options={"activation": "none"},
+        checkpoints=("Gen-Verse/ReasonFlux-PRM-1.5B",),
+        aggregate="last",
+        source="arXiv 2506.18896",
+    ),
+    Family(
+        name="hrm",
+        readout="prefix-scalar",
+        template=CurrentStep(merge=2),
+        options={"activation": "none"},
+        aggregate="mean",
+        source="arXiv 2503.13551",
+    ),
+    # Log-ratios
+    Family(
+        name="implicit",
+        readout="log-ratio",
+        template=Dialogue(),
+        checkpoints=("PRIME-RL/EurusPRM-Stage1", "PRIME-RL/EurusPRM-Stage2"),
+        aggregate="min",
+        source="arXiv 2412.01981",
+    ),
+    # Generated verdicts
+    Family(name="judge", readout="verdict", template=Judge, aggregate="min", threshold=0.5),
+    Family(
+        name="self-prm",
+        readout="verdict",
+        template=Judge(own=True),
+        aggregate="min",
+        threshold=0.5,
+        source="arXiv 2505.11227",
+    ),
+    Family(
+        name="genprm",
+        readout="verdict",
+        template=GenPRM,
+        checkpoints=("GenPRM/GenPRM-1.5B", "GenPRM/GenPRM-7B", "GenPRM/GenPRM-32B"),
+        aggregate="min",
+        threshold=0.5,
+        source="arXiv 2504.00891",
+    ),
+    Family(
+        name="thinkprm",
+        readout="verdict",
+        template=StepChecks,
+        checkpoints=("launch/ThinkPRM-1.5B", "launch/ThinkPRM-7B", "launch/ThinkPRM-14B"),
+        aggregate="min",
+        threshold=0.5,
+        source="arXiv 2504.16828",
+    ),
+    Family(
+        name="gprm",
+        readout="verdict",
+        template=SolutionCheck,
+        aggregate="last",
+        threshold=0.5,
+        source="db-Lee/Multi-RM",
+    ),
+    Family(
+        name="gorm",
+        readout="verdict",
+        template=SolutionCheck(whole=True, closing="\nVerification: Is the answer correct (Yes/No)?"),
+        aggregate="last",
+        threshold=0.5,
+        source="db-Lee/Multi-RM",
+    ),
+    Family(
+        name="groundedprm",
+        readout="verdict",
+        template=Grounded,
+        aggregate="min",
+        threshold=0.5,
+        source="arXiv 2510.14942; JerryPlain/GroundedPRMCode",
+    ),
+    Family(
+        name="rewardanything",
+        readout="verdict",
+        template=Principled,
+        checkpoints=("WisdomShell/RewardAnything-8B-v1",),
+        aggregate="mean",
+        source="arXiv 2506.03637",
+    ),
+    Family(
+        name="search-gen-v",
+        readout="verdict",
+        template=Rubric,
+        aggregate="last",
+        source="arXiv 2510.14660",
+    ),
+)

@@ -1,0 +1,99 @@
+"""`load_reward`: a published reward model by name, read as its authors read it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentprm.errors import ConfigurationError
+from agentprm.rewards.base import ProcessRewardModel
+from agentprm.rewards.family import Family
+from agentprm.rewards.registry import families, find_family, readout
+
+__all__ = ["load_reward"]
+
+
+def load_reward(model: Any, family: str | Family | None = None, **options: Any) -> ProcessRewardModel:
+    """A reward model, with the readout and the template of its family.
+
+    The family is the one you name; else that of the checkpoint's exact name on the hub; else what its
+    `config.json` states, as `agentprm_family` or by an architecture that belongs to one family only.
+    A name is never guessed from a part of itself. Weights are read from safetensors, or with
+    `torch.load(weights_only=True)`; no code of a checkpoint is ever run.
+
+    Args:
+        model: A name on the hub or a folder; or what the readout takes instead: a loaded model with
+            `tokenizer=…`, for verdicts any language or chat model.
+        family: A name of `families()`, or a `Family`.
+        options: Arguments of the readout (`on_overflow`, `k`, `reference`, …) or of the family's
+            template (`merge`, `references`, `principles`, `execute`, …); `template=…` replaces it.
+
+    Returns:
+        The reward. It also has the attribute `family`, which names the authors' aggregation and
+        threshold.
+
+    Raises:
+        ConfigurationError: If the family is unknown or cannot be told.
+    """
+    chosen = _family(model, family)
+    arguments = dict(chosen.options)
+    template = options.pop("template", None)
+    if template is None:
+        template = _with(chosen.template, options)
+    arguments.update(options)
+    build = readout(chosen.readout)
+    if unknown := set(options) - _accepted(build):
+        raise ConfigurationError(
+            f"The family {chosen.name!r} cannot be loaded with {', '.join(sorted(unknown))}. Its readout "
+            f"takes {', '.join(sorted(_accepted(build)))}."
+        )
+    reward = build(model, template=template, **arguments)
+    reward.family = chosen  # type: ignore[attr-defined]
+    return reward
+
+
+def _family(model: Any, family: str | Family | None) -> Family:
+    if isinstance(family, Family):
+        return family
+    known = families()
+    if family is not None:
+        if family not in known:
+            raise ConfigurationError(f"There is no family {family!r}; there are {', '.join(sorted(known))}.")
+        return known[family]
+    name = str(model) if isinstance(model, str | Path) else ""
+    found = find_family(name)
+    if found is None and name:
+        from agentprm.rewards._checkpoints import read_config
+
+        found = find_family(name, read_config(name))
+    if found is None:
+        raise ConfigurationError(
+            f"What kind of reward model {name or type(model).__name__!r} is cannot be told from its name or "
+            f"config. Say it with family=…, one of {', '.join(sorted(known))}, or register a Family."
+        )
+    return found
+
+
+def _accepted(build: Callable[..., Any]) -> set[str]:
+    """Names of a readout's arguments; those that it hands on to its base classes included."""
+    makers = [vars(kind)["__init__"] for kind in getattr(build, "__mro__", ()) if "__init__" in vars(kind)]
+    names: set[str] = set()
+    for maker in makers or [build]:
+        found = inspect.signature(maker).parameters.values()
+        names |= {p.name for p in found if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        if not any(p.kind == p.VAR_KEYWORD for p in found):
+            break
+    return names - {"self", "model", "template"}
+
+
+def _with(template: Any, options: dict[str, Any]) -> Any:
+    """The family's template, with those of `options` that are fields of it; they are taken out."""
+    kind = template if isinstance(template, type) else type(template)
+    names = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
+    given = {name: options.pop(name) for name in names & set(options)}
+    if isinstance(template, type) or not is_dataclass(kind):
+        return template(**given) if callable(template) else template
+    return replace(template, **given) if given else template

@@ -1,0 +1,292 @@
+"""Readout: how much likelier a step is under one model than under another."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agentprm.budget import record
+from agentprm.errors import ConfigurationError
+from agentprm.rewards._incremental import LocalReward, Overflow, check_limits, fits_context, in_thread
+from agentprm.rewards.base import Trajectory
+from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.templates import Dialogue
+
+import torch  # isort: skip
+
+from agentprm.lm._plan import common_length
+from agentprm.lm._readout import Call, read_tokens
+from agentprm.lm._scheduler import Scheduler
+from agentprm.lm.transformers import TransformersLM
+
+__all__ = ["LogRatio"]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A model and how the conversation reads to it."""
+
+    scheduler: Scheduler
+    tokenizer: Any
+    template: Dialogue
+    longest: int | None
+
+
+class LogRatio(LocalReward):
+    """beta times the log-likelihood ratio of a step's tokens under two models.
+
+    Implicit PRM and EurusPRM: a model trained on outcomes alone, r = beta * log(pi / ref), rewards
+    each step by its own tokens' share (arXiv 2412.01981, section 3). With `reference=None` the
+    reference counts as constant, the authors' cheaper variant.
+
+    Boundaries: `"exact"` scores a step by its own tokens, its separator included, and only ever by
+    what stands before; a grown trajectory pays for its new step. `"official"` reproduces the
+    published evaluation, whose inner boundaries fall where the end-of-turn token and a separator
+    would stand, about two tokens late: a step's score then depends on the next step's first tokens,
+    so every trajectory is scored whole and on its own.
+
+    Args:
+        model: The trained model: a `TransformersLM`, a name or folder, or a loaded causal model.
+        reference: The model it was trained from, of the same tokenizer; `None` for none.
+        tokenizer: By default the checkpoint's own. Required with a loaded model.
+        template: The conversation.
+        reference_template: The reference's, by default the same. With `Dialogue(question=False)` and
+            the same model on both sides the reward is what the question adds to a step's likelihood.
+        beta: Factor of the ratio; .05 in training. The authors score with .001, which changes no order
+            but the sigmoid's thresholds.
+        boundary: See above.
+        accumulate: `False` gives each step its own reward, `True` the sum of all up to it (the
+            Q-value of the prefix).
+        sigmoid: Squash scores to [0, 1]; `space` is then `probability`, else `logit`.
+        step_text: As in `StepReward`.
+        on_overflow: As in `TreeReward`.
+        max_batch_tokens: As in `TransformersLM`, for what is not one yet.
+        cache_size: As in `StepReward`.
+        dtype: As in `TransformersLM`, for names and folders.
+        device: As in `TransformersLM`, for names and folders.
+
+    Raises:
+        ConfigurationError: If the two models do not share a vocabulary.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reference: Any = None,
+        *,
+        tokenizer: Any = None,
+        template: Dialogue | None = None,
+        reference_template: Dialogue | None = None,
+        beta: float = 0.05,
+        boundary: Literal["exact", "official"] = "exact",
+        accumulate: bool = False,
+        sigmoid: bool = False,
+        step_text: StepWriter | None = None,
+        on_overflow: Overflow = "error",
+        max_batch_tokens: int = 16384,
+        cache_size: int = 10_000,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__(step_text, cache_size)
+        check_limits(on_overflow, max_batch_tokens=max_batch_tokens)
+        if boundary not in ("exact", "official"):
+            raise ConfigurationError(f"boundary must be 'exact' or 'official', not {boundary!r}.")
+        if not beta > 0:
+            raise ConfigurationError(f"beta must be positive, not {beta}.")
+        self.beta, self.boundary, self.accumulate, self.sigmoid = beta, boundary, accumulate, sigmoid
+        self.space = "probability" if sigmoid else "logit"
+        self.on_overflow = on_overflow
+        template = template or Dialogue()
+        ours = _side(model, tokenizer, template, dtype, device, max_batch_tokens)
+        self._sides = [ours]
+        if reference is not None:
+            shared = ours.tokenizer if tokenizer is None else tokenizer
+            theirs = _side(reference, shared, reference_template or template, dtype, device, max_batch_tokens)
+            known, needed = theirs.scheduler.engine.vocab_size, len(ours.tokenizer)
+            if known < needed:
+                raise ConfigurationError(
+                    f"The reference knows {known} tokens, the model's tokenizer has {needed}: a log-ratio "
+                    "needs two models of one vocabulary."
+                )
+            self._sides.append(theirs)
+
+    def after_fork(self) -> None:
+        """Makes the object usable in a forked process; called by itself there."""
+        super().after_fork()
+        self._encoding = threading.Lock()
+
+    @property
+    def tokens_computed(self) -> int:
+        """Tokens that went through either model so far."""
+        return sum(engine.computed for engine in {side.scheduler.engine for side in self._sides})
+
+    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """See `ProcessRewardModel.score`."""
+        return self._rewards(question, trajectories, Call())
+
+    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """Async twin of `score`, in a thread; cancelling stops it before its next forward pass."""
+        return await in_thread(lambda call: self._rewards(question, trajectories, call))
+
+    def _rewards(self, question: str, trajectories: Sequence[Trajectory], call: Call) -> list[list[float]]:
+        if self.boundary == "exact":
+            rows = self._score(question, trajectories, call)
+        else:
+            texts = [[self.step_text(step) for step in trajectory] for trajectory in trajectories]
+            # A score depends on the whole trajectory here, so nothing of another one's serves.
+            rows = self._official(question, [steps for steps in texts if steps], call)
+            record(reward_calls=sum(map(len, rows)))
+            found = iter(rows)
+            rows = [next(found) if steps else [] for steps in texts]
+        if self.accumulate:
+            rows = [[math.fsum(row[: k + 1]) for k in range(len(row))] for row in rows]
+        return [[_sigmoid(score) for score in row] for row in rows] if self.sigmoid else rows
+
+    def _score_steps(
+        self, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
+    ) -> list[list[float]]:
+        """See `LocalReward._score_steps`: each step's own share, by exact boundaries."""
+        totals = [[0.0] * len(new) for _, new in trajectories]
+        for sign, side in zip((1, -1), self._sides, strict=False):
+            for number, values in enumerate(self._shares(side, question, trajectories, call)):
+                totals[number] = [a + sign * b for a, b in zip(totals[number], values, strict=True)]
+        return [[self.beta * total for total in row] for row in totals]
+
+    def _shares(
+        self, side: _Side, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
+    ) -> list[list[float]]:
+        """Log-likelihood that each wanted step adds to that of the steps before it."""
+        texts: list[tuple[list[int], int]] = []
+        # What to add up: the numbers of texts, from which token on, and with which sign.
+        sums: list[list[list[tuple[int, int, int, int]]]] = []
+        for steps, new in trajectories:
+            with self._encoding:
+                head = side.template.head(side.tokenizer, question)
+                ids = {
+                    k: side.template.ids(side.tokenizer, question, steps[: k + 1])
+                    for k in {*new, *(k - 1 for k in new if k)}
+                }
+            row: list[list[tuple[int, int, int, int]]] = []
+            trunk = ids[new[-1]]
+            stable = all(ids[k] == trunk[: len(ids[k])] for k in ids) and trunk[: len(head)] == head
+            fits = [fits_context(len(ids[k]), side.longest, self.on_overflow, k) for k in new]
+            if stable and all(fits):
+                # The usual case: one text holds every prefix.
+                begin = len(ids[new[0] - 1]) if new[0] else len(head)
+                number = len(texts)
+                texts.append((trunk, begin))
+                for k in new:
+                    low = len(ids[k - 1]) if k else len(head)
+                    row.append([(number, low - begin, len(ids[k]) - begin, 1)])
+            else:
+                for k, fit in zip(new, fits, strict=True):
+                    row.append(_difference(ids[k], ids[k - 1] if k else head, texts) if fit else [])
+            sums.append(row)
+        before = call.computed
+        try:
+            values = read_tokens(side.scheduler, texts, call)
+        finally:
+            asked = sum(len(ids) for ids, _ in texts)
+            record(model_calls=len(texts), prompt_tokens=asked, computed_tokens=call.computed - before)
+        return [
+            [
+                math.fsum(sign * float(values[n][low:high].double().sum()) for n, low, high, sign in parts)
+                if parts
+                else math.nan
+                for parts in row
+            ]
+            for row in sums
+        ]
+
+    def _official(self, question: str, trajectories: Sequence[list[str]], call: Call) -> list[list[float]]:
+        """Differences of the cumulative reward at the published boundaries."""
+        rewards = [[0.0] * len(steps) for steps in trajectories]
+        for sign, side in zip((1, -1), self._sides, strict=False):
+            texts: list[tuple[list[int], int]] = []
+            bounds: list[list[int]] = []
+            for steps in trajectories:
+                with self._encoding:
+                    counts = official_counts(side.template, side.tokenizer, question, steps)
+                    whole = official_ids(side.template, side.tokenizer, question, steps)
+                for k, count in enumerate(counts):
+                    fits_context(min(count, len(whole)), side.longest, "error", max(0, k - 1))
+                # Tokens from the first boundary on count; a boundary is the index of a prefix's last.
+                texts.append((whole, counts[0] - 1))
+                bounds.append([min(count, len(whole)) - counts[0] + 1 for count in counts[1:]])
+            before = call.computed
+            try:
+                values = read_tokens(side.scheduler, texts, call)
+            finally:
+                asked = sum(len(ids) for ids, _ in texts)
+                record(model_calls=len(texts), prompt_tokens=asked, computed_tokens=call.computed - before)
+            for row, some, ends in zip(rewards, values, bounds, strict=True):
+                total = [float(some[:end].double().sum()) for end in ends]
+                for k in range(len(row)):
+                    row[k] += sign * (total[k] - (total[k - 1] if k else 0.0))
+        return [[self.beta * value for value in row] for row in rewards]
+
+
+def official_ids(template: Dialogue, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+    """The whole conversation as the published evaluation of implicit rewards renders it."""
+    return _rendered(template, tokenizer, question, steps, strip=False)
+
+
+def official_counts(template: Dialogue, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+    """Tokens of the conversation with no step, with one, and so on, counted as published.
+
+    Each is rendered with its end of turn, stripped, and for inner steps followed by the separator.
+    """
+    counts = []
+    for k in range(len(steps) + 1):
+        joiner = template.joiner if 0 < k < len(steps) else ""
+        counts.append(len(_rendered(template, tokenizer, question, steps[:k], strip=True, joiner=joiner)))
+    return counts
+
+
+def _rendered(
+    template: Dialogue, tokenizer: Any, question: str, steps: Sequence[str], *, strip: bool, joiner: str = ""
+) -> list[int]:
+    answer = template.joiner.join(template.written(tokenizer, steps))
+    messages = [*template.messages(tokenizer, question), {"role": "assistant", "content": answer}]
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    text = text.strip() + joiner if strip else text
+    ids: list[int] = tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return ids
+
+
+def _difference(
+    ids: list[int], before: list[int], texts: list[tuple[list[int], int]]
+) -> list[tuple[int, int, int, int]]:
+    """Sums for a prefix whose last tokens are not those of the prefix before it."""
+    common = max(1, common_length(ids, before))
+    parts = []
+    for tokens, sign in ((ids, 1), (before, -1)):
+        if len(tokens) > common:
+            parts.append((len(texts), 0, len(tokens) - common, sign))
+            texts.append((tokens, common))
+    return parts
+
+
+def _side(
+    model: Any,
+    tokenizer: Any,
+    template: Dialogue,
+    dtype: str | torch.dtype,
+    device: str | torch.device | None,
+    max_batch_tokens: int,
+) -> _Side:
+    if not isinstance(model, TransformersLM):
+        named = isinstance(model, str | Path)
+        options: dict[str, Any] = {"dtype": dtype, "device": device} if named else {}
+        model = TransformersLM(model, tokenizer, max_batch_tokens=max_batch_tokens, **options)
+    template.check(model.tokenizer)
+    return _Side(model._scheduler, model.tokenizer, template, model.max_context)
+
+
+def _sigmoid(score: float) -> float:
+    return score if math.isnan(score) else 1 / (1 + math.exp(-max(-700.0, min(700.0, score))))

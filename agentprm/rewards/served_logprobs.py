@@ -1,0 +1,197 @@
+"""Rewards from the log-probabilities of served language models: verdict words and log-ratios."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from agentprm.errors import ConfigurationError
+from agentprm.lm._background import all_of
+from agentprm.lm._spans import Span, tokenizer_of
+from agentprm.lm._token_lm import Cost, TokenLM
+from agentprm.rewards._served import Overflow, ServedReward, Wanted
+from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.templates import Dialogue, StepTemplate
+
+__all__ = ["ServedLogRatio", "ServedTokenLogits"]
+
+
+class ServedTokenLogits(ServedReward):
+    """`TokenLogits` on a served language model: two words of the vocabulary after each prefix.
+
+    Math-Shepherd and its kind at their tag, RLHFlow and FoVer before the verdict; which one it is
+    follows from the template. A prefix is one request that reads the engine's cache, so that a grown
+    trajectory costs its new step.
+
+    Args:
+        model: A `ServerLM` or `VllmLM` with log-likelihoods.
+        tokenizer: The model's tokenizer, its name or folder.
+        template: Gives the prefixes, for instance `families()["rlhflow"].template`.
+        good: The good word, as the model writes it.
+        bad: The bad word.
+        words: Their token ids instead, good first.
+        step_text: As in `StepReward`.
+        on_overflow: As in `TokenLogits`.
+        cache_size: As in `StepReward`.
+
+    Raises:
+        ConfigurationError: If the model does not score text, or both words have the same token.
+    """
+
+    def __init__(
+        self,
+        model: TokenLM,
+        tokenizer: Any,
+        *,
+        template: StepTemplate,
+        good: str = "+",
+        bad: str = "-",
+        words: Sequence[int] | None = None,
+        step_text: StepWriter | None = None,
+        on_overflow: Overflow = "error",
+        cache_size: int = 10_000,
+    ) -> None:
+        _check_scores(model, "ServedTokenLogits")
+        # One token of the context stays free: engines generate one to score.
+        longest = None if model.max_context is None else model.max_context - 1
+        super().__init__(step_text, cache_size, on_overflow, longest)
+        self.model, self.template = model, template
+        self.tokenizer = tokenizer_of(tokenizer)
+        template.check(self.tokenizer)
+        self.words = list(words or (_word(self.tokenizer, good), _word(self.tokenizer, bad)))
+        if len(self.words) != 2 or self.words[0] == self.words[1]:
+            raise ConfigurationError(
+                f"{good!r} and {bad!r} must be told apart by one token each; they have {self.words}."
+            )
+
+    async def _rows(self, question: str, wanted: Wanted, cost: Cost) -> list[list[float]]:
+        async def row(steps: list[str], new: list[int]) -> list[float]:
+            return await self._row(question, steps, new, cost)
+
+        return await all_of(row, *zip(*wanted, strict=True)) if wanted else []
+
+    async def _row(self, question: str, steps: list[str], new: list[int], cost: Cost) -> list[float]:
+        async def value(k: int) -> float:
+            ids = self.template.ids(self.tokenizer, question, steps[: k + 1])
+            if not self.fits(len(ids), k):
+                return math.nan
+            cost.calls += 1
+            cost.asked += len(ids)
+            good, bad = await self.model._words_after(ids, self.words, cost)
+            return 1 / (1 + math.exp(max(-700.0, min(700.0, bad - good))))
+
+        return await all_of(value, new)
+
+
+class ServedLogRatio(ServedReward):
+    """`LogRatio` on served language models: how much likelier a step is under one than under another.
+
+    Scores a step by its own tokens, its separator included (`LogRatio` with `boundary="exact"`), from
+    the log-probabilities of prompt tokens.
+
+    Args:
+        model: The trained model, a `ServerLM` or `VllmLM`.
+        reference: The model it was trained from; `None` counts it as constant.
+        tokenizer: The tokenizer of both, its name or folder.
+        template: The conversation.
+        beta: Factor of the ratio; .05 in training.
+        step_text: As in `StepReward`.
+        on_overflow: As in `LogRatio`.
+        cache_size: As in `StepReward`.
+
+    Raises:
+        ConfigurationError: If a model does not score text.
+    """
+
+    space = "logit"
+
+    def __init__(
+        self,
+        model: TokenLM,
+        reference: TokenLM | None = None,
+        *,
+        tokenizer: Any,
+        template: Dialogue | None = None,
+        beta: float = 0.05,
+        step_text: StepWriter | None = None,
+        on_overflow: Overflow = "error",
+        cache_size: int = 10_000,
+    ) -> None:
+        self._sides = [model] if reference is None else [model, reference]
+        for side in self._sides:
+            _check_scores(side, "ServedLogRatio")
+        if not beta > 0:
+            raise ConfigurationError(f"beta must be positive, not {beta}.")
+        known = [side.max_context for side in self._sides if side.max_context is not None]
+        super().__init__(step_text, cache_size, on_overflow, min(known) - 1 if known else None)
+        self.beta, self.template = beta, template or Dialogue()
+        self.tokenizer = tokenizer_of(tokenizer)
+
+    async def _rows(self, question: str, wanted: Wanted, cost: Cost) -> list[list[float]]:
+        async def row(steps: list[str], new: list[int]) -> list[float]:
+            return await self._row(question, steps, new, cost)
+
+        return await all_of(row, *zip(*wanted, strict=True)) if wanted else []
+
+    async def _row(self, question: str, steps: list[str], new: list[int], cost: Cost) -> list[float]:
+        ids = {-1: self.template.head(self.tokenizer, question)}
+        for k in {*new, *(k - 1 for k in new if k)}:
+            ids[k] = self.template.ids(self.tokenizer, question, steps[: k + 1])
+        fits = {k: self.fits(len(ids[k]), k) for k in new}
+        fitting = [k for k in new if fits[k]]
+        if not fitting:
+            return [math.nan] * len(new)
+        trunk = ids[fitting[-1]]
+        begin = len(ids[fitting[0] - 1])
+        stable = all(ids[j] == trunk[: len(ids[j])] for k in fitting for j in (k, k - 1))
+
+        async def shares(side: TokenLM) -> list[float]:
+            if stable:
+                values = await self._scores(side, trunk, begin, cost)
+                return [math.fsum(values[len(ids[k - 1]) - begin : len(ids[k]) - begin]) for k in fitting]
+            return await all_of(difference, [side] * len(fitting), fitting)
+
+        async def difference(side: TokenLM, k: int) -> float:
+            longer, shorter = ids[k], ids[k - 1]
+            # The last tokens before a boundary changed: what the step adds, they lose.
+            pairs = enumerate(zip(longer, shorter, strict=False))
+            common = max(1, next((i for i, (a, b) in pairs if a != b), min(len(longer), len(shorter))))
+            added = await self._scores(side, longer, common, cost)
+            lost = await self._scores(side, shorter, common, cost)
+            return math.fsum(added) - math.fsum(lost)
+
+        sums = await all_of(shares, self._sides)
+        ratios = [a - b for a, b in zip(*sums, strict=True)] if len(sums) == 2 else sums[0]
+        values = dict(zip(fitting, ratios, strict=True))
+        return [self.beta * values[k] if k in values else math.nan for k in new]
+
+    async def _scores(self, side: TokenLM, ids: list[int], start: int, cost: Cost) -> list[float]:
+        if start >= len(ids):
+            return []
+        cost.calls += 1
+        cost.asked += len(ids)
+        return await side._scores(Span(tuple(ids), start), cost)
+
+
+def _check_scores(model: Any, needed_by: str) -> None:
+    if not isinstance(model, TokenLM):
+        raise ConfigurationError(
+            f"{needed_by} needs an agentprm.lm.ServerLM or VllmLM, not a {type(model).__name__}; for a local "
+            "model there is the class without 'Served'."
+        )
+    if not model.capabilities.loglikelihood:
+        raise ConfigurationError(
+            f"{needed_by} needs log-probabilities of prompts. {model._no_loglikelihood()}"
+        )
+
+
+def _word(tokenizer: Any, word: str) -> int:
+    """The first token of a word that follows a line break, where no tokenizer puts a mark before it."""
+    before = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    joint = tokenizer("\n" + word, add_special_tokens=False)["input_ids"]
+    alone = tokenizer(word, add_special_tokens=False)["input_ids"]
+    ids = joint[len(before) :] if joint[: len(before)] == before else alone
+    if not ids:
+        raise ConfigurationError(f"The word {word!r} has no token.")
+    return int(ids[0])

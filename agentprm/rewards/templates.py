@@ -1,0 +1,380 @@
+"""How question and steps become the tokens that a reward model was trained on.
+
+A template gives, for a question and the steps so far, the tokens at whose last one the model is read.
+That is all a readout asks of it, so the same few forms serve token heads, vocabulary logits, value
+heads and prefix scalars. Every prefix is tokenized as if nothing followed it: a step's score cannot
+change when the trajectory grows.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentprm.errors import ConfigurationError
+
+__all__ = [
+    "ChatPrefix",
+    "ChatSteps",
+    "CurrentStep",
+    "Dialogue",
+    "PieceSteps",
+    "PlainSteps",
+    "StepTemplate",
+    "TurnSteps",
+    "as_data",
+]
+
+
+def as_data(tokenizer: Any, text: str, tags: Sequence[str] = ()) -> str:
+    """`text` with its control tokens and step tags broken up by a space, so that they stay text.
+
+    Args:
+        tokenizer: Its special tokens are broken up.
+        text: A question or a step.
+        tags: Further strings with a meaning of their own. Those of white space are shortened to one
+            line break instead.
+    """
+    for special in sorted([*tokenizer.all_special_tokens, *tags], key=len, reverse=True):
+        mark = special.strip()
+        if not mark:
+            # Line breaks: as many as the separator has would end the step.
+            text = re.sub(r"[ \t]*\n\s*", "\n", text) if special in text else text
+        elif mark.isalnum():
+            # A word of its own; inside another word it is not the tag's token.
+            text = re.sub(rf"(?<!\w){re.escape(mark)}(?!\w)", " ".join([mark[0], mark[1:]]).strip(), text)
+        elif len(mark) > 1:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+    return text
+
+
+class StepTemplate(ABC):
+    """From a question and steps to tokens."""
+
+    @abstractmethod
+    def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+        """Tokens of the question and all of `steps`; the model is read at the last one.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            question: The question.
+            steps: The steps so far, at least one; the last is the one to score.
+        """
+
+    def check(self, tokenizer: Any) -> None:  # noqa: B027 (most need nothing)
+        """Raises `ConfigurationError` if the tokenizer lacks what the template needs."""
+
+
+def _encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=special, return_attention_mask=False)["input_ids"]
+    # Some tokenizers close every text with an end token; no step is read there.
+    return ids[:-1] if special and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, str]], *, generate: bool) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigurationError("This reward model's template needs a tokenizer with a chat template.")
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+    except Exception as error:
+        raise ConfigurationError(f"The chat template rejects the reward model's prompt: {error}") from error
+    return str(text)
+
+
+def _system(text: str | None) -> list[dict[str, str]]:
+    return [{"role": "system", "content": text}] if text else []
+
+
+@dataclass(frozen=True)
+class ChatSteps(StepTemplate):
+    """A chat whose assistant turn holds the steps, each closed by a separator token.
+
+    Qwen2.5-Math-PRM, ReasonFlux-PRM-7B. What the chat template writes after the last separator is
+    left out: nothing read depends on it.
+
+    Args:
+        separator: One token of the tokenizer.
+        system: System message; without one the chat template does what it does.
+    """
+
+    separator: str = "<extra_0>"
+    system: str | None = None
+
+    def check(self, tokenizer: Any) -> None:
+        """See `StepTemplate.check`."""
+        ids = _encode(tokenizer, self.separator, special=False)
+        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
+        if len(ids) != 1:
+            raise ConfigurationError(
+                f"The separator {self.separator!r} is {len(ids)} tokens of this tokenizer, not one. Is it "
+                "the tokenizer that the reward model was trained with?"
+            )
+
+    def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+        """See `StepTemplate.ids`."""
+        tags = [self.separator]
+        body = "".join(as_data(tokenizer, step, tags) + self.separator for step in steps)
+        messages = [
+            *_system(self.system),
+            {"role": "user", "content": as_data(tokenizer, question, tags)},
+            {"role": "assistant", "content": body},
+        ]
+        text = _chat(tokenizer, messages, generate=False)
+        text = text[: text.rindex(self.separator) + len(self.separator)]
+        return _encode(tokenizer, text, special=False)
+
+
+@dataclass(frozen=True)
+class PlainSteps(StepTemplate):
+    """Plain text that ends in a tag after every step, tokenized as a whole.
+
+    Math-Shepherd, ER-PRM, Math-psa, dORM and dPRM; ReasonFlux-PRM-1.5B has no tag.
+
+    Args:
+        tag: What stands after a step; the model is read at its last token, without a tag at the last
+            token of the step.
+        head: What stands before the steps; `{question}` is filled in.
+        joiner: What stands between a tag and the next step.
+        number: Write `Step k: ` before steps that do not begin like that.
+    """
+
+    tag: str = " ки"
+    head: str = "{question} "
+    joiner: str = "\n"
+    number: bool = False
+
+    def check(self, tokenizer: Any) -> None:
+        """See `StepTemplate.check`."""
+        if not self.tag:
+            return
+        alone = _encode(tokenizer, self.tag, special=False)
+        joint = self.ids(tokenizer, "a", ["b"])
+        if not alone or alone[-1] != joint[-1]:
+            raise ConfigurationError(
+                f"With this tokenizer the step tag {self.tag!r} melts into the step before it, so there is "
+                "no token to read. Is it the tokenizer that the reward model was trained with?"
+            )
+
+    def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+        """See `StepTemplate.ids`."""
+        tags = [self.tag] if self.tag else []
+        written = [as_data(tokenizer, step, tags) for step in steps]
+        if self.number:
+            written = [
+                step if re.match(r"Step \d+:", step) else f"Step {k}: {step}"
+                for k, step in enumerate(written, 1)
+            ]
+        body = self.joiner.join(step + self.tag for step in written)
+        head = self.head.replace("{question}", as_data(tokenizer, question, tags))
+        return _encode(tokenizer, head + body, special=True)
+
+
+@dataclass(frozen=True)
+class PieceSteps(StepTemplate):
+    """Question and steps tokenized on their own, the separator's tokens after every step.
+
+    TRL's PRMTrainer, PURE, Skywork-o1. Nothing merges across a boundary.
+
+    Args:
+        separator: Stands after every step; the model is read at its last token.
+        head: What is written of the question; `{question}` is filled in.
+        lines: Tokenize every line of a step on its own, with a separator after each; the step is read
+            at its last line.
+    """
+
+    separator: str = "\n"
+    head: str = "{question}"
+    lines: bool = False
+
+    def check(self, tokenizer: Any) -> None:
+        """See `StepTemplate.check`."""
+        if not _encode(tokenizer, self.separator, special=False):
+            raise ConfigurationError(f"The separator {self.separator!r} has no token in this tokenizer.")
+
+    def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+        """See `StepTemplate.ids`."""
+        first = tokenizer.bos_token_id
+        ids = [] if first is None else [int(first)]
+        ids += _encode(
+            tokenizer, self.head.replace("{question}", as_data(tokenizer, question)), special=False
+        )
+        end = _encode(tokenizer, self.separator, special=False)
+        for step in steps:
+            text = as_data(tokenizer, step)
+            parts = [part for part in text.split("\n") if part.strip()] if self.lines else [text]
+            for part in parts:
+                ids += _encode(tokenizer, part, special=False) + end
+        return ids
+
+
+@dataclass(frozen=True)
+class TurnSteps(StepTemplate):
+    """A conversation in which every step is a user turn and every verdict an assistant turn.
+
+    RLHFlow, FoVer. The model is read where it is about to write its verdict; the verdicts before are
+    always the good word, whatever it thought of those steps.
+
+    Args:
+        verdict: The good word, written as the answer to every earlier step.
+        first: The first user turn; `{question}` and `{step}` are filled in.
+        system: System message; without one the chat template does what it does.
+    """
+
+    verdict: str = "+"
+    first: str = "{question} {step}"
+    system: str | None = None
+
+    def check(self, tokenizer: Any) -> None:
+        """See `StepTemplate.check`."""
+        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
+
+    def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+        """See `StepTemplate.ids`."""
+        values = {"question": as_data(tokenizer, question), "step": as_data(tokenizer, steps[0])}
+        # Filled in one go: a question that holds "{step}" stays as it is.
+        opening = re.sub(r"\{(question|step)\}", lambda match: values[match.group(1)], self.first)
+        messages = [*_system(self.system), {"role": "user", "content": opening}]
+        for step in steps[1:]:
+            messages.append({"role": "assistant", "content": self.verdict})
+            messages.append({"role": "user", "content": as_data(tokenizer, step)})
+        return _encode(tokenizer, _chat(tokenizer, messages, generate=True), special=False)
+
+
+_REFERENCE = "{question}\n\n###\n\nThe reference answer is: {reference}"
+_NO_REFERENCE = "There is no reference answer for this question."
+
+
+@dataclass(frozen=True)
+class ChatPrefix(StepTemplate):
+    """A chat, the steps so far as the answer, then the end token, where the model is read.
+
+    Universal-PRM: with a reference answer the same model verifies against it.
+
+    Args:
+        user: The user's message; `{question}` and `{reference}` are filled in.
+        references: Reference answers by question; a question that is not in it has none.
+        missing: What is written where there is no reference answer.
+        system: System message.
+        joiner: Stands after every step.
+    """
+
+    user: str = _REFERENCE
+    references: Mapping[str, str] = field(default_factory=dict)
+    missing: str = _NO_REFERENCE
+    system: str | None = "You are a helpful assistant."
+    joiner: str = "\n\n"
+
+    def check(self, tokenizer: Any) -> None:
+        """See `StepTemplate.check`."""
+        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
+        if tokenizer.eos_token_id is None:
+            raise ConfigurationError("This reward model is read at the end token, which the tokenizer lacks.")
+
+    def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+        """See `StepTemplate.ids`."""
+        values = {
+            "question": as_data(tokenizer, question),
+            "reference": as_data(tokenizer, self.references.get(question, self.missing)),
+        }
+        user = re.sub(r"\{(question|reference)\}", lambda match: values[match.group(1)], self.user)
+        messages = [*_system(self.system), {"role": "user", "content": user}]
+        head = _encode(tokenizer, _chat(tokenizer, messages, generate=True), special=False)
+        body = "".join(as_data(tokenizer, step) + self.joiner for step in steps)
+        return [*head, *_encode(tokenizer, body, special=False), int(tokenizer.eos_token_id)]
+
+
+@dataclass(frozen=True)
+class CurrentStep(StepTemplate):
+    """Question, earlier steps, and the step to judge under a heading of its own.
+
+    HRM: `merge=2` judges each step together with the one before it, as the hierarchical model was
+    trained to, so that a step may mend the last one.
+
+    Args:
+        merge: Steps that are judged together.
+        joiner: Stands between steps.
+        first: The text for a first step; `{question}` and `{current}` are filled in.
+        later: The text for later ones; `{previous}` as well.
+    """
+
+    merge: int = 1
+    joiner: str = "\n\n"
+    first: str = (
+        "Question:\n{question}\n\nLet's break it down step by step!\n\n"
+        "Now, let's focus on the current step:\n{current}\n"
+    )
+    later: str = (
+        "Question:\n{question}\n\nLet's break it down step by step!\n\nPrevious reasoning:\n{previous}\n\n"
+        "Now, let's focus on the current step:\n{current}"
+    )
+
+    def __post_init__(self) -> None:
+        if self.merge < 1:
+            raise ConfigurationError(f"merge must be at least 1, not {self.merge}.")
+
+    def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+        """See `StepTemplate.ids`."""
+        written = [as_data(tokenizer, step) for step in steps]
+        cut = max(0, len(written) - self.merge)
+        values = {
+            "question": as_data(tokenizer, question),
+            "previous": self.joiner.join(written[:cut]),
+            "current": self.joiner.join(written[cut:]),
+        }
+        form = self.later if cut else self.first
+        text = re.sub(r"\{(question|previous|current)\}", lambda match: values[match.group(1)], form)
+        return _encode(tokenizer, text, special=True)
+
+
+@dataclass(frozen=True)
+class Dialogue(StepTemplate):
+    """Question and answer as in a conversation, for models that are compared rather than read.
+
+    Implicit PRM, EurusPRM. Every step ends in the joiner, the last one too, so that what is scored of
+    a step does not depend on whether another follows.
+
+    Args:
+        system: System message; without one the chat template does what it does.
+        number: Write `Step k: ` before steps that do not begin like that.
+        joiner: Stands after every step.
+        question: Write the question; without it the same model is the reference for a question's
+            worth to its own answer.
+    """
+
+    system: str | None = None
+    number: bool = True
+    joiner: str = "\n\n"
+    question: bool = True
+
+    def check(self, tokenizer: Any) -> None:
+        """See `StepTemplate.check`."""
+        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
+
+    def messages(self, tokenizer: Any, question: str) -> list[dict[str, str]]:
+        """The conversation up to the answer."""
+        asked = as_data(tokenizer, question) if self.question else "(no question)"
+        return [*_system(self.system), {"role": "user", "content": asked}]
+
+    def written(self, tokenizer: Any, steps: Sequence[str]) -> list[str]:
+        """The steps as the answer holds them, without joiners."""
+        texts = [as_data(tokenizer, step, [self.joiner]) for step in steps]
+        if not self.number:
+            return texts
+        return [
+            text if re.match(r"Step \d+:", text) else f"Step {k}: {text}" for k, text in enumerate(texts, 1)
+        ]
+
+    def head(self, tokenizer: Any, question: str) -> list[int]:
+        """Tokens before the answer."""
+        return _encode(
+            tokenizer, _chat(tokenizer, self.messages(tokenizer, question), generate=True), special=False
+        )
+
+    def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
+        """See `StepTemplate.ids`."""
+        text = _chat(tokenizer, self.messages(tokenizer, question), generate=True)
+        body = "".join(step + self.joiner for step in self.written(tokenizer, steps))
+        return _encode(tokenizer, text + body, special=False)

@@ -1,0 +1,319 @@
+"""Readout: a verdict that a language model writes, with the critique that led to it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from agentprm.budget import record
+from agentprm.errors import ConfigurationError
+from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model, require
+from agentprm.lm._fork import reset_after_fork
+from agentprm.rewards._steps import key_chain
+from agentprm.rewards.base import ProcessRewardModel, Trajectory, sigmoid
+from agentprm.rewards.step_text import StepText, StepWriter
+from agentprm.rewards.verdict_templates import Found, Judge, Stage, VerdictTemplate, Writing
+
+__all__ = ["Verdict", "VerdictReward"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a model made of one step.
+
+    Attributes:
+        score: Mean of the votes; `None` if no sample held a verdict.
+        votes: The usable samples' scores.
+        unparsed: Samples without a verdict.
+        critiques: What was written, one text per sample, usable or not.
+    """
+
+    score: float | None
+    votes: tuple[float, ...]
+    unparsed: int
+    critiques: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A call of the language model that a plan waits for."""
+
+    prompts: list[Prompt]
+    n: int = 0
+    params: SamplingParams | None = None
+    continuations: list[list[str]] | None = None
+
+
+_Plan = Generator[_Ask, Any, Any]
+
+_PARAMS = SamplingParams(max_tokens=1024, temperature=0.6, top_p=0.95, seed=0)
+
+
+class VerdictReward(ProcessRewardModel):
+    """The mean of `k` generated verdicts on each step.
+
+    GenPRM, ThinkPRM, gORM and gPRM, GroundedPRM, a language model as judge with principles or a
+    rubric, or the policy as its own judge: the template says which.
+
+    With a model that continues a prefix and has log-likelihoods, a sample's score is
+    P(good) / (P(good) + P(bad)) where it wrote its verdict, from the model itself and not from the
+    few most likely tokens that a server reports; with others it is 1 or 0. A sample without a verdict
+    has no score: the mean is over the others, and a step for which none is left scores NaN and is
+    counted in `unscored`. `judge` gives the votes and critiques.
+
+    Args:
+        model: A language model, or whatever `as_language_model` takes.
+        template: The prompt and how to find the verdict; by default a plain judge.
+        k: Samples per step.
+        params: How to sample; by default temperature .6, top-p .95 (GenPRM's), 1,024 tokens, and seed
+            0, with which the same step has the same verdict in any company.
+        soft: Read probabilities (`True`), count labels (`False`), or the former where the model can.
+        scope: `prefix` judges each step by what stands before it, one critique per step. `solution`
+            takes all verdicts from one critique of the whole trajectory, for templates that give one
+            per step: much cheaper for finished solutions, but a step is then judged with the later
+            ones in sight, and a grown trajectory is judged anew.
+        step_text: Writes a step; by default `StepText()`.
+        cache_size: Prefixes whose verdicts are kept.
+
+    Attributes:
+        unparsed: Samples without a verdict so far.
+        unscored: Steps without a score so far: none of their samples held a verdict.
+
+    Raises:
+        CapabilityError: If the model lacks what the template or `soft=True` needs.
+    """
+
+    space = "probability"
+
+    def __init__(
+        self,
+        model: Any,
+        template: VerdictTemplate | None = None,
+        *,
+        k: int = 1,
+        params: SamplingParams = _PARAMS,
+        soft: bool | None = None,
+        scope: Literal["prefix", "solution"] = "prefix",
+        step_text: StepWriter | None = None,
+        cache_size: int = 10_000,
+    ) -> None:
+        for setting, value in (("k", k), ("cache_size", cache_size)):
+            if value < 1:
+                raise ConfigurationError(f"{setting} must be at least 1, not {value}.")
+        self.model: LanguageModel = as_language_model(model)
+        self.template = template or Judge()
+        if scope not in ("prefix", "solution"):
+            raise ConfigurationError(f"scope must be 'prefix' or 'solution', not {scope!r}.")
+        if scope == "solution" and not self.template.per_step:
+            raise ConfigurationError(
+                f"{type(self.template).__name__} gives one verdict for a prefix, not one per step; use "
+                "scope='prefix', or StepChecks."
+            )
+        name = type(self.template).__name__
+        if self.template.staged:
+            require(self.model, "prefill", name)
+        if soft:
+            require(self.model, "prefill", f"{name} with soft=True")
+            require(self.model, "loglikelihood", f"{name} with soft=True")
+        can = self.model.capabilities
+        self.soft = soft if soft is not None else can.prefill and can.loglikelihood
+        self.k, self.params, self.scope = k, params, scope
+        self.step_text: StepWriter = step_text or StepText()
+        self.unparsed = self.unscored = 0
+        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
+        self._cache_size = cache_size
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Makes the object usable in a forked process; called by itself there."""
+        self._lock = threading.Lock()
+
+    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """See `ProcessRewardModel.score`; a step without any verdict scores NaN."""
+        return [[_number(v) for v in row] for row in self.judge(question, trajectories)]
+
+    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """Async twin of `score`."""
+        return [[_number(v) for v in row] for row in await self.ajudge(question, trajectories)]
+
+    def judge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
+        """The verdicts behind the scores, with votes and critiques."""
+        plan = self._plan(question, trajectories)
+        ask, verdicts = _advance(plan, None)
+        while ask is not None:
+            if ask.continuations is None:
+                reply: Any = self.model.sample(ask.prompts, ask.n, ask.params)
+            else:
+                reply = self.model.loglikelihood(ask.prompts, ask.continuations)
+            ask, verdicts = _advance(plan, reply)
+        return verdicts
+
+    async def ajudge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
+        """Async twin of `judge`."""
+        plan = self._plan(question, trajectories)
+        ask, verdicts = _advance(plan, None)
+        while ask is not None:
+            if ask.continuations is None:
+                reply: Any = await self.model.asample(ask.prompts, ask.n, ask.params)
+            else:
+                reply = await self.model.aloglikelihood(ask.prompts, ask.continuations)
+            # In a thread: a template may run a program between two stages.
+            ask, verdicts = await asyncio.to_thread(_advance, plan, reply)
+        return verdicts
+
+    def _plan(self, question: str, trajectories: Sequence[Trajectory]) -> _Plan:
+        texts = [[self.step_text(step) for step in trajectory] for trajectory in trajectories]
+        chains = [key_chain(question, steps) for steps in texts]
+        if self.scope == "solution":
+            # A verdict in the light of later steps belongs to the whole trajectory.
+            names = [[f"{chain[-1]} {k}" for k in range(len(chain))] for chain in chains]
+        else:
+            names = chains
+        with self._lock:
+            known = {name: self._verdicts[name] for row in names for name in row if name in self._verdicts}
+        work = self._solutions if self.scope == "solution" else self._prefixes
+        fresh: dict[str, Verdict] = yield from work(question, texts, names, known)
+        record(reward_calls=len(fresh))
+        known.update(fresh)
+        with self._lock:
+            self.unscored += sum(verdict.score is None for verdict in fresh.values())
+            self.unparsed += sum(verdict.unparsed for verdict in fresh.values())
+            for row in names:
+                for name in row:
+                    self._verdicts[name] = known[name]
+                    self._verdicts.move_to_end(name)
+            while len(self._verdicts) > self._cache_size:
+                self._verdicts.popitem(last=False)
+        return [[known[name] for name in row] for row in names]
+
+    def _prefixes(
+        self, question: str, texts: list[list[str]], names: list[list[str]], known: dict[str, Verdict]
+    ) -> Generator[_Ask, Any, dict[str, Verdict]]:
+        """Judges every new prefix: in order of length where critiques of earlier steps are shown."""
+        jobs = {
+            name: steps[: k + 1]
+            for steps, row in zip(texts, names, strict=True)
+            for k, name in enumerate(row)
+            if name not in known
+        }
+        fresh: dict[str, Verdict] = {}
+        lengths = {name: len(steps) for name, steps in jobs.items()}
+        depths = sorted(set(lengths.values())) if self.template.history else [0]
+        for depth in depths:
+            level = {name: steps for name, steps in jobs.items() if depth in (0, lengths[name])}
+            earlier: list[list[tuple[str, ...]]] = [[] for _ in level]
+            if self.template.history:
+                seen = {**known, **fresh}
+                earlier = [
+                    [seen[key].critiques for key in key_chain(question, steps)[:-1]]
+                    for steps in level.values()
+                ]
+            found = yield from self._samples(question, list(level.values()), earlier)
+            for name, samples in zip(level, found, strict=True):
+                fresh[name] = _verdict([(text, votes[-1]) for text, votes in samples])
+        return fresh
+
+    def _solutions(
+        self, question: str, texts: list[list[str]], names: list[list[str]], known: dict[str, Verdict]
+    ) -> Generator[_Ask, Any, dict[str, Verdict]]:
+        """Judges every new trajectory once, a verdict for each of its steps."""
+        jobs = {
+            tuple(row): steps
+            for row, steps in zip(names, texts, strict=True)
+            if any(name not in known for name in row)
+        }
+        fresh: dict[str, Verdict] = {}
+        if jobs:
+            found = yield from self._samples(question, list(jobs.values()), [[] for _ in jobs])
+            for row, samples in zip(jobs, found, strict=True):
+                for k, name in enumerate(row):
+                    fresh[name] = _verdict([(text, votes[k]) for text, votes in samples])
+        return fresh
+
+    def _samples(
+        self, question: str, jobs: list[list[str]], earlier: list[list[tuple[str, ...]]]
+    ) -> Generator[_Ask, Any, list[list[tuple[str, list[float | None]]]]]:
+        """`k` texts per prefix, each with a vote per step or `None`."""
+        bases: list[tuple[Prompt, int]] = []
+        paths: list[Writing] = []
+        prefill = self.model.capabilities.prefill
+        for steps, critiques in zip(jobs, earlier, strict=True):
+            for i in range(self.k):
+                history = [texts[i] for texts in critiques]
+                messages = self.template.messages(question, steps, history)
+                bases.append((Prompt(tuple(messages)), len(steps)))
+                paths.append(self.template.write(self.template.opening if prefill else "", len(steps)))
+        texts = yield from self._written(bases, paths)
+        votes: list[list[float | None]] = []
+        soft: list[tuple[int, int, Prompt, list[str]]] = []
+        for number, ((base, count), text) in enumerate(zip(bases, texts, strict=True)):
+            found = self.template.find(text, question, count)
+            if self.soft and self.template.closing and found[-1] is None:
+                texts[number] = text.rstrip() + self.template.closing
+                good, bad = self.template.words
+                found = [*found[:-1], Found(0.0, len(texts[number]), (f" {good}", f" {bad}"))]
+            votes.append([None if verdict is None else verdict.value for verdict in found])
+            for k, verdict in enumerate(found):
+                if verdict is not None and verdict.at is not None and self.soft:
+                    prompt = replace(base, prefix=texts[number][: verdict.at])
+                    soft.append((number, k, prompt, list(verdict.words)))
+        if self.scope == "prefix":
+            soft = [item for item in soft if item[1] == bases[item[0]][1] - 1]
+        if soft:
+            rows = yield _Ask([p for _, _, p, _ in soft], continuations=[words for *_, words in soft])
+            for (number, k, _, _), (good_words, bad_words) in zip(soft, rows, strict=True):
+                votes[number][k] = sigmoid(good_words - bad_words)
+        paired = list(zip(texts, votes, strict=True))
+        return [paired[i : i + self.k] for i in range(0, len(paired), self.k)]
+
+    def _written(
+        self, bases: list[tuple[Prompt, int]], paths: list[Writing]
+    ) -> Generator[_Ask, Any, list[str]]:
+        """Advances all paths together: what they wait for is sampled in as few calls as possible."""
+        texts = [""] * len(paths)
+        waiting: dict[int, Stage] = {i: next(path) for i, path in enumerate(paths)}
+        while waiting:
+            # Equal wishes are one prompt with several samples: one prefill, and different samples.
+            equal: dict[tuple[Prompt, tuple[str, ...], int], list[int]] = {}
+            for i, stage in waiting.items():
+                prompt = replace(bases[i][0], prefix=stage.text)
+                most = min(stage.max_tokens or self.params.max_tokens, self.params.max_tokens)
+                equal.setdefault((prompt, stage.stop, most), []).append(i)
+            batches: dict[tuple[tuple[str, ...], int, int], list[tuple[Prompt, list[int]]]] = {}
+            for (prompt, stop, most), some in equal.items():
+                batches.setdefault((stop, most, len(some)), []).append((prompt, some))
+            waiting = {}
+            for (stop, most, n), batch in batches.items():
+                params = replace(self.params, max_tokens=most, stop=(*self.params.stop, *stop))
+                rows = yield _Ask([prompt for prompt, _ in batch], n, params)
+                for (_, some), row in zip(batch, rows, strict=True):
+                    for i, completion in zip(some, row, strict=True):
+                        try:
+                            waiting[i] = paths[i].send(completion)
+                        except StopIteration as end:
+                            texts[i] = end.value
+        return texts
+
+
+def _advance(plan: _Plan, reply: Any) -> tuple[_Ask | None, list[list[Verdict]]]:
+    """The plan's next wish, or `None` and its result."""
+    try:
+        return plan.send(reply), []
+    except StopIteration as end:
+        return None, end.value
+
+
+def _verdict(samples: Sequence[tuple[str, float | None]]) -> Verdict:
+    votes = tuple(vote for _, vote in samples if vote is not None)
+    score = math.fsum(votes) / len(votes) if votes else None
+    return Verdict(score, votes, len(samples) - len(votes), tuple(text for text, _ in samples))
+
+
+def _number(verdict: Verdict) -> float:
+    return math.nan if verdict.score is None else verdict.score
