@@ -15,7 +15,7 @@ from agentprm.retrievers.metrics import Metric, faiss_metric
 from agentprm.retrievers.tables import GrowingArray
 from agentprm.retrievers.vector_index import FloatArray
 
-__all__ = ["ApproximateIndex", "canonical_factory", "is_flat"]
+__all__ = ["ApproximateIndex", "canonical_factory", "first_line", "is_flat"]
 
 faiss: Any = faiss_module  # its type stubs are older than its Python classes
 
@@ -33,7 +33,7 @@ _RESCORE_LEAST = 100
 
 def canonical_factory(factory: str) -> str:
     """The factory string without an id map: the store numbers its rows itself."""
-    return re.sub(r"^IDMap2?,", "", factory.strip())
+    return re.sub(r"^IDMap2?,|,IDMap2?$", "", factory.strip())
 
 
 def is_flat(factory: str) -> bool:
@@ -63,7 +63,7 @@ class ApproximateIndex:
             index = faiss.index_factory(dimension, factory, faiss_metric(metric))
         except Exception as error:
             raise ConfigurationError(
-                f"FAISS cannot build factory {factory!r} for {dimension} dimensions: {_first_line(error)} "
+                f"FAISS cannot build factory {factory!r} for {dimension} dimensions: {first_line(error)} "
                 "Use a string of the FAISS index factory, such as 'Flat', 'IVF256,Flat' or 'HNSW32'."
             ) from None
         self._use(index, ef_search, nprobe)
@@ -83,6 +83,8 @@ class ApproximateIndex:
         self._lossy = not isinstance(core, faiss.IndexIVFFlat | faiss.IndexHNSWFlat) or core is not index
         kinds = faiss.IndexIVF | faiss.IndexHNSW | faiss.IndexScalarQuantizer | faiss.IndexFlat
         self.filters = isinstance(core, kinds)
+        # Graphs that FAISS builds in one go take no second batch: the store builds them anew.
+        self.grows = not isinstance(core, faiss.IndexNSG | faiss.IndexNNDescent)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -113,7 +115,7 @@ class ApproximateIndex:
             self._index.train(vectors)
         except Exception as error:
             raise InputError(
-                f"Training {self._factory!r} on {len(vectors)} documents failed: {_first_line(error)} "
+                f"Training {self._factory!r} on {len(vectors)} documents failed: {first_line(error)} "
                 "Add more documents in the first call, or use factory='Flat' or 'HNSW32'."
             ) from None
 
@@ -173,6 +175,11 @@ class ApproximateIndex:
             return faiss.SearchParametersPreTransform(index_params=inner)
         return inner
 
+    @property
+    def faiss_index(self) -> Any:
+        """The FAISS index itself; not to be changed."""
+        return self._index
+
     def to_bytes(self) -> npt.NDArray[np.uint8]:
         """The index as FAISS writes it."""
         return np.asarray(faiss.serialize_index(self._index))
@@ -188,7 +195,7 @@ class ApproximateIndex:
             index = faiss.deserialize_index(data)
         except Exception as error:
             raise IndexCorruptError(
-                f"FAISS cannot read its index: {_first_line(error)} Index again."
+                f"FAISS cannot read its index: {first_line(error)} Index again."
             ) from None
         old = self._index
         if (type(index), index.d, index.metric_type) != (type(old), old.d, old.metric_type):
@@ -221,7 +228,8 @@ def _training_points(index: Any) -> int:
     return needed
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The reason in an error of FAISS, which surrounds it with its own file names."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     match = re.search(r"Error: (?:'.*' failed: ?)?(.*)$|: (.*)$", text)
     reason = next((part for part in match.groups() if part), text) if match else text

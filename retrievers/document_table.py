@@ -17,6 +17,7 @@ from agentprm.errors import IndexCorruptError
 __all__ = ["DocumentTable", "Record"]
 
 _CHUNK = 500
+_MOST_STATED = 2**31 - 1
 _SCHEMA = (
     "CREATE TABLE documents (key INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT, metadata TEXT)"
 )
@@ -56,7 +57,9 @@ class DocumentTable:
                 )
             except sqlite3.Error as error:
                 raise _corrupt(path, error) from None
-            self._base_size = self._query("SELECT count(*) FROM documents")[0][0]
+            stated = self._query("PRAGMA user_version")[0][0]  # counting would read a whole index
+            known = 0 < stated < _MOST_STATED
+            self._base_size = stated if known else self._query("SELECT count(*) FROM documents")[0][0]
 
     def __len__(self) -> int:
         return self._base_size - len(self._removed) + len(self._records)
@@ -132,6 +135,7 @@ class DocumentTable:
                 "INSERT INTO documents VALUES (?, ?, ?, ?)",
                 ((key, *record) for key, record in self._records.items()),
             )
+            connection.execute(f"PRAGMA user_version = {min(len(self), _MOST_STATED)}")
             connection.commit()
 
     def close(self) -> None:

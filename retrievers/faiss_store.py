@@ -11,7 +11,7 @@ from typing import Any, Self
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
-from agentprm.errors import ConfigurationError, IndexCorruptError
+from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
 from agentprm.retrievers.document_table import Record
 from agentprm.retrievers.filters import Filter
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
@@ -20,7 +20,7 @@ from agentprm.retrievers.index_core import IndexCore, IndexSettings
 from agentprm.retrievers.locking import ReadWriteLock
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.metrics import Metric, distance
-from agentprm.retrievers.store_base import Hit, VectorSearchStore
+from agentprm.retrievers.store_base import Hit, VectorSearchStore, check_k, listed_ids
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["FaissStore", "Hit"]
@@ -96,8 +96,9 @@ class FaissStore(VectorSearchStore):
 
         Collected at first use in one pass over the texts; kept up to date and saved from then on.
         """
-        with self._lock.write():
-            return self._core.mentions
+        with self._lock.read():
+            core = self._core
+            return core.mentions.get(lambda: (r.document() for _, r in core.documents.records()))
 
     def __len__(self) -> int:
         with self._lock.read():
@@ -116,8 +117,9 @@ class FaissStore(VectorSearchStore):
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Removes documents by id, or all of them when `ids` is `None`; unknown ids are ignored."""
+        wanted = None if ids is None else listed_ids(ids)
         with self._lock.write():
-            self._core.delete(ids)
+            self._core.delete(wanted)
         return True
 
     def compact(self) -> None:
@@ -135,12 +137,26 @@ class FaissStore(VectorSearchStore):
         with self._lock.write():
             self._core.train(matrix)
 
+    def to_gpu(self, device: int = 0, *, offset: int = 0) -> None:
+        """Searches without filters on a GPU from now on, until the next change of the documents.
+
+        Args:
+            device: Number of the GPU.
+            offset: Added to it; beyond the last GPU the count starts again.
+
+        Raises:
+            CapabilityError: This build of FAISS has no GPU, or cannot put this kind of index on one.
+        """
+        with self._lock.write():
+            self._core.to_gpu(device + offset)
+
     # Reading
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Documents of the ids that exist, in the order of `ids`."""
+        wanted = listed_ids(ids)
         with self._lock.read():
-            keys = [key for key in self._core.documents.keys_of(ids) if key is not None]
+            keys = [key for key in self._core.documents.keys_of(wanted) if key is not None]
             found = self._core.documents.get(keys)
         return [found[key] for key in dict.fromkeys(keys)]
 
@@ -150,8 +166,9 @@ class FaissStore(VectorSearchStore):
         Raises:
             InputError: There is no document with one of the ids.
         """
+        wanted = listed_ids(ids)
         with self._lock.read():
-            return self._core.vectors_for(ids)
+            return self._core.vectors_for(wanted)
 
     # Searching
 
@@ -167,8 +184,7 @@ class FaissStore(VectorSearchStore):
             ConfigurationError: `k` is not positive or the filter is malformed.
             IndexMismatchError: The vectors have another length than those of the index.
         """
-        if k < 1:
-            raise ConfigurationError(f"k must be at least 1, not {k}.")
+        k = check_k(k)
         queries = self._query_matrix(vectors)
         with self._lock.read():
             found = self._core.search(queries, k, filter)
@@ -198,6 +214,7 @@ class FaissStore(VectorSearchStore):
             lock_timeout_s: Seconds to wait for another writer.
 
         Raises:
+            InputError: The path is a file.
             WriterConflictError: Another writer holds the folder, or has changed it meanwhile.
         """
         folder = Path(path)
@@ -207,15 +224,19 @@ class FaissStore(VectorSearchStore):
             if self._core.wants_compaction:
                 self.compact()
             same = self._source is not None and self._source[0] == folder.resolve()
-            with self._lock.read():
-                contents = {**self._core.contents(), "embedding": dict(self._fingerprint)}
-                number = commit(
-                    folder,
-                    self._core.write_files,
-                    contents,
-                    expected=self._source[1] if same and self._source else None,
-                    lock_timeout_s=lock_timeout_s,
-                )
+            mark = dict(self._fingerprint)
+
+            def write(generation: Path) -> dict[str, Any]:
+                with self._lock.read():
+                    self._core.write_files(generation)
+                    return {**self._core.contents(), "embedding": mark}
+
+            number = commit(
+                folder,
+                write,
+                expected=self._source[1] if same and self._source else None,
+                lock_timeout_s=lock_timeout_s,
+            )
             self._source = (folder.resolve(), number)
 
     @classmethod
@@ -250,6 +271,8 @@ class FaissStore(VectorSearchStore):
         folder = Path(path)
 
         def read(generation: Generation) -> tuple[Fingerprint, IndexCore, int]:
+            if "shards" in generation.manifest:
+                raise InputError(f"{folder} holds a sharded store: open it with ShardedFaissStore.load.")
             seen = parse_fingerprint(generation.manifest.get("embedding"))
             if seen is None:
                 raise IndexCorruptError(f"The manifest of {folder} lacks the embedding; index again.")
@@ -261,6 +284,13 @@ class FaissStore(VectorSearchStore):
         store._fingerprint, store._core, number = read_current(folder, read)
         check_fingerprint(store._fingerprint, embedding)
         store._source = (folder.resolve(), number)
+        return store
+
+    @classmethod
+    def _of(cls, core: IndexCore, embedding: Embeddings) -> Self:
+        """Store of an opened index."""
+        store = cls(embedding)
+        store._core = core
         return store
 
     def _upsert(self, records: list[Record], matrix: FloatArray) -> None:

@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 
-__all__ = ["Filter", "compile_filter", "compile_metadata_filter"]
+__all__ = ["Filter", "compile_filter", "compile_metadata_filter", "signature"]
 
 Filter = Mapping[str, Any] | Callable[[Document], bool] | None
 """What searches accept as `filter`: see `compile_filter`."""
@@ -59,7 +59,37 @@ def compile_metadata_filter(spec: Mapping[str, Any]) -> Callable[[Mapping[str, A
         raise ConfigurationError(
             f"filter must be a dictionary or a function of a document, not {type(spec).__name__}."
         )
-    return _all_of(spec)
+    try:
+        return _all_of(spec)
+    except RecursionError:
+        raise ConfigurationError("The filter contains itself or is nested too deep.") from None
+
+
+def signature(spec: Mapping[str, Any]) -> str | None:
+    """Text that is equal for dictionary filters of equal meaning only.
+
+    Args:
+        spec: A filter that `compile_metadata_filter` accepts.
+
+    Returns:
+        The text, or `None` for a filter with values that cannot be told apart by what they look like.
+    """
+    try:
+        return _signature(spec)
+    except TypeError:
+        return None
+
+
+def _signature(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{','.join(sorted(f'{_signature(k)}:{_signature(v)}' for k, v in value.items()))}}}"
+    if type(value) in (list, tuple):
+        return f"{type(value).__name__}({','.join(map(_signature, value))})"
+    if type(value) in (set, frozenset):
+        return f"set({','.join(sorted(map(_signature, value)))})"
+    if value is None or type(value) in (bool, int, float, str):
+        return repr(value)
+    raise TypeError
 
 
 _Test = Callable[[Mapping[str, Any]], bool]
@@ -70,7 +100,9 @@ def _all_of(spec: Mapping[str, Any]) -> _Test:
     return lambda metadata: all(test(metadata) for test in tests)
 
 
-def _entry(key: str, value: Any) -> _Test:
+def _entry(key: Any, value: Any) -> _Test:
+    if not isinstance(key, str):
+        raise ConfigurationError(f"The filter's key {key!r} is not a string; metadata keys are.")
     if key in ("$and", "$or"):
         if not isinstance(value, list | tuple) or not value or not all(isinstance(v, Mapping) for v in value):
             raise ConfigurationError(f"The filter's {key} needs a list of at least one dictionary.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from agentprm.errors import AgentPRMError, InputError
 from agentprm.retrievers.generations import Generation, leftovers, read_current
 from agentprm.retrievers.index_core import IndexCore
+from agentprm.retrievers.sharding import shard_parts
 
 __all__ = ["FsckReport", "fsck"]
 
@@ -37,7 +38,7 @@ def fsck(path: str | os.PathLike[str]) -> FsckReport:
     """Verifies all checksums of an index folder and that its files agree with each other.
 
     Args:
-        path: A folder that `FaissStore.save` wrote.
+        path: A folder that `FaissStore.save` or `ShardedFaissStore.save` wrote.
 
     Returns:
         The findings; nothing is raised for a damaged index.
@@ -59,7 +60,12 @@ def fsck(path: str | os.PathLike[str]) -> FsckReport:
 
 
 def _check(generation: Generation, report: FsckReport) -> None:
-    generation.verify(everything=True)
-    core = IndexCore.open(generation, mmap=True)
-    report.documents = len(core)
-    report.problems += core.inconsistencies()
+    parts = shard_parts(generation) if "shards" in generation.manifest else [generation]
+    report.documents = 0
+    if parts != [generation]:
+        generation.verify(everything=True)
+    for part in parts:
+        part.verify(everything=True)
+        core = IndexCore.open(part, mmap=True)
+        report.documents += len(core)
+        report.problems += core.inconsistencies()

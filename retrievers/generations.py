@@ -8,6 +8,8 @@
       gen-000003/
         manifest.json      format version, contents, size and sha256 of every file
         …                  the files
+        part-000/          the same once more for each part of a sharded store, whose
+                           manifest's sha256 stands in the one above
 
 A writer fills a temporary folder, syncs it, renames it to the next generation and then replaces
 `CURRENT`. A reader that has opened a generation is never disturbed. The previous generation stays
@@ -36,7 +38,9 @@ __all__ = [
     "file_digest",
     "leftovers",
     "open_current",
+    "open_part",
     "read_current",
+    "seal_part",
 ]
 
 T = TypeVar("T")
@@ -115,16 +119,37 @@ def open_current(folder: Path) -> Generation:
     if not folder.is_dir():
         raise InputError(f"There is no index folder {folder}: check the path, or build the index first.")
     name, digest = _pointer(folder)
-    try:
-        data = (folder / name / "manifest.json").read_bytes()
-    except OSError as error:
-        raise IndexCorruptError(
-            f"The manifest of {folder / name} cannot be read ({error.strerror}); "
-            "restore a copy or index again."
-        ) from None
-    if len(data) > _MANIFEST_LIMIT or hashlib.sha256(data).hexdigest() != digest:
-        raise IndexCorruptError(f"The manifest of {folder / name} is damaged; restore a copy or index again.")
-    return Generation(folder / name, _number(name), _parsed(data, folder / name))
+    return Generation(folder / name, _number(name), _manifest(folder / name, digest))
+
+
+def open_part(whole: Generation, place: int, digest: str) -> Generation:
+    """A part of a generation, whose manifest has the given checksum.
+
+    Raises:
+        IndexCorruptError: It is missing or damaged.
+    """
+    folder = whole.folder / _part(place)
+    return Generation(folder, whole.number, _manifest(folder, digest))
+
+
+def seal_part(
+    folder: Path, place: int, write: Callable[[Path], None], contents: Callable[[], dict[str, Any]]
+) -> str:
+    """Writes a part of the generation that is being written to `folder`.
+
+    Args:
+        folder: The folder of the generation.
+        place: Number of the part.
+        write: Writes the part's files into the empty folder that it is given.
+        contents: Gives the part's manifest without `format_version` and `files`.
+
+    Returns:
+        The checksum of the part's manifest.
+    """
+    own = folder / _part(place)
+    own.mkdir()
+    write(own)
+    return _seal(own, contents())
 
 
 def read_current(folder: Path, use: Callable[[Generation], T]) -> T:
@@ -150,8 +175,7 @@ def read_current(folder: Path, use: Callable[[Generation], T]) -> T:
 
 def commit(
     folder: Path,
-    write: Callable[[Path], None],
-    contents: dict[str, Any],
+    write: Callable[[Path], dict[str, Any]],
     *,
     expected: int | None,
     lock_timeout_s: float,
@@ -160,8 +184,8 @@ def commit(
 
     Args:
         folder: The index folder; made when missing.
-        write: Writes the generation's files into the empty folder that it is given.
-        contents: The manifest without `format_version` and `files`.
+        write: Writes the generation's files into the empty folder that it is given, and returns the
+            manifest without `format_version` and `files`.
         expected: Number of the generation on which this one is based; `None` replaces whatever is there.
         lock_timeout_s: Seconds to wait for another writer.
 
@@ -169,9 +193,13 @@ def commit(
         The number of the new generation.
 
     Raises:
+        InputError: The path is a file.
         WriterConflictError: Another writer holds the folder, or another generation is current.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder} is, or lies in, a file: choose a folder for the index.") from None
     with FolderLock(folder / ".lock", lock_timeout_s):
         current = _current_number(folder)
         if expected is not None and current != expected:
@@ -185,8 +213,7 @@ def commit(
         temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
-            write(temporary)
-            digest = _seal(temporary, contents)
+            digest = _seal(temporary, write(temporary))
             name = f"gen-{number:06d}"
             temporary.rename(folder / name)
         except BaseException:
@@ -219,7 +246,7 @@ def leftovers(folder: Path) -> list[Path]:
 def _seal(folder: Path, contents: dict[str, Any]) -> str:
     """Adds the manifest, forces all files to disk, and returns the manifest's checksum."""
     files = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
         files[path.name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
         with path.open("rb+") as file:
             os.fsync(file.fileno())
@@ -248,6 +275,22 @@ def _current_number(folder: Path) -> int | None:
         return _number(_pointer(folder)[0])
     except IndexCorruptError:
         return None
+
+
+def _manifest(folder: Path, digest: str) -> dict[str, Any]:
+    try:
+        data = (folder / "manifest.json").read_bytes()
+    except OSError as error:
+        raise IndexCorruptError(
+            f"The manifest of {folder} cannot be read ({error.strerror}); restore a copy or index again."
+        ) from None
+    if len(data) > _MANIFEST_LIMIT or hashlib.sha256(data).hexdigest() != digest:
+        raise IndexCorruptError(f"The manifest of {folder} is damaged; restore a copy or index again.")
+    return _parsed(data, folder)
+
+
+def _part(place: int) -> str:
+    return f"part-{place:03d}"
 
 
 def _parsed(data: bytes, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ anything, and a key means the same document on every index type.
 
 from __future__ import annotations
 
-import json
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
-from agentprm.retrievers.ann import ApproximateIndex, canonical_factory, is_flat
+from agentprm.retrievers.ann import ApproximateIndex, canonical_factory, first_line, is_flat
 from agentprm.retrievers.document_table import DocumentTable, Record
 from agentprm.retrievers.exact import exact_search
-from agentprm.retrievers.filters import Filter, compile_filter, compile_metadata_filter
+from agentprm.retrievers.filters import Filter, compile_filter, compile_metadata_filter, signature
 from agentprm.retrievers.generations import Generation
-from agentprm.retrievers.mentions import MentionIndex
+from agentprm.retrievers.gpu import MOST_RESULTS, GpuClone
+from agentprm.retrievers.kept_mentions import KeptMentions
 from agentprm.retrievers.metrics import Metric, check_metric, faiss_metric, to_scores
 from agentprm.retrievers.tables import GrowingArray
 from agentprm.retrievers.vector_index import FloatArray
@@ -70,9 +71,10 @@ class IndexCore:
         self._next_key = 0
         self._index: ApproximateIndex | None = None
         self._masks: OrderedDict[str, BoolArray | None] = OrderedDict()
+        self._masks_lock = threading.Lock()
+        self._gpu: GpuClone | None = None
         self.dimension: int | None = None
-        self._mentions: MentionIndex | None = None
-        self._stored_mentions: bytes | None = None
+        self.mentions = KeptMentions()
 
     def __len__(self) -> int:
         return len(self._keys) - len(self._dead)
@@ -93,18 +95,17 @@ class IndexCore:
         self._start(kept)
         if self._index is not None and not self._index.is_trained:
             self._index.train(kept)
+        if self._index is not None:
+            self._extend(kept)
         self._bury([key for key in self.documents.keys_of(list(last)) if key is not None])
-        if self._keeps_mentions:
-            for place in places:
-                self.mentions.add(records[place].document())
+        if self.mentions.kept:
+            self.mentions.change([], [records[place].document() for place in places])
         keys = np.arange(self._next_key, self._next_key + len(places), dtype=np.int64)
         self._next_key += len(places)
         for key, place in zip(keys, places, strict=True):
             self.documents.put(int(key), records[place])
         self._keys.append(keys)
         self._vectors.append(kept)
-        if self._index is not None:
-            self._index.add(kept)
         self._changed()
 
     def train(self, vectors: FloatArray) -> None:
@@ -112,6 +113,25 @@ class IndexCore:
         self._start(vectors)
         if self._index is not None and not self._index.is_trained:
             self._index.train(vectors)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether documents can be added without training."""
+        return is_flat(self.settings.factory) or (self._index is not None and self._index.is_trained)
+
+    def adopt_training(self, other: IndexCore) -> None:
+        """Takes over the training of an index without documents that has the same settings."""
+        if other._index is None or other.dimension is None or self.is_trained:
+            return
+        self._start(np.empty((0, other.dimension), dtype=np.float32))
+        if self._index is not None:
+            self._index.from_bytes(other._index.to_bytes())
+
+    def to_gpu(self, device: int) -> None:
+        """Clones the index to a GPU, for searches without a filter until the next change."""
+        if len(self._vectors):
+            index = None if self._index is None else self._index.faiss_index
+            self._gpu = GpuClone(self._vectors, self._metric, index, device)
 
     def delete(self, ids: Sequence[str] | None) -> None:
         """Removes documents; unknown ids are ignored; `None` removes everything."""
@@ -148,7 +168,9 @@ class IndexCore:
         if not wanted:
             return [[] for _ in queries]
         found: list[tuple[FloatArray, npt.NDArray[np.int64]] | None] = [None] * len(queries)
-        if self._index is not None:
+        if self._gpu is not None and mask is None and wanted <= MOST_RESULTS:
+            found = [pair if len(pair[1]) >= wanted else None for pair in self._gpu.search(queries, wanted)]
+        elif self._index is not None:
             found = self._approximate(queries, wanted, mask, allowed)
         missing = [i for i, pair in enumerate(found) if pair is None]
         if missing:
@@ -164,24 +186,6 @@ class IndexCore:
             results.append(list(zip(self._keys.take(pair[1]).tolist(), scores, strict=True)))
         return results
 
-    @property
-    def mentions(self) -> MentionIndex:
-        """Titles of the documents; collected at first use, kept and saved from then on."""
-        if self._mentions is None:
-            if self._stored_mentions is not None:
-                try:
-                    self._mentions = MentionIndex.from_json(self._stored_mentions.decode())
-                except ValueError as error:
-                    raise IndexCorruptError(f"The titles of the index are damaged: {error}") from None
-            else:
-                documents = (record.document() for _, record in self.documents.records())
-                self._mentions = MentionIndex.from_documents(documents)
-        return self._mentions
-
-    @property
-    def _keeps_mentions(self) -> bool:
-        return self._mentions is not None or self._stored_mentions is not None
-
     def compact(self) -> None:
         """Drops the rows of deleted documents and rebuilds the index without them."""
         if not self._dead:
@@ -191,10 +195,8 @@ class IndexCore:
         self._keys = GrowingArray(self._keys.take(live))
         self._dead = set()
         self._masks.clear()
-        if self._index is not None:
-            self._index.clear()
-            for _, block in self._vectors.blocks(_BLOCK):
-                self._index.add(np.ascontiguousarray(block))
+        self._gpu = None
+        self._rebuild()
 
     @property
     def wants_compaction(self) -> bool:
@@ -212,10 +214,7 @@ class IndexCore:
                     file.write(np.ascontiguousarray(block).data)
         np.save(folder / "deleted.npy", np.asarray(sorted(self._dead), dtype=np.int64), allow_pickle=False)
         self.documents.write(folder / "documents.sqlite")
-        if self._mentions is not None:
-            (folder / "mentions.json").write_text(self._mentions.to_json(), encoding="utf-8")
-        elif self._stored_mentions is not None:
-            (folder / "mentions.json").write_bytes(self._stored_mentions)
+        self.mentions.write(folder)
         if self._index is not None and self._index.is_trained:
             (folder / "index.faiss").write_bytes(self._index.to_bytes().data)
 
@@ -274,8 +273,7 @@ class IndexCore:
         core._vectors = GrowingArray(_array(generation, "vectors.npy", shape, np.dtype(np.float32), mmap))
         deleted = _array(generation, "deleted.npy", None, np.dtype(np.int64), mmap=False)
         core._dead = set(deleted.tolist())
-        if "mentions.json" in manifest["files"]:
-            core._stored_mentions = generation.read("mentions.json")
+        core.mentions = KeptMentions(generation)
         core.documents = DocumentTable(generation.folder / "documents.sqlite")
         fits = all(0 <= row < rows for row in core._dead)
         if not fits or len(core) != manifest.get("count") or len(core.documents) != len(core):
@@ -308,16 +306,43 @@ class IndexCore:
             self._vectors = GrowingArray(np.empty((0, dimension), dtype=np.float32))
         self.dimension = dimension
 
+    def _extend(self, vectors: FloatArray) -> None:
+        """Adds vectors to the FAISS index, or leaves it as it was."""
+        index = self._index
+        assert index is not None
+        try:
+            if index.grows or not len(index):
+                index.add(vectors)
+            else:
+                rows = [block for _, block in self._vectors.blocks(_BLOCK)]
+                index.clear()
+                index.add(np.concatenate([*rows, vectors]))
+        except Exception as error:
+            self._rebuild()
+            raise InputError(
+                f"FAISS cannot add {len(vectors)} documents to an index {self.settings.factory!r}: "
+                f"{first_line(error)} Nothing was added; use another factory, such as 'HNSW32'."
+            ) from None
+
+    def _rebuild(self) -> None:
+        """Fills the FAISS index from the stored vectors."""
+        if self._index is None:
+            return
+        self._index.clear()
+        rows = len(self._vectors)
+        for _, block in self._vectors.blocks(_BLOCK if self._index.grows else max(rows, 1)):
+            self._index.add(np.ascontiguousarray(block))
+
     def _bury(self, keys: list[int]) -> None:
-        if self._keeps_mentions:
-            for document in self.documents.get(keys).values():
-                self.mentions.remove(document)
+        if self.mentions.kept:
+            self.mentions.change(self.documents.get(keys).values(), [])
         self._dead.update(self._keys.locate(np.asarray(keys, dtype=np.int64)).tolist())
         for key in keys:
             self.documents.remove(key)
 
     def _changed(self) -> None:
         self._masks.clear()
+        self._gpu = None
         if len(self._dead) > max(_COMPACT_ROWS, len(self)):
             self.compact()
 
@@ -328,14 +353,15 @@ class IndexCore:
 
     def _mask(self, spec: Filter) -> BoolArray | None:
         """Rows that may come back, `None` for all of them; remembered until the next change."""
-        name = json.dumps(spec, sort_keys=True, default=repr) if isinstance(spec, Mapping | None) else None
-        if name is not None and name in self._masks:
-            self._masks.move_to_end(name)
-            return self._masks[name]
+        test = compile_metadata_filter(spec) if isinstance(spec, Mapping) else None
+        name = "" if spec is None else signature(spec) if isinstance(spec, Mapping) else None
+        with self._masks_lock:  # searches run side by side
+            if name is not None and name in self._masks:
+                self._masks.move_to_end(name)
+                return self._masks[name]
         mask: BoolArray | None = None
         if spec is not None:
-            if isinstance(spec, Mapping):
-                test = compile_metadata_filter(spec)
+            if test is not None:
                 keys = [key for key, metadata in self.documents.metadata() if test(metadata)]
             else:
                 keep = compile_filter(spec)
@@ -345,9 +371,10 @@ class IndexCore:
         elif self._dead:
             mask = self._live()
         if name is not None:
-            self._masks[name] = mask
-            while len(self._masks) > _MASKS:
-                self._masks.popitem(last=False)
+            with self._masks_lock:
+                self._masks[name] = mask
+                while len(self._masks) > _MASKS:
+                    self._masks.popitem(last=False)
         return mask
 
     def _approximate(

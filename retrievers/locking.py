@@ -53,8 +53,10 @@ class ReadWriteLock:
         """Holds the lock alone."""
         with self._condition:
             self._writers_waiting += 1
-            self._condition.wait_for(lambda: not self._writing and not self._readers)
-            self._writers_waiting -= 1
+            try:
+                self._condition.wait_for(lambda: not self._writing and not self._readers)
+            finally:
+                self._writers_waiting -= 1
             self._writing = True
         try:
             yield

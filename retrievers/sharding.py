@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from heapq import nlargest
@@ -20,21 +20,26 @@ from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
 from agentprm.retrievers.document_table import Record
 from agentprm.retrievers.faiss_store import FaissStore
 from agentprm.retrievers.filters import Filter
+from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
+from agentprm.retrievers.generations import Generation, commit, open_part, read_current, seal_part
+from agentprm.retrievers.index_core import IndexCore
+from agentprm.retrievers.kept_mentions import KeptMentions
+from agentprm.retrievers.locking import ReadWriteLock
+from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.metrics import Metric
-from agentprm.retrievers.store_base import Hit, VectorSearchStore
+from agentprm.retrievers.store_base import Hit, VectorSearchStore, listed_ids
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["ShardedFaissStore"]
 
 T = TypeVar("T")
-_DESCRIPTION = "shards.json"
 
 
 class ShardedFaissStore(VectorSearchStore):
     """Several `FaissStore`s that act as one; a document's id decides where it lives.
 
-    Every shard is trained on its own documents and saved on its own: a save that is interrupted
-    leaves each shard in its old or its new state.
+    A save writes every shard into one generation and switches to it when all of them are on disk, so a
+    reader never meets shards of two states. A change excludes searches until it has reached all shards.
 
     Args:
         embedding: Turns texts into vectors.
@@ -52,8 +57,16 @@ class ShardedFaissStore(VectorSearchStore):
         super().__init__(embedding, async_workers)
         if shards < 1:
             raise ConfigurationError(f"shards must be at least 1, not {shards}.")
-        self._shards = [FaissStore(embedding, **options) for _ in range(shards)]
-        self._searchers = ThreadPoolExecutor(shards, thread_name_prefix="agentprm-shard")
+        self._use([FaissStore(embedding, **options) for _ in range(shards)])
+        self._mentions = KeptMentions()
+        self._lock = ReadWriteLock()
+        self._saving = threading.Lock()
+        self._fingerprint: Fingerprint | None = None
+        self._source: tuple[Path, int] | None = None
+
+    def _use(self, shards: list[FaissStore]) -> None:
+        self._shards = shards
+        self._searchers = ThreadPoolExecutor(len(shards), thread_name_prefix="agentprm-shard")
 
     @property
     def metric(self) -> Metric:
@@ -67,11 +80,18 @@ class ShardedFaissStore(VectorSearchStore):
 
     @property
     def shards(self) -> tuple[FaissStore, ...]:
-        """The stores, in order."""
+        """The stores, in order, for reading; change documents through this store only."""
         return tuple(self._shards)
 
+    @property
+    def mentions(self) -> MentionIndex:
+        """Titles of the documents of all shards, for link feedback; see `FaissStore.mentions`."""
+        with self._lock.read():
+            return self._mentions.get(lambda: chain.from_iterable(self._shards))
+
     def __len__(self) -> int:
-        return sum(len(shard) for shard in self._shards)
+        with self._lock.read():
+            return sum(len(shard) for shard in self._shards)
 
     def __iter__(self) -> Iterator[Document]:
         """All documents, shard after shard."""
@@ -79,10 +99,14 @@ class ShardedFaissStore(VectorSearchStore):
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Removes documents by id, or all of them when `ids` is `None`; unknown ids are ignored."""
-        for number, places in self._places(ids).items() if ids is not None else ():
-            self._shards[number].delete([ids[place] for place in places] if ids else [])
-        for shard in self._shards if ids is None else ():
-            shard.delete(None)
+        wanted = None if ids is None else listed_ids(ids)
+        with self._lock.write():
+            if self._mentions.kept:
+                self._mentions.change(self._everything() if wanted is None else self._found(wanted), [])
+            if wanted is None:
+                self._everywhere(lambda shard: shard.delete(None))
+            for number, places in self._places(wanted or []).items():
+                self._shards[number].delete([wanted[place] for place in places] if wanted else [])
         return True
 
     def compact(self) -> None:
@@ -90,16 +114,25 @@ class ShardedFaissStore(VectorSearchStore):
         self._everywhere(lambda shard: shard.compact())
 
     def train(self, vectors: FloatArray) -> None:
-        """Trains every shard on the same sample of vectors (n x d), before the first documents."""
-        self._everywhere(lambda shard: shard.train(vectors))
+        """Trains every shard on the same sample of vectors (n x d), before the first documents.
+
+        Raises:
+            InputError: There are too few vectors.
+        """
+        matrix = self._matrix(vectors)
+        with self._lock.write():
+            self._train(matrix)
+
+    def to_gpu(self, device: int = 0) -> None:
+        """Searches on GPUs from now on, the shards spread over them from `device` on; see `FaissStore`."""
+        for number, shard in enumerate(self._shards):
+            shard.to_gpu(device, offset=number)
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Documents of the ids that exist, in the order of `ids`."""
-        found: dict[str, Document] = {}
-        for number, places in self._places(ids).items():
-            wanted = [ids[place] for place in places]
-            found.update({str(d.id): d for d in self._shards[number].get_by_ids(wanted)})
-        return [found[i] for i in dict.fromkeys(ids) if i in found]
+        wanted = listed_ids(ids)
+        with self._lock.read():
+            return self._found(wanted)
 
     def vectors_for(self, ids: Sequence[str]) -> FloatArray:
         """Stored vectors of documents, one row each (n x d), of unit length for cosine.
@@ -107,65 +140,126 @@ class ShardedFaissStore(VectorSearchStore):
         Raises:
             InputError: There is no document with one of the ids.
         """
-        rows = np.empty((len(ids), self.dimension or 0), dtype=np.float32)
-        for number, places in self._places(ids).items():
-            rows[places] = self._shards[number].vectors_for([ids[place] for place in places])
+        wanted = listed_ids(ids)
+        with self._lock.read():
+            rows = np.empty((len(wanted), self.dimension or 0), dtype=np.float32)
+            for number, places in self._places(wanted).items():
+                rows[places] = self._shards[number].vectors_for([wanted[place] for place in places])
         return rows
 
     def search_hits(self, vectors: FloatArray, k: int = 4, filter: Filter = None) -> list[list[Hit]]:
         """Best `k` documents of all shards for each query vector; see `FaissStore.search_hits`."""
-        parts = self._everywhere(lambda shard: shard.search_hits(vectors, k, filter))
+        with self._lock.read():
+            parts = self._everywhere(lambda shard: shard.search_hits(vectors, k, filter))
         return [nlargest(k, chain.from_iterable(rows), key=_score) for rows in zip(*parts, strict=True)]
 
     def save(self, path: str | os.PathLike[str], *, lock_timeout_s: float = 30.0) -> None:
-        """Writes each shard to a folder of its own under `path`; see `FaissStore.save`."""
+        """Writes all shards to a folder, atomically; see `FaissStore.save`."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        description = folder / _DESCRIPTION
-        if description.exists() and _count(description) != len(self._shards):
-            raise ConfigurationError(
-                f"{folder} holds {_count(description)} shards and this store has {len(self._shards)}: "
-                "save to another folder."
+        with self._saving:
+            if self._fingerprint is None:
+                self._fingerprint = fingerprint(self._embedding)
+            mark = dict(self._fingerprint)
+
+            def write(generation: Path) -> dict[str, Any]:
+                with self._lock.read():
+                    jobs = [
+                        self._searchers.submit(_write_shard, shard, generation, number)
+                        for number, shard in enumerate(self._shards)
+                    ]
+                    digests = [job.result() for job in jobs]
+                    self._mentions.write(generation)
+                return {"shards": digests, "embedding": mark}
+
+            same = self._source is not None and self._source[0] == folder.resolve()
+            number = commit(
+                folder,
+                write,
+                expected=self._source[1] if same and self._source else None,
+                lock_timeout_s=lock_timeout_s,
             )
-        temporary = folder / f"{_DESCRIPTION}.{os.getpid()}"
-        temporary.write_text(json.dumps({"shards": len(self._shards)}), encoding="utf-8")
-        os.replace(temporary, description)
-        for number, shard in enumerate(self._shards):
-            shard.save(folder / f"shard-{number:03d}", lock_timeout_s=lock_timeout_s)
+            self._source = (folder.resolve(), number)
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], embedding: Embeddings, *, async_workers: int = 4, **options: Any
+        cls,
+        path: str | os.PathLike[str],
+        embedding: Embeddings,
+        *,
+        mmap: bool = True,
+        verify_all: bool = False,
+        ef_search: int | None = None,
+        nprobe: int | None = None,
+        async_workers: int = 4,
     ) -> Self:
-        """Opens a folder that `save` wrote; `options` are those of `FaissStore.load`.
+        """Opens a folder that `save` wrote; the arguments are those of `FaissStore.load`.
 
         Raises:
-            InputError: There is no such folder.
-            IndexCorruptError: A shard or the description of the shards is missing or damaged.
+            InputError: There is no such folder, or it holds a store that is not sharded.
+            IndexCorruptError: A shard is missing or damaged.
             IndexMismatchError: It was built with other embeddings.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise InputError(f"There is no index folder {folder}: check the path, or build the index first.")
-        store = cls(embedding, shards=_count(folder / _DESCRIPTION), async_workers=async_workers)
-        store._shards = [
-            FaissStore.load(folder / f"shard-{number:03d}", embedding, **options)
-            for number in range(len(store._shards))
-        ]
-        if len({(shard.metric, shard.factory) for shard in store._shards}) != 1:
-            raise IndexCorruptError(f"The shards of {folder} differ in metric or factory; index again.")
+
+        def read(generation: Generation) -> tuple[Fingerprint, list[IndexCore], KeptMentions, int]:
+            seen = parse_fingerprint(generation.manifest.get("embedding"))
+            parts = shard_parts(generation)
+            generation.verify(everything=verify_all)
+            for part in parts:
+                part.verify(everything=verify_all)
+            cores = [IndexCore.open(p, mmap=mmap, ef_search=ef_search, nprobe=nprobe) for p in parts]
+            kinds = {(c.settings.metric, c.settings.factory) for c in cores}
+            dimensions = {c.dimension for c in cores} - {None}
+            if seen is None or len(kinds) != 1 or len(dimensions) > 1:
+                raise IndexCorruptError(f"The shards of {folder} contradict each other; index again.")
+            return seen, cores, KeptMentions(generation), generation.number
+
+        store = cls(embedding, shards=1, async_workers=async_workers)
+        mark, cores, store._mentions, number = read_current(folder, read)
+        check_fingerprint(mark, embedding)
+        store._use([FaissStore._of(core, embedding) for core in cores])
+        store._fingerprint = mark
+        store._source = (folder.resolve(), number)
         return store
 
     def _upsert(self, records: list[Record], matrix: FloatArray) -> None:
-        self._check_dimension(matrix)
-        for number, places in self._places([r.id for r in records]).items():
-            self._shards[number]._upsert([records[place] for place in places], matrix[places])
+        last = {record.id: place for place, record in enumerate(records)}
+        places = sorted(last.values())
+        kept = [records[place] for place in places]
+        rows = np.ascontiguousarray(matrix[places])
+        with self._lock.write():
+            self._check_dimension(rows)
+            self._train(rows)
+            if self._mentions.kept:
+                old = self._found([record.id for record in kept])
+                self._mentions.change(old, [record.document() for record in kept])
+            for number, own in self._places([record.id for record in kept]).items():
+                self._shards[number]._upsert([kept[place] for place in own], rows[own])
+
+    def _train(self, vectors: FloatArray) -> None:
+        """Trains the first shard, unless it is trained, and gives the others the same training."""
+        first = self._shards[0]._core
+        if first.is_trained:
+            return
+        first.train(vectors)
+        for shard in self._shards[1:]:
+            shard._core.adopt_training(first)
+
+    def _found(self, ids: Sequence[str]) -> list[Document]:
+        found: dict[str, Document] = {}
+        for number, places in self._places(ids).items():
+            wanted = [ids[place] for place in places]
+            found.update({str(d.id): d for d in self._shards[number].get_by_ids(wanted)})
+        return [found[i] for i in dict.fromkeys(ids) if i in found]
+
+    def _everything(self) -> list[Document]:
+        return list(chain.from_iterable(self._shards))
 
     def _places(self, ids: Sequence[str]) -> dict[int, list[int]]:
         """Places in `ids` by the number of the shard that they belong to."""
         places: dict[int, list[int]] = {}
         for place, name in enumerate(ids):
-            digest = hashlib.sha256(name.encode()).digest()
+            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
             places.setdefault(int.from_bytes(digest[:8], "big") % len(self._shards), []).append(place)
         return places
 
@@ -174,15 +268,29 @@ class ShardedFaissStore(VectorSearchStore):
         return [future.result() for future in futures]
 
 
+def shard_parts(generation: Generation) -> list[Generation]:
+    """The shards of a generation that a sharded store saved.
+
+    Raises:
+        InputError: The store is not sharded.
+        IndexCorruptError: The list of shards, or the manifest of one, is damaged.
+    """
+    digests = generation.manifest.get("shards")
+    if digests is None:
+        raise InputError(
+            f"{generation.folder.parent} holds a store that is not sharded: open it with FaissStore.load."
+        )
+    if not isinstance(digests, list) or not digests or not all(isinstance(d, str) for d in digests):
+        raise IndexCorruptError(f"The list of shards in {generation.folder} is damaged; index again.")
+    return [open_part(generation, place, digest) for place, digest in enumerate(digests)]
+
+
+def _write_shard(shard: FaissStore, generation: Path, number: int) -> str:
+    if shard._core.wants_compaction:
+        shard.compact()
+    with shard._lock.read():
+        return seal_part(generation, number, shard._core.write_files, shard._core.contents)
+
+
 def _score(hit: Hit) -> float:
     return hit.score
-
-
-def _count(description: Path) -> int:
-    try:
-        count = json.loads(description.read_bytes())["shards"]
-    except (OSError, ValueError, KeyError, TypeError):
-        count = None
-    if not isinstance(count, int) or count < 1:
-        raise IndexCorruptError(f"{description} is missing or damaged; check the path or index again.")
-    return count

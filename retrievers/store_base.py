@@ -23,9 +23,12 @@ from agentprm.retrievers.metrics import Metric, prepare, relevance_fn
 from agentprm.retrievers.plain import check_text, metadata_json
 from agentprm.retrievers.vector_index import FloatArray
 
-__all__ = ["Hit", "VectorSearchStore"]
+__all__ = ["Hit", "VectorSearchStore", "check_k", "listed_ids"]
 
 T = TypeVar("T")
+
+# The squares of a hundred million such numbers still add up in float32.
+_LARGEST = 1e15
 
 
 class Hit(NamedTuple):
@@ -146,7 +149,7 @@ class VectorSearchStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Adds texts, or replaces those with the same ids; see `add_documents`."""
-        records = _records(list(texts), metadatas, ids)
+        records = _records(_listed(texts, "texts"), metadatas, ids)
         if records:
             self._insert(records, self._embedding.embed_documents([r.text for r in records]))
         return [r.id for r in records]
@@ -167,7 +170,7 @@ class VectorSearchStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Async twin of `add_texts`."""
-        records = _records(list(texts), metadatas, ids)
+        records = _records(_listed(texts, "texts"), metadatas, ids)
         if records:
             vectors = await self._embedding.aembed_documents([r.text for r in records])
             await self._in_thread(self._insert, records, vectors)
@@ -187,8 +190,8 @@ class VectorSearchStore(VectorStore):
             IndexMismatchError: The vectors have another length than those of the index.
             InputError: As for `add_documents`, or a vector is not finite.
         """
-        records = _records(list(texts), metadatas, ids)
-        if records:
+        records = _records(_listed(texts, "texts"), metadatas, ids)
+        if len(vectors) or records:
             self._insert(records, vectors)
         return [r.id for r in records]
 
@@ -381,11 +384,19 @@ class VectorSearchStore(VectorStore):
 
     def _matrix(self, vectors: Any) -> FloatArray:
         """Vectors as a finite float32 matrix (n x d), prepared for the metric."""
-        matrix = np.ascontiguousarray(np.asarray(vectors, dtype=np.float32))
+        try:
+            with np.errstate(over="ignore"):
+                matrix = np.ascontiguousarray(np.asarray(vectors, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Vectors must form a matrix of numbers (n x d): {error}.") from None
         if matrix.ndim != 2 or not matrix.shape[1]:
             raise InputError(f"Vectors must form a matrix (n x d), not an array of shape {matrix.shape}.")
         if not np.isfinite(matrix).all():
             raise InputError("A vector holds NaN or infinity; check the embeddings.")
+        if self.metric != "cosine" and np.abs(matrix).max(initial=0.0) > _LARGEST:
+            raise InputError(
+                f"A vector holds a number beyond {_LARGEST:g}, whose square overflows; scale it."
+            )
         return prepare(matrix, self.metric)
 
     def _check_dimension(self, matrix: FloatArray) -> None:
@@ -404,23 +415,49 @@ class VectorSearchStore(VectorStore):
 
 
 def _ids(documents: Sequence[Document], ids: Sequence[str | None] | None) -> list[str]:
-    pairs = _zip_exact(ids or [None] * len(documents), documents, "ids", "documents")
-    return [own or document.id or str(uuid.uuid4()) for own, document in pairs]
+    own_ids = [None] * len(documents) if ids is None else _listed(ids, "ids")
+    pairs = _zip_exact(own_ids, documents, "ids", "documents")
+    return [(document.id or str(uuid.uuid4())) if own is None else own for own, document in pairs]
 
 
 def _records(
     texts: list[str], metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str | None] | None
 ) -> list[Record]:
     rows = []
+    own_ids = [None] * len(texts) if ids is None else _listed(ids, "ids")
     pairs = _zip_exact(texts, metadatas or [{}] * len(texts), "texts", "metadatas")
-    for (text, metadata), own in _zip_exact(pairs, ids or [None] * len(texts), "texts", "ids"):
-        name = check_text(str(own), "The id") if own else str(uuid.uuid4())
+    for (text, metadata), own in _zip_exact(pairs, own_ids, "texts", "ids"):
+        name = str(uuid.uuid4()) if own is None else check_text(str(own), "The id")
+        if not name:
+            raise InputError("An id is empty; leave it out (None) to get a random one.")
         check_text(text, f"The text of document {name!r}")
         try:
             rows.append(Record(name, text, metadata_json(metadata)))
         except InputError as error:
             raise InputError(f"Document {name!r}: {error}") from None
     return rows
+
+
+def check_k(k: int) -> int:
+    """`k` itself when it is a count.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+        raise ConfigurationError(f"k must be an integer of at least 1, not {k!r}.")
+    return int(k)
+
+
+def listed_ids(ids: Sequence[str]) -> list[str]:
+    """Ids as a list; a single string is refused, as it would be read letter by letter."""
+    return _listed(ids, "ids")
+
+
+def _listed(values: Iterable[T], name: str) -> list[T]:
+    if isinstance(values, str | bytes):
+        raise InputError(f"{name} must be a list; for a single one write [{values[:20]!r}].")
+    return list(values)
 
 
 def _zip_exact(

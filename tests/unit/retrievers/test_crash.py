@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import select
 import shutil
 import signal
 import threading
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from agentprm.errors import AgentPRMError
-from agentprm.retrievers import FaissStore, WriterConflictError, fsck
+from agentprm.retrievers import FaissStore, ShardedFaissStore, WriterConflictError, fsck
 from agentprm.retrievers.locking import FolderLock
 
 KILLS = int(os.environ.get("AGENTPRM_CRASH_KILLS", "40"))
@@ -39,7 +40,7 @@ def vector(name: str, version: int) -> np.ndarray:
     return np.random.default_rng([int(name[1:]), version]).normal(size=SIZE).astype(np.float32)
 
 
-def advance(store: FaissStore, version: int) -> None:
+def advance(store: FaissStore | ShardedFaissStore, version: int) -> None:
     names = [f"d{(7 * version + i) % 40}" for i in range(5)]
     store.add_embeddings(
         [f"{n} {version}" for n in names],
@@ -52,8 +53,8 @@ def advance(store: FaissStore, version: int) -> None:
         store.compact()
 
 
-def write_forever(folder, embedding, acknowledged: int) -> None:
-    store = FaissStore.load(folder, embedding)
+def write_forever(kind, folder, embedding, acknowledged: int) -> None:
+    store = kind.load(folder, embedding)
     version = max(d.metadata["v"] for d in store)
     while True:
         version += 1
@@ -62,24 +63,31 @@ def write_forever(folder, embedding, acknowledged: int) -> None:
         os.write(acknowledged, version.to_bytes(4, "big"))
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW8"])
-def test_killed_writers_leave_the_last_committed_state(tmp_path, embedding, factory):
+@pytest.mark.parametrize(
+    ("kind", "factory"), [(FaissStore, "Flat"), (FaissStore, "HNSW8"), (ShardedFaissStore, "Flat")]
+)
+def test_killed_writers_leave_the_last_committed_state(tmp_path, embedding, kind, factory):
     faiss.omp_set_num_threads(1)
     rng = random.Random(0)
-    store = FaissStore(embedding, factory=factory)
+    store = kind(embedding, factory=factory)
+    _ = store.mentions
     advance(store, 0)
+    start = time.perf_counter()
     store.save(tmp_path)
+    cycle = time.perf_counter() - start
     committed = 0
-    for _ in range(KILLS // 2):
+    for _ in range(-(-KILLS // 3)):
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                write_forever(tmp_path, embedding, writing)
+                write_forever(kind, tmp_path, embedding, writing)
             finally:
                 os._exit(1)
         os.close(writing)
-        time.sleep(rng.uniform(0.005, 0.12))
+        if rng.random() < 0.6:  # else it may die before or within its first save
+            select.select([reading], [], [], 30)
+        time.sleep(rng.uniform(0, 2 * cycle))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "the writer failed by itself"
@@ -89,16 +97,16 @@ def test_killed_writers_leave_the_last_committed_state(tmp_path, embedding, fact
             committed = int.from_bytes(told[-4:], "big")
         report = fsck(tmp_path)
         assert report.problems == []
-        found = {str(d.id): d.metadata["v"] for d in FaissStore.load(tmp_path, embedding)}
+        found = {str(d.id): d.metadata["v"] for d in kind.load(tmp_path, embedding)}
         # The pointer may have been switched just before the writer could tell.
         assert found in (state(committed), state(committed + 1))
         committed = max(found.values())
-        loaded = FaissStore.load(tmp_path, embedding)
+        loaded = kind.load(tmp_path, embedding)
         for name, version in found.items():
             unit = vector(name, version) / np.linalg.norm(vector(name, version))
             np.testing.assert_allclose(loaded.vectors_for([name])[0], unit, atol=1e-6)
     assert committed > 0
-    final = FaissStore.load(tmp_path, embedding)
+    final = kind.load(tmp_path, embedding)
     advance(final, committed + 1)
     final.save(tmp_path)
     assert fsck(tmp_path).leftovers == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,3 +163,25 @@ def test_failed_save_leaves_the_old_state(tmp_path, embedding, vectors, monkeypa
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("tmp-")] == []
     store.save(tmp_path)
     assert len(FaissStore.load(tmp_path, embedding)) == 601
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of mapped pages")
+def test_opening_reads_no_vectors(tmp_path, make_embedding, monkeypatch):
+    """Above the size that is verified at once, an index is opened without touching its vectors."""
+
+    def mapped() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) / 1024
+
+    embedding = make_embedding(size=1024)
+    store = FaissStore(embedding)
+    matrix = np.random.default_rng(0).normal(size=(12_000, 1024)).astype(np.float32)
+    names = [str(i) for i in range(len(matrix))]
+    store.add_embeddings(names, matrix, ids=names)
+    store.save(tmp_path)
+    monkeypatch.setattr("agentprm.retrievers.generations._QUICK_BYTES", 1 << 20)
+    before = mapped()
+    opened = FaissStore.load(tmp_path, embedding)
+    assert mapped() - before < 8
+    assert opened.search_vectors(matrix[:1], 1)[0][0][0].id == "0"
+    assert mapped() - before > 40

@@ -2,10 +2,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from langchain_core.documents import Document
 from langchain_tests.integration_tests.vectorstores import VectorStoreIntegrationTests
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
-from agentprm.retrievers import FaissStore, ShardedFaissStore
+from agentprm.retrievers import (
+    FaissStore,
+    FeedbackRetriever,
+    LinkFeedback,
+    MentionIndex,
+    ShardedFaissStore,
+    WriterConflictError,
+    fsck,
+    sharding,
+)
 
 
 class TestStandardSuite(VectorStoreIntegrationTests):
@@ -53,7 +63,92 @@ def test_mistakes(tmp_path, embedding, vectors):
     with pytest.raises(IndexCorruptError):
         ShardedFaissStore.load(tmp_path, embedding)
     fill(ShardedFaissStore(embedding, shards=2), vectors).save(tmp_path)
-    with pytest.raises(ConfigurationError, match="another folder"):
-        ShardedFaissStore(embedding, shards=3).save(tmp_path)
+    with pytest.raises(InputError, match=r"ShardedFaissStore\.load"):
+        FaissStore.load(tmp_path, embedding)
+    FaissStore(embedding).save(tmp_path / "single")
+    with pytest.raises(InputError, match=r"FaissStore\.load"):
+        ShardedFaissStore.load(tmp_path / "single", embedding)
     with pytest.raises(InputError):
         ShardedFaissStore.load(tmp_path, embedding).vectors_for(["nobody"])
+
+
+def test_a_save_switches_all_shards_or_none(tmp_path, embedding, vectors, monkeypatch):
+    store = fill(ShardedFaissStore(embedding, shards=3), vectors)
+    store.save(tmp_path)
+    original = sharding.seal_part
+    store.delete([f"id{i}" for i in range(300)])
+
+    def fail(folder, place, write, contents):
+        if place == 2:
+            raise OSError("disk full")
+        return original(folder, place, write, contents)
+
+    monkeypatch.setattr(sharding, "seal_part", fail)
+    with pytest.raises(OSError, match="disk full"):
+        store.save(tmp_path)
+    monkeypatch.undo()
+    assert len(ShardedFaissStore.load(tmp_path, embedding)) == 600
+    assert fsck(tmp_path).clean
+    reader = ShardedFaissStore.load(tmp_path, embedding)
+    store.save(tmp_path)
+    assert len(ShardedFaissStore.load(tmp_path, embedding)) == 300
+    assert len(reader) == len(reader.search_vectors(vectors[:1], 600)[0]) == 600
+    with pytest.raises(WriterConflictError):
+        reader.save(tmp_path)
+    assert fsck(tmp_path).documents == 300
+
+
+def test_damage_in_any_shard_is_found(tmp_path, embedding, vectors):
+    fill(ShardedFaissStore(embedding, shards=2, factory="HNSW8"), vectors).save(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in (".lock", "CURRENT")]
+    assert len({path.parent for path in files}) == 3
+    for path in files:
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert not fsck(tmp_path).clean, path
+        with pytest.raises(IndexCorruptError):
+            ShardedFaissStore.load(tmp_path, embedding)
+        path.unlink()
+        with pytest.raises(IndexCorruptError):
+            ShardedFaissStore.load(tmp_path, embedding)
+        path.write_bytes(data)
+    assert fsck(tmp_path).documents == 600
+
+
+def test_trained_once_and_all_or_nothing(embedding, vectors):
+    store = ShardedFaissStore(embedding, shards=3, factory="IVF16,Flat", nprobe=16)
+    with pytest.raises(InputError, match="at least 16"):
+        store.add_embeddings(["t"] * 10, vectors[:10])
+    assert len(store) == 0
+    fill(store, vectors)
+    exact = fill(FaissStore(embedding), vectors)
+    mine, theirs = (s.search_vectors(vectors[:30], 5) for s in (store, exact))
+    assert [[d.id for d, _ in row] for row in mine] == [[d.id for d, _ in row] for row in theirs]
+
+
+def passage(name, text, title):
+    return Document(id=name, page_content=text, metadata={"title": title})
+
+
+def test_links_lead_from_shard_to_shard(tmp_path, make_embedding):
+    embedding = make_embedding(size=512)
+    store = ShardedFaissStore(embedding, shards=4)
+    noise = [passage(f"noise{i}", f"Nothing {i}.", f"Noise {i}") for i in range(200)]
+    store.add_documents([passage("film", "A film by Ana Bohm.", "The Long Way"), *noise])
+    question = "Where was the director of The Long Way born?"
+    retriever = FeedbackRetriever(store=store, k=3)
+    assert isinstance(retriever.method, LinkFeedback)
+    assert "film" in {d.id for d in retriever.invoke(question)}
+    store.add_documents([passage("ana", "Born in Lund.", "Ana Bohm")])
+    assert {"film", "ana"} <= {d.id for d in retriever.invoke(question)}
+    store.save(tmp_path)
+    loaded = ShardedFaissStore.load(tmp_path, embedding)
+    loaded.delete(["ana"])
+    loaded.add_documents(
+        [passage("film", "A film by Eva Lund.", "The Long Way"), passage("eva", "x", "Eva Lund")]
+    )
+    found = {d.id for d in FeedbackRetriever(store=loaded, k=3).invoke(question)}
+    assert {"film", "eva"} <= found
+    assert "ana" not in found
+    text = "Ana Bohm, Eva Lund and The Long Way"
+    assert loaded.mentions.find(text) == MentionIndex.from_documents(loaded).find(text)

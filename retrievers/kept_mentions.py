@@ -1,0 +1,91 @@
+"""Titles that a store keeps for link feedback: collected at first use, then kept up to date and saved."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from langchain_core.documents import Document
+
+from agentprm.errors import IndexCorruptError
+from agentprm.retrievers.generations import Generation
+from agentprm.retrievers.mentions import MentionIndex
+
+__all__ = ["KeptMentions"]
+
+_FILE = "mentions.json"
+
+
+class KeptMentions:
+    """A `MentionIndex` that costs nothing until it is asked for.
+
+    A saved one is mapped when its generation is opened, and read and verified at first use: a reader
+    that never follows links reads no title, and the map outlives the file.
+
+    Args:
+        generation: Where a saved one may be; `None` for a new store.
+    """
+
+    def __init__(self, generation: Generation | None = None) -> None:
+        self._index: MentionIndex | None = None
+        self._stored: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
+        self._digest = ""
+        self._lock = threading.Lock()
+        if generation is not None and _FILE in generation.manifest["files"]:
+            path = generation.folder / _FILE
+            self._digest = generation.manifest["files"][_FILE]["sha256"]
+            try:
+                self._stored = np.memmap(path, dtype=np.uint8, mode="r")
+            except (OSError, ValueError) as error:
+                raise IndexCorruptError(f"{path} cannot be read ({error}); index again.") from None
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is anything to keep up to date."""
+        return self._index is not None or self._stored is not None
+
+    def get(self, documents: Callable[[], Iterable[Document]]) -> MentionIndex:
+        """The index itself.
+
+        Args:
+            documents: Gives all documents of the store, to collect their titles when that was never done.
+
+        Raises:
+            IndexCorruptError: The saved one is damaged.
+        """
+        with self._lock:
+            if self._index is None:
+                self._index = self._loaded() or MentionIndex.from_documents(documents())
+                self._stored = None
+            return self._index
+
+    def change(self, removed: Iterable[Document], added: Iterable[Document]) -> None:
+        """Keeps the index up to date, if there is one."""
+        if not self.kept:
+            return
+        index = self.get(list)
+        for document in removed:
+            index.remove(document)
+        for document in added:
+            index.add(document)
+
+    def write(self, folder: Path) -> None:
+        """Writes the file of a generation, if there is anything to write."""
+        if self._index is not None:
+            (folder / _FILE).write_text(self._index.to_json(), encoding="utf-8")
+        elif self._stored is not None:
+            (folder / _FILE).write_bytes(self._stored.data)
+
+    def _loaded(self) -> MentionIndex | None:
+        if self._stored is None:
+            return None
+        data = self._stored.tobytes()
+        if hashlib.sha256(data).hexdigest() != self._digest:
+            raise IndexCorruptError("The titles of the index are damaged (wrong checksum); index again.")
+        try:
+            return MentionIndex.from_json(data.decode())
+        except ValueError as error:
+            raise IndexCorruptError(f"The titles of the index are damaged: {error}") from None
