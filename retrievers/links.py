@@ -27,6 +27,9 @@ __all__ = ["LinkFeedback", "LinkWeights", "keeps_mentions"]
 
 # Rarity from which a link out of a nearest passage counts in full: its rarest word is in 6 passages.
 _TELLING = 1 / 3
+# The same for a link out of a passage that the question names: its rarest word is in 14 passages. It
+# keeps titles such as "American" from coming in wherever the word stands.
+_USUAL = 1 / 4
 
 
 class LinkWeights(NamedTuple):
@@ -37,7 +40,7 @@ class LinkWeights(NamedTuple):
 
     Attributes:
         mentioned: The question mentions the passage's title; shared between passages of one title.
-        from_mentioned: A passage mentioned in the question mentions this one.
+        from_mentioned: A passage mentioned in the question mentions this one, by words that are not common.
         from_nearest: A nearest passage mentions this one, scaled by how near that passage is.
         second_hop: A passage that was linked mentions this one, scaled by the first link and by rarity.
         rarity: How rare the words of the title are that leads here.
@@ -118,7 +121,8 @@ class LinkFeedback:
         for seed in dict.fromkeys([*seeds, *direct]):
             for target, share, rarity in found.links(seed, mentions):
                 link = links.setdefault(target, _Link())
-                link.mentioned = max(link.mentioned, direct.get(seed, 0.0) * share)
+                usual = min(1.0, rarity / _USUAL)
+                link.mentioned = max(link.mentioned, direct.get(seed, 0.0) * share * usual)
                 telling = min(1.0, rarity / _TELLING)
                 link.nearest = max(link.nearest, seeds.get(seed, 0.0) * share * telling)
                 link.rarity = max(link.rarity, rarity * share)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
+from statistics import fmean, pstdev
 from typing import NamedTuple, Protocol
 
 from langchain_core.callbacks import Callbacks
@@ -85,14 +87,18 @@ class JudgeSelector:
 
     Args:
         judge: A function that scores documents, or a LangChain document compressor such as a reranker.
-        threshold: Score from which a document is relevant. A compressor's scores are read from
-            `metadata["rerank"]["score"]` or `metadata["relevance_score"]`; without them, what it
-            returns is relevant, and `threshold` is not used.
+        threshold: Score from which a document is relevant; `None`, for judges without a fixed scale such
+            as query likelihood, means one standard deviation above the mean of the hits shown. A
+            compressor's scores are read from `metadata["rerank"]["score"]` or
+            `metadata["relevance_score"]`; without them, what it returns is relevant, and `threshold` is
+            not used.
         depth: How many hits the judge sees.
         most: Most positives.
     """
 
-    def __init__(self, judge: Judge, *, threshold: float = 0.5, depth: int = 10, most: int = 3) -> None:
+    def __init__(
+        self, judge: Judge, *, threshold: float | None = 0.5, depth: int = 10, most: int = 3
+    ) -> None:
         if depth < 1 or most < 1:
             raise ConfigurationError(f"depth and most must be at least 1, not {depth} and {most}.")
         self._judge = judge
@@ -112,8 +118,9 @@ class JudgeSelector:
                     f"The judge gave {len(scores)} scores for {len(documents)} documents; give one for each."
                 )
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
-        good = [i for i in order if scores[i] >= self._threshold]
-        return Selection(good[: self._most], [i for i in order if scores[i] < self._threshold])
+        least = self._threshold if self._threshold is not None else _outstanding(scores)
+        good = [i for i in order if scores[i] >= least]
+        return Selection(good[: self._most], [i for i in order if scores[i] < least])
 
     def _compressed(self, query: str, documents: list[Document]) -> list[float]:
         assert isinstance(self._judge, BaseDocumentCompressor)
@@ -130,5 +137,11 @@ class JudgeSelector:
                 rerank.get("score") if isinstance(rerank, dict) else document.metadata.get("relevance_score")
             )
             # Without scores, the order counts and everything that was kept is relevant.
-            scores[place] = float(score) if score is not None else self._threshold + 1 / (1 + rank)
+            scores[place] = float(score) if score is not None else (self._threshold or 0.0) + 1 / (1 + rank)
         return scores
+
+
+def _outstanding(scores: Sequence[float]) -> float:
+    """One standard deviation above the mean of the finite scores."""
+    finite = [score for score in scores if isfinite(score)]
+    return fmean(finite) + pstdev(finite) if finite else 0.0
