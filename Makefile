@@ -41,8 +41,9 @@ demo: $(VENV)/.stamp-demo ## Answer a two-hop question over the demo corpus
 	  $(PY) -m agentprm.cli ask "$$($(PY) -c 'import json; print(json.loads(open("agentprm/demo/queries.jsonl").readline())["text"])')" \
 	    --index $(OUT)/index --graph reasoning --trace $(OUT)/trace.json)
 
+# A process per core (four at most: each may hold a model), each with one thread.
 test: $(VENV)/.stamp-dev ## Run all tests
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 test-vllm: $(VLLM_VENV)/.stamp ## Test the vLLM backends on the real engine (in .venv-vllm, 3.6 GB)
 	$(VLLM_VENV)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
@@ -100,7 +101,7 @@ $(VENV)/.stamp-demo: $(VENV)/.stamp-venv pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-demo
-	$(call step,Installing the tools of development (about 70 MB),\
+	$(call step,Installing the tools of development (about 200 MB),\
 	  $(PIP) --editable '.[$(DEV_EXTRAS)]')
 	@touch $@
 
