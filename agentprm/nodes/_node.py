@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import MethodType
-from typing import Annotated, Any, ClassVar, NamedTuple, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage, convert_to_messages
@@ -15,6 +14,7 @@ from langgraph.config import get_stream_writer
 from langgraph.runtime import get_runtime
 from typing_extensions import TypedDict
 
+from agentprm._plans import Call, adrive, drive
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.events import SearchEvent
@@ -27,28 +27,9 @@ from agentprm.state import (
     plain_document,
 )
 
-__all__ = ["Call", "Node", "Plan", "State", "apply_update", "emit", "share_usage"]
+__all__ = ["Node", "Plan", "State", "apply_update", "emit", "share_usage"]
 
 State = Mapping[str, Any]
-
-
-class Call(NamedTuple):
-    """One piece of work that waits for something: how to do it in a thread and in an event loop."""
-
-    sync: Callable[[], Any]
-    on_loop: Callable[[], Awaitable[Any]]
-
-    @classmethod
-    def both(cls, sync: Callable[..., Any], on_loop: Callable[..., Awaitable[Any]], *args: Any) -> Call:
-        """The call of a method and of its async twin with the same arguments."""
-        return cls(lambda: sync(*args), lambda: on_loop(*args))
-
-    @classmethod
-    def blocking(cls, function: Callable[..., Any], *args: Any) -> Call:
-        """The call of something that only blocks; the event loop runs it in a thread."""
-        return cls(lambda: function(*args), lambda: asyncio.to_thread(function, *args))
-
-
 Plan = Generator[Call, Any, dict[str, Any]]
 
 # Channels that nodes may read or write, with the types that a foreign graph gets when it lacks them.
@@ -194,24 +175,12 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     def _run(self, input: State) -> dict[str, Any]:
         with metered() as meter:
-            plan = self.plan(self._read(input))
-            try:
-                call = next(plan)
-                while True:
-                    call = plan.send(call.sync())
-            except StopIteration as done:
-                update = done.value
+            update = drive(self.plan(self._read(input)))
         return self._write(update, meter.usage)
 
     async def _arun(self, input: State) -> dict[str, Any]:
         with metered() as meter:
-            plan = self.plan(self._read(input))
-            try:
-                call = next(plan)
-                while True:
-                    call = plan.send(await call.on_loop())
-            except StopIteration as done:
-                update = done.value
+            update = await adrive(self.plan(self._read(input)))
         return self._write(update, meter.usage)
 
     def _read(self, input: State) -> ReasoningState:

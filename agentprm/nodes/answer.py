@@ -9,11 +9,12 @@ from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, convert_to_messages
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import documents_of
 from agentprm.prompts import (
     PROMPTS,

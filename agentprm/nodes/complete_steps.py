@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 from langchain_core.language_models import BaseChatModel
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
-from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, concludes, documents_of, with_implicit_step
 from agentprm.prompts import (
     PROMPTS,

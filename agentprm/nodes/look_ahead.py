@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from langchain_core.runnables import Runnable
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes._node import Call, Node, Plan, apply_update, emit
+from agentprm.nodes._node import Node, Plan, apply_update, emit
 from agentprm.search.value import TD, ValueFunction
 from agentprm.state import ReasoningState, Step, open_steps, path_to
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from langchain_core.language_models import BaseChatModel
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import new_step, same_text
 from agentprm.prompts import PROMPTS, Prompts, finished_text, known_text, one_line, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from langchain_core.language_models import BaseChatModel
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
-from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text, with_implicit_step
 from agentprm.prompts import (
     PROMPTS,

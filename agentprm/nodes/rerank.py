@@ -10,12 +10,13 @@ from langchain_core.documents import Document
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.runnables import Runnable
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget, Usage, add_usage, metered
 from agentprm.errors import ConfigurationError
 from agentprm.events import DocumentsReranked
 from agentprm.lm import LanguageModel
 from agentprm.nodes._hits import Hits, current_hits, update_of
-from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, reward_step
 from agentprm.rerank.base import Reranker
 from agentprm.rerank.critic import CriticReranker

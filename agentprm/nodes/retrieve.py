@@ -8,9 +8,10 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget, record
 from agentprm.errors import ConfigurationError
-from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, awaiting_documents, same_text, search_text
 from agentprm.state import ReasoningState, Step, merge_documents, plain_document
 

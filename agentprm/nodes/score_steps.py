@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes._node import Call, Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, reward_step, with_implicit_step
 from agentprm.rewards.base import ProcessRewardModel
 from agentprm.state import ReasoningState, Step, StepStatus, number, open_steps

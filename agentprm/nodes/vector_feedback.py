@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from langchain_core.documents import Document
 
+from agentprm._plans import Call
 from agentprm.budget import SearchBudget, record
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.nodes._hits import Hits, current_hits, update_of
-from agentprm.nodes._node import Call, Node, Plan
+from agentprm.nodes._node import Node, Plan
 from agentprm.retrievers import VectorIndex, rocchio
 from agentprm.state import ReasoningState, plain_document
 

@@ -21,8 +21,9 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.runnables.config import ensure_config, merge_configs, set_config_context
 from pydantic import ConfigDict, ValidationError, model_validator
 
+from agentprm._plans import Call, adrive, drive
 from agentprm.errors import AgentPRMError, ConfigurationError
-from agentprm.rerank.judging import Call, Judging
+from agentprm.rerank.judging import Judging
 
 __all__ = ["Plan", "Ranked", "Ranking", "Reranker"]
 
@@ -129,14 +130,14 @@ class Reranker(BaseDocumentCompressor):
         """The order, the scores and the cost, without touching the documents."""
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
-            ranked = context.run(_drive, self._plan(query, documents, judging))
+            ranked = context.run(drive, self._plan(query, documents, judging))
         return self._ranking(ranked, len(documents), judging)
 
     async def arank(self, documents: Sequence[Document], query: str, callbacks: Callbacks = None) -> Ranking:
         """Async twin of `rank`."""
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
-            work = asyncio.create_task(_adrive(self._plan(query, documents, judging)), context=context)
+            work = asyncio.create_task(adrive(self._plan(query, documents, judging)), context=context)
             try:
                 ranked = await work
             finally:
@@ -200,26 +201,6 @@ class Reranker(BaseDocumentCompressor):
             )
             for rank, place in enumerate(ranking.order[: self.top_n])
         ]
-
-
-def _drive(plan: Plan) -> Ranked:
-    """Runs a plan in the current thread."""
-    try:
-        call = next(plan)
-        while True:
-            call = plan.send(call.sync())
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-
-
-async def _adrive(plan: Plan) -> Ranked:
-    """Runs a plan in the event loop."""
-    try:
-        call = next(plan)
-        while True:
-            call = plan.send(await call.on_loop())
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

@@ -11,14 +11,15 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 
+from agentprm._plans import Call
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import LanguageModel
 
-__all__ = ["Call", "Judge", "Judging", "Missing", "width_of"]
+__all__ = ["Judge", "Judging", "Missing", "width_of"]
 
 
 class Missing(Enum):
@@ -31,13 +32,6 @@ class Missing(Enum):
 
     def __bool__(self) -> bool:
         return False
-
-
-class Call(NamedTuple):
-    """One piece of work that waits for something: how to do it in a thread and in an event loop."""
-
-    sync: Callable[[], Any]
-    on_loop: Callable[[], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -66,8 +60,8 @@ class Judge:
         """The call that judges `items`."""
         on_loop = self.on_loop
         if on_loop is None:
-            return Call(lambda: self.sync(items), lambda: asyncio.to_thread(self.sync, items))
-        return Call(lambda: self.sync(items), lambda: on_loop(items))
+            return Call.blocking(self.sync, items)
+        return Call.both(self.sync, on_loop, items)
 
 
 def width_of(model: LanguageModel) -> int | None:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 
+from agentprm._plans import Call, adrive, drive
 from agentprm.errors import ConfigurationError
 from agentprm.lm import as_language_model
 from agentprm.rerank.comparator import Comparator, Policy, verdict_of
-from agentprm.rerank.judging import Call
 from agentprm.rerank.likelihood import QueryLikelihoodComparator
 from agentprm.rerank.prompted import GenerationComparator, PromptComparator, ScoringComparator
 
@@ -93,26 +93,14 @@ def suggest_comparator(
     Raises:
         ConfigurationError: Without probes.
     """
-    plan = _plan(model, PROBES if probes is None else probes, policy, settings)
-    try:
-        call = next(plan)
-        while True:
-            call = plan.send(call.sync())
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
+    return drive(_plan(model, PROBES if probes is None else probes, policy, settings))
 
 
 async def asuggest_comparator(
     model: Any, *, probes: Sequence[Probe] | None = None, policy: Policy = "mean", **settings: Any
 ) -> Suggestion:
     """Async twin of `suggest_comparator`."""
-    plan = _plan(model, PROBES if probes is None else probes, policy, settings)
-    try:
-        call = next(plan)
-        while True:
-            call = plan.send(await call.on_loop())
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
+    return await adrive(_plan(model, PROBES if probes is None else probes, policy, settings))
 
 
 def _plan(
