@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agentprm._numbers import sigmoid
 from agentprm.errors import InputError
 from agentprm.rewards.aggregation import Aggregation, first_error
 from agentprm.rewards.aggregation import aggregate as _aggregate
@@ -307,7 +308,7 @@ def best_of_n_accuracy(
             raise InputError("A question without candidates cannot be answered; leave it out.")
         weights = [_aggregate(row, how, threshold=threshold) if row else 0.0 for row in rows]
         if min(weights, default=0.0) < 0:
-            weights = [1 / (1 + math.exp(-max(-700.0, min(700.0, w)))) for w in weights]
+            weights = [sigmoid(w) for w in weights]
         values = [_aggregate(row, how, threshold=threshold) if row else -math.inf for row in rows]
         groups: dict[Hashable, list[int]] = {}
         for index, text in enumerate(texts):

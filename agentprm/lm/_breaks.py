@@ -12,8 +12,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from agentprm._fork import reset_after_fork
 from agentprm.errors import ConfigurationError
-from agentprm.lm._fork import reset_after_fork
 from agentprm.lm._text import PromptText
 from agentprm.lm.base import Prompt, Role
 

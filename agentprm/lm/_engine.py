@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from agentprm._fork import reset_after_fork
 from agentprm.errors import ConfigurationError
 from agentprm.lm._attention import Pass, needs_mask, use_row_attention
-from agentprm.lm._fork import reset_after_fork
 from agentprm.lm._kv import Row
 from agentprm.lm._prefix_tree import PrefixTree, Stretch
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import torch
 
+from agentprm._fork import reset_after_fork
 from agentprm.lm._decode import Group, draw
 from agentprm.lm._engine import Engine, Piece, token_logprobs
-from agentprm.lm._fork import reset_after_fork
 from agentprm.lm._levels import levels
 from agentprm.lm._work import Item, Reading, Request, Sink, Work
 

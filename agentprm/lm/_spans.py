@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from agentprm._memory import Memory
 from agentprm.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -96,7 +96,7 @@ class ServerText:
 
     def __init__(self, http: JsonHttp, root: str, model: str, template_kwargs: dict[str, object]) -> None:
         self._http, self._root, self._model, self._kwargs = http, root, model, template_kwargs
-        self._heads: OrderedDict[object, tuple[list[int], str | None]] = OrderedDict()
+        self._heads = Memory[object, tuple[list[int], str | None]](_HEADS)
 
     async def tokens(self, prompt: Prompt, continuations: Sequence[str] = ()) -> list[list[int]]:
         """See `TokenText.tokens`."""
@@ -116,7 +116,6 @@ class ServerText:
         """Ids and text of the rendered conversation; no text if it does not tokenize to the ids."""
         known = self._heads.get(prompt.messages)
         if known is not None:
-            self._heads.move_to_end(prompt.messages)
             return known
         messages = [{"role": role, "content": as_data(text)} for role, text in prompt.messages]
         body = {"model": self._model, "add_generation_prompt": True, "chat_template_kwargs": self._kwargs}
@@ -126,9 +125,7 @@ class ServerText:
             ids = await self._without_template(messages, body)
         text = await self._post("/detokenize", {"model": self._model, "tokens": ids}, "prompt", str)
         known = (ids, text if await self._encode(text, False) == ids else None)
-        self._heads[prompt.messages] = known
-        while len(self._heads) > _HEADS:
-            self._heads.popitem(last=False)
+        self._heads.keep({prompt.messages: known})
         return known
 
     async def _without_template(self, messages: list[dict[str, str]], body: dict[str, object]) -> list[int]:

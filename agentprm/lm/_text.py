@@ -6,8 +6,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentprm._fork import reset_after_fork
 from agentprm.errors import ConfigurationError
-from agentprm.lm._fork import reset_after_fork
 from agentprm.lm.base import Prompt
 
 __all__ = ["PromptText", "cut_at_stop", "without_partial"]

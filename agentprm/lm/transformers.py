@@ -20,10 +20,10 @@ try:
 except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
+from agentprm._fork import reset_after_fork
 from agentprm.lm._breaks import BreakCounter
 from agentprm.lm._decode import Group, Lane
 from agentprm.lm._engine import Engine
-from agentprm.lm._fork import reset_after_fork
 from agentprm.lm._loading import end_tokens, load_model, load_tokenizer, max_context
 from agentprm.lm._plan import common_length, samples_per_row
 from agentprm.lm._scheduler import Scheduler

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from agentprm._numbers import sigmoid
 from agentprm.rerank.base import Ranked
 from agentprm.rerank.tournaments import Left, Pair, Tournament, checked_k, unbounded
 
@@ -78,7 +79,7 @@ class _Strengths:
 
     def scores(self) -> list[float]:
         """Probability of each to beat a document of average strength."""
-        return [1 / (1 + math.exp(-x)) for x in self.mean.tolist()]
+        return [sigmoid(x) for x in self.mean.tolist()]
 
     def most_telling(self, k: int, size: int) -> list[Pair]:
         """Up to `size` disjoint pairs, the most telling first."""

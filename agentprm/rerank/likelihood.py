@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.documents import Document
 
+from agentprm._memory import Memory
+from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.rerank._asking import shown
 from agentprm.rerank.comparator import Comparator, DocumentPair, Verdict, token_of
-from agentprm.rewards.base import sigmoid
 
 __all__ = ["QueryLikelihoodComparator"]
 
@@ -42,16 +41,12 @@ class QueryLikelihoodComparator(Comparator):
     def __init__(
         self, model: Any, *, prompts: Prompts = PROMPTS, max_chars: int = 1200, cache_size: int = 10_000
     ) -> None:
-        if max_chars < 1 or cache_size < 1:
-            raise ConfigurationError(
-                f"max_chars and cache_size must be at least 1, not {max_chars} and {cache_size}."
-            )
+        if max_chars < 1:
+            raise ConfigurationError(f"max_chars must be at least 1, not {max_chars}.")
         self.model = as_language_model(model)
         require(self.model, "loglikelihood", "QueryLikelihoodComparator")
         self.template, self.max_chars = prompts.relate, max_chars
-        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._cache_size = cache_size
-        self._lock = threading.Lock()
+        self._known = Memory[tuple[str, str], float](cache_size)
 
     @property
     def fingerprint(self) -> str:
@@ -80,8 +75,8 @@ class QueryLikelihoodComparator(Comparator):
     ) -> tuple[list[tuple[str, str]], list[str], dict[str, float]]:
         views = [(self.view(a), self.view(b)) for a, b in pairs]
         wanted = dict.fromkeys(view for both in views for view in both)
-        with self._lock:
-            known = {view: self._known[query, view] for view in wanted if (query, view) in self._known}
+        kept = self._known.known((query, view) for view in wanted)
+        known = {view: value for (_, view), value in kept.items()}
         return views, [view for view in wanted if view not in known], known
 
     def _scored(self, query: str, views: Sequence[str]) -> tuple[list[Prompt], list[list[str]]]:
@@ -100,12 +95,7 @@ class QueryLikelihoodComparator(Comparator):
     ) -> list[Verdict]:
         new = {view: float(row[0]) for view, row in zip(missing, rows, strict=True)}
         known = known | new
-        with self._lock:
-            for view, value in known.items():
-                self._known[query, view] = value
-                self._known.move_to_end((query, view))
-            while len(self._known) > self._cache_size:
-                self._known.popitem(last=False)
+        self._known.keep({(query, view): value for view, value in new.items()})
         spread = math.sqrt(max(1, self.model.count_tokens([one_line(query)])[0]))
         unpaid = set(new)
         verdicts = []

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
+from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.rerank._asking import DEFINITION, scoring, shown
 from agentprm.rerank.judging import Judge
 from agentprm.rerank.pointwise import PointwiseReranker
-from agentprm.rewards.base import sigmoid
 
 __all__ = ["LogitReranker"]
 
@@ -77,6 +76,6 @@ class LogitReranker(PointwiseReranker):
 
         def read(_: Document, rows: Sequence[Sequence[float]]) -> float:
             gap = rows[0][0] - rows[0][1]
-            return gap if self.scale == "logit" or math.isnan(gap) else sigmoid(gap)
+            return gap if self.scale == "logit" else sigmoid(gap)
 
         return scoring(self._reader, ask, read)

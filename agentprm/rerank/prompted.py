@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
+from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError
 from agentprm.lm import ChatLM, Completion, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, one_line
@@ -25,7 +26,6 @@ from agentprm.rerank.comparator import (
 )
 from agentprm.rerank.judging import width_of
 from agentprm.rerank.labels import parse_label
-from agentprm.rewards.base import sigmoid
 
 __all__ = ["GenerationComparator", "PromptComparator", "ScoringComparator"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 
-from agentprm.errors import ConfigurationError
+from agentprm._fork import reset_after_fork
+from agentprm._memory import Memory
 
 __all__ = ["VERDICTS", "VerdictCache"]
 
@@ -27,41 +27,38 @@ class VerdictCache:
     """
 
     def __init__(self, size: int = 100_000) -> None:
-        if size < 1:
-            raise ConfigurationError(f"size must be at least 1, not {size}.")
-        self.size = size
         self.hits = self.misses = 0
-        self._verdicts: OrderedDict[bytes, float] = OrderedDict()
+        self._verdicts = Memory[bytes, float](size, "size")
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Makes the cache usable in a forked process; called by itself there."""
         self._lock = threading.Lock()
 
     def get(self, fingerprint: str, query: str, first: str, second: str) -> float | None:
         """Probability that `first` is better than `second`, if it is known."""
         key, turned = _key(fingerprint, query, first, second)
+        p = self._verdicts.get(key)
         with self._lock:
-            p = self._verdicts.get(key)
             if p is None:
                 self.misses += 1
                 return None
             self.hits += 1
-            self._verdicts.move_to_end(key)
         return 1 - p if turned else p
 
     def put(self, fingerprint: str, query: str, first: str, second: str, p: float) -> None:
         """Remembers that `first` is better than `second` with probability `p`."""
         key, turned = _key(fingerprint, query, first, second)
-        with self._lock:
-            self._verdicts[key] = 1 - p if turned else p
-            self._verdicts.move_to_end(key)
-            while len(self._verdicts) > self.size:
-                self._verdicts.popitem(last=False)
+        self._verdicts.keep({key: 1 - p if turned else p})
 
     def __len__(self) -> int:
         return len(self._verdicts)
 
     def clear(self) -> None:
         """Forgets everything, the counts included."""
+        self._verdicts.clear()
         with self._lock:
-            self._verdicts.clear()
             self.hits = self.misses = 0
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentprm._fork import reset_after_fork
+from agentprm._memory import Memory
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError
-from agentprm.lm._fork import reset_after_fork
 from agentprm.rewards.base import ProcessRewardModel, Trajectory
 from agentprm.rewards.step_text import StepText, StepWriter
 
@@ -56,12 +55,9 @@ class StepReward(ProcessRewardModel):
     """
 
     def __init__(self, step_text: StepWriter | None = None, cache_size: int = 10_000) -> None:
-        if cache_size < 1:
-            raise ConfigurationError(f"cache_size must be at least 1, not {cache_size}.")
         self.step_text: StepWriter = step_text or StepText()
         self.unscored = 0
-        self._kept: OrderedDict[str, float] = OrderedDict()
-        self._cache_size = cache_size
+        self._kept = Memory[str, float](cache_size)
         self.after_fork()
         reset_after_fork(self)
 
@@ -73,8 +69,7 @@ class StepReward(ProcessRewardModel):
         """What of a call has to be scored; each new prefix belongs to the first that has it."""
         texts = [[self.step_text(step) for step in trajectory] for trajectory in trajectories]
         keys = [key_chain(question, steps) for steps in texts]
-        with self._lock:
-            known = {key: self._kept[key] for row in keys for key in row if key in self._kept}
+        known = self._kept.known(key for row in keys for key in row)
         wanted: list[tuple[list[str], list[int]]] = []
         owners: list[list[str]] = []
         claimed = set(known)
@@ -95,10 +90,5 @@ class StepReward(ProcessRewardModel):
         record(reward_calls=len(fresh))
         with self._lock:
             self.unscored += sum(map(math.isnan, fresh))
-            for row in pending.keys:
-                for key in row:
-                    self._kept[key] = known[key]
-                    self._kept.move_to_end(key)
-            while len(self._kept) > self._cache_size:
-                self._kept.popitem(last=False)
+        self._kept.keep({key: known[key] for row in pending.keys for key in row})
         return [[known[key] for key in row] for row in pending.keys]

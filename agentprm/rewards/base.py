@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import threading
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from agentprm._memory import Memory
 from agentprm.budget import record
 
 __all__ = ["PrefixReward", "ProcessRewardModel", "RewardStep", "Trajectory"]
@@ -78,9 +76,7 @@ class PrefixReward(ProcessRewardModel):
     """
 
     def __init__(self, cache_size: int = 10_000) -> None:
-        self._scores: OrderedDict[str, float] = OrderedDict()
-        self._cache_size = cache_size
-        self._lock = threading.Lock()
+        self._scores = Memory[str, float](cache_size)
 
     @abstractmethod
     def score_prefixes(self, question: str, prefixes: Sequence[Trajectory]) -> list[float]:
@@ -95,22 +91,11 @@ class PrefixReward(ProcessRewardModel):
             for ks, ps in zip(keys, prefixes, strict=True)
             for key, prefix in zip(ks, ps, strict=True)
         }
-        with self._lock:
-            known = {key: self._scores[key] for key in wanted if key in self._scores}
+        known = self._scores.known(wanted)
         missing = {key: prefix for key, prefix in wanted.items() if key not in known}
         if missing:
             new = self.score_prefixes(question, list(missing.values()))
             record(reward_calls=len(missing))
             known.update(zip(missing, (float(s) for s in new), strict=True))
-        with self._lock:
-            for key in wanted:
-                self._scores[key] = known[key]
-                self._scores.move_to_end(key)
-            while len(self._scores) > self._cache_size:
-                self._scores.popitem(last=False)
+        self._scores.keep({key: known[key] for key in wanted})
         return [[known[key] for key in row] for row in keys]
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 1 / (1 + math.exp(-max(-700.0, min(700.0, x))))

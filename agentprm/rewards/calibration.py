@@ -19,8 +19,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.rewards.base import ProcessRewardModel, Trajectory, sigmoid
+from agentprm.rewards.base import ProcessRewardModel, Trajectory
 
 __all__ = ["Calibrated", "Calibration", "CalibrationMethod"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from agentprm._memory import Memory
+from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.rewards.base import ProcessRewardModel, Trajectory, sigmoid
+from agentprm.rewards.base import ProcessRewardModel, Trajectory
 from agentprm.rewards.checkers.base import Checker, CheckResult
 
 __all__ = ["DEFAULT_WEIGHTS", "Checked", "check_weights"]
@@ -68,8 +68,7 @@ class Checked(ProcessRewardModel):
                 )
         self.reward, self.checkers = reward, list(checkers)
         self.space = "probability" if reward is None else reward.space
-        self._known: OrderedDict[str, list[CheckResult]] = OrderedDict()
-        self._cache_size, self._lock = cache_size, threading.Lock()
+        self._known = Memory[str, list[CheckResult]](cache_size)
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""
@@ -112,14 +111,10 @@ class Checked(ProcessRewardModel):
 
     def _checks(self, question: str, prefix: Trajectory) -> list[CheckResult]:
         key = repr((question, list(prefix)))
-        with self._lock:
-            known = self._known.get(key)
+        known = self._known.get(key)
         if known is None:
             known = [checker.check(question, prefix) for checker in self.checkers]
-            with self._lock:
-                self._known[key] = known
-                while len(self._known) > self._cache_size:
-                    self._known.popitem(last=False)
+            self._known.keep({key: known})
         return known
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
+from agentprm._memory import Memory
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.rewards.base import ProcessRewardModel, Trajectory
 
@@ -166,7 +166,7 @@ class NearestType:
     Args:
         embeddings: Any LangChain embeddings.
         examples: Some questions of each type.
-        cache_size: Questions whose type is remembered.
+        cache_size: Questions whose type is remembered; the least recently asked go first.
 
     Raises:
         ConfigurationError: If there is no type, or a type has no example.
@@ -178,8 +178,7 @@ class NearestType:
         if not examples or not all(examples.values()):
             raise ConfigurationError("NearestType needs at least one type, and an example of each.")
         self._embeddings = embeddings
-        self._cache_size, self._lock = cache_size, threading.Lock()
-        self._known: dict[str, str] = {}
+        self._known = Memory[str, str](cache_size)
         # Examples are questions, and are embedded as such.
         self._centres = {
             kind: _unit([sum(column) for column in zip(*map(self._vector, texts), strict=True)])
@@ -188,18 +187,14 @@ class NearestType:
 
     def __call__(self, question: str) -> str:
         """The type of `question`; the first of equals."""
-        with self._lock:
-            kind = self._known.get(question)
+        kind = self._known.get(question)
         if kind is None:
             vector = self._vector(question)
             kind = max(
                 self._centres,
                 key=lambda name: math.fsum(a * b for a, b in zip(vector, self._centres[name], strict=True)),
             )
-            with self._lock:
-                if len(self._known) >= self._cache_size:
-                    self._known.pop(next(iter(self._known)))
-                self._known[question] = kind
+            self._known.keep({question: kind})
         return kind
 
     def _vector(self, text: str) -> list[float]:

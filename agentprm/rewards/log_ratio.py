@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.rewards._incremental import LocalReward, Overflow, check_limits, fits_context, in_thread
@@ -145,7 +146,7 @@ class LogRatio(LocalReward):
             rows = [next(found) if steps else [] for steps in texts]
         if self.accumulate:
             rows = [[math.fsum(row[: k + 1]) for k in range(len(row))] for row in rows]
-        return [[_sigmoid(score) for score in row] for row in rows] if self.sigmoid else rows
+        return [[sigmoid(score) for score in row] for row in rows] if self.sigmoid else rows
 
     def _score_steps(
         self, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
@@ -187,12 +188,7 @@ class LogRatio(LocalReward):
                 for k, fit in zip(new, fits, strict=True):
                     row.append(_difference(ids[k], ids[k - 1] if k else head, texts) if fit else [])
             sums.append(row)
-        before = call.computed
-        try:
-            values = read_tokens(side.scheduler, texts, call)
-        finally:
-            asked = sum(len(ids) for ids, _ in texts)
-            record(model_calls=len(texts), prompt_tokens=asked, computed_tokens=call.computed - before)
+        values = _read(side, texts, call)
         return [
             [
                 math.fsum(sign * float(values[n][low:high].double().sum()) for n, low, high, sign in parts)
@@ -218,17 +214,22 @@ class LogRatio(LocalReward):
                 # Tokens from the first boundary on count; a boundary is the index of a prefix's last.
                 texts.append((whole, counts[0] - 1))
                 bounds.append([min(count, len(whole)) - counts[0] + 1 for count in counts[1:]])
-            before = call.computed
-            try:
-                values = read_tokens(side.scheduler, texts, call)
-            finally:
-                asked = sum(len(ids) for ids, _ in texts)
-                record(model_calls=len(texts), prompt_tokens=asked, computed_tokens=call.computed - before)
+            values = _read(side, texts, call)
             for row, some, ends in zip(rewards, values, bounds, strict=True):
                 total = [float(some[:end].double().sum()) for end in ends]
                 for k in range(len(row)):
                     row[k] += sign * (total[k] - (total[k - 1] if k else 0.0))
         return [[self.beta * value for value in row] for row in rewards]
+
+
+def _read(side: _Side, texts: Sequence[tuple[list[int], int]], call: Call) -> list[torch.Tensor]:
+    """Log-probabilities of each text's tokens from its index on, and their cost on record."""
+    before = call.computed
+    try:
+        return read_tokens(side.scheduler, texts, call)
+    finally:
+        asked = sum(len(ids) for ids, _ in texts)
+        record(model_calls=len(texts), prompt_tokens=asked, computed_tokens=call.computed - before)
 
 
 def official_ids(template: Dialogue, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
@@ -286,7 +287,3 @@ def _side(
         model = TransformersLM(model, tokenizer, max_batch_tokens=max_batch_tokens, **options)
     template.check(model.tokenizer)
     return _Side(model._scheduler, model.tokenizer, template, model.max_context)
-
-
-def _sigmoid(score: float) -> float:
-    return score if math.isnan(score) else 1 / (1 + math.exp(-max(-700.0, min(700.0, score))))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from agentprm._numbers import sigmoid
 from agentprm.lm import LanguageModel, require
 from agentprm.prompts import PROMPTS, Prompts, joined, one_line
-from agentprm.rewards.base import PrefixReward, Trajectory, sigmoid
+from agentprm.rewards.base import PrefixReward, Trajectory
 
 __all__ = ["Relevance"]
 

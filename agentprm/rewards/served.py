@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, ModelServerError
 from agentprm.lm._background import all_of, run
 from agentprm.lm._http import JsonHttp, served_model
@@ -197,7 +198,7 @@ class ServedTokenHead(ServedReward):
         if self.activation == "none":
             return chosen[0]
         if self.activation == "sigmoid":
-            return 1 / (1 + math.exp(-max(-700.0, min(700.0, chosen[0]))))
+            return sigmoid(chosen[0])
         top = max(outputs)
         return math.fsum(math.exp(x - top) for x in chosen) / math.fsum(math.exp(x - top) for x in outputs)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError
 from agentprm.lm._background import all_of
 from agentprm.lm._spans import Span, tokenizer_of
@@ -79,7 +80,7 @@ class ServedTokenLogits(ServedReward):
             cost.calls += 1
             cost.asked += len(ids)
             good, bad = await self.model._words_after(ids, self.words, cost)
-            return 1 / (1 + math.exp(max(-700.0, min(700.0, bad - good))))
+            return sigmoid(good - bad)
 
         return await all_of(value, new)
 

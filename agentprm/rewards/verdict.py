@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from agentprm._fork import reset_after_fork
+from agentprm._memory import Memory
+from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model, require
-from agentprm.lm._fork import reset_after_fork
 from agentprm.rewards._steps import key_chain
-from agentprm.rewards.base import ProcessRewardModel, Trajectory, sigmoid
+from agentprm.rewards.base import ProcessRewardModel, Trajectory
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Found, Judge, Stage, VerdictTemplate, Writing
 
@@ -102,9 +103,8 @@ class VerdictReward(ProcessRewardModel):
         step_text: StepWriter | None = None,
         cache_size: int = 10_000,
     ) -> None:
-        for setting, value in (("k", k), ("cache_size", cache_size)):
-            if value < 1:
-                raise ConfigurationError(f"{setting} must be at least 1, not {value}.")
+        if k < 1:
+            raise ConfigurationError(f"k must be at least 1, not {k}.")
         self.model: LanguageModel = as_language_model(model)
         self.template = template or Judge()
         if scope not in ("prefix", "solution"):
@@ -125,8 +125,7 @@ class VerdictReward(ProcessRewardModel):
         self.k, self.params, self.scope = k, params, scope
         self.step_text: StepWriter = step_text or StepText()
         self.unparsed = self.unscored = 0
-        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
-        self._cache_size = cache_size
+        self._verdicts = Memory[str, Verdict](cache_size)
         self.after_fork()
         reset_after_fork(self)
 
@@ -175,8 +174,7 @@ class VerdictReward(ProcessRewardModel):
             names = [[f"{chain[-1]} {k}" for k in range(len(chain))] for chain in chains]
         else:
             names = chains
-        with self._lock:
-            known = {name: self._verdicts[name] for row in names for name in row if name in self._verdicts}
+        known = self._verdicts.known(name for row in names for name in row)
         work = self._solutions if self.scope == "solution" else self._prefixes
         fresh: dict[str, Verdict] = yield from work(question, texts, names, known)
         record(reward_calls=len(fresh))
@@ -184,12 +182,7 @@ class VerdictReward(ProcessRewardModel):
         with self._lock:
             self.unscored += sum(verdict.score is None for verdict in fresh.values())
             self.unparsed += sum(verdict.unparsed for verdict in fresh.values())
-            for row in names:
-                for name in row:
-                    self._verdicts[name] = known[name]
-                    self._verdicts.move_to_end(name)
-            while len(self._verdicts) > self._cache_size:
-                self._verdicts.popitem(last=False)
+        self._verdicts.keep({name: known[name] for row in names for name in row})
         return [[known[name] for name in row] for row in names]
 
     def _prefixes(

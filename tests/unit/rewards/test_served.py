@@ -185,6 +185,14 @@ def test_large_logits_do_not_underflow(serve, prm, tokenizer):
     )
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
+def test_a_server_without_a_number_gives_no_score(serve, prm, tokenizer, activation):
+    server = serve(pooling(prm, tokenizer, shape=lambda rows, ids: [[math.nan, 0.0]] * len(rows)))
+    reward = ServedTokenHead(server.url, tokenizer, template=QWEN, positive=(0,), activation=activation)
+    assert math.isnan(reward.score(QUESTION, [as_trajectory(THOUGHTS[:1])])[0][0])
+    assert reward.unscored == 1
+
+
 def test_too_long(serve, prm, tokenizer):
     length = len(QWEN.ids(tokenizer, QUESTION, THOUGHTS[:3]))
     server = serve(pooling(prm, tokenizer, length=length))
