@@ -14,6 +14,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from tests.tiny_models import enlivened
+
 if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 
@@ -29,6 +31,15 @@ ENGINE = {
     "max_model_len": 2048,
     "max_num_seqs": 16,
     "block_size": 32,
+}
+# Of tiny random models; heads of a size that vLLM's kernels take.
+SIZES = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
 }
 UP_S = 600  # on a machine that does other work as well
 
@@ -56,7 +67,7 @@ def folder(tmp_path_factory):
 
 
 def tiny_model(path):
-    """Writes a random Llama whose heads are of a size that vLLM's kernels take."""
+    """Writes a random Llama."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -64,23 +75,8 @@ def tiny_model(path):
 
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        bos_token_id=0,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6)
+    config = LlamaConfig(vocab_size=len(tokenizer), **SIZES, bos_token_id=0, eos_token_id=2, pad_token_id=0)
+    model = enlivened(LlamaForCausalLM(config), 6)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path

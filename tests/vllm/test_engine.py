@@ -13,7 +13,7 @@ from agentprm.lm._text import PromptText
 from agentprm.rewards.base import RewardStep
 from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits
 from agentprm.rewards.templates import Dialogue, TurnSteps
-from tests.unit.lm.toy_engine import ToyEngine, plain_score
+from tests.unit.lm.toy_engine import ToyEngine, check_greedy, plain_score
 from tests.vllm.conftest import ENGINE
 
 pytestmark = pytest.mark.enable_socket
@@ -60,14 +60,8 @@ def test_they_equal_those_of_the_transformers_backend(lm, folder):
     assert lm.sample([ASK], 1, GREEDY)[0][0].text == local.sample([ASK], 1, GREEDY)[0][0].text
 
 
-async def test_greedy(lm, plain, text):
-    toy = ToyEngine(*plain)
-    for prompt in (ASK, LONG):
-        ids = plain[1](text.render(prompt), add_special_tokens=False)["input_ids"]
-        tokens, scores, words, reason = toy.complete(ids, 16, temperature=0)
-        for (row,) in (lm.sample([prompt], 2, GREEDY), await lm.asample([prompt], 2, GREEDY)):
-            assert [(c.text, c.tokens, c.finish_reason) for c in row] == [(words, len(tokens), reason)] * 2
-            assert row[0].logprob == pytest.approx(sum(scores), abs=1e-2)
+async def test_greedy(lm, plain):
+    await check_greedy(lm, *plain, [ASK, LONG])
 
 
 def test_samples(lm):

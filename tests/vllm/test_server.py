@@ -9,7 +9,7 @@ import pytest
 from agentprm.budget import metered
 from agentprm.lm import ChatLM, Prompt, SamplingParams, as_language_model
 from agentprm.lm._text import PromptText
-from tests.unit.lm.toy_engine import ToyEngine, plain_score
+from tests.unit.lm.toy_engine import ToyEngine, check_greedy, plain_score
 from tests.vllm.conftest import ENGINE, serving
 
 pytestmark = pytest.mark.enable_socket
@@ -62,14 +62,8 @@ async def test_log_likelihoods(lm, plain, text):
             assert row == pytest.approx(right, abs=1e-2)
 
 
-async def test_greedy(lm, plain, text):
-    toy = ToyEngine(*plain)
-    for prompt in (ASK, LONG):
-        ids = plain[1](text.render(prompt), add_special_tokens=False)["input_ids"]
-        tokens, scores, words, reason = toy.complete(ids, 16, temperature=0)
-        for (row,) in (lm.sample([prompt], 2, GREEDY), await lm.asample([prompt], 2, GREEDY)):
-            assert [(c.text, c.tokens, c.finish_reason) for c in row] == [(words, len(tokens), reason)] * 2
-            assert row[0].logprob == pytest.approx(sum(scores), abs=1e-2)
+async def test_greedy(lm, plain):
+    await check_greedy(lm, *plain, [ASK, LONG])
 
 
 def test_samples_and_the_prefix_cache(lm, root):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.tiny_models import CHAT, byte_tokenizer, enlivened
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -11,10 +13,6 @@ CORPUS = [
     "Who wrote the play? The play was written by a poet from the north.",
     "naïve café 東京 😀 über straße",
 ]
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -27,27 +25,8 @@ SIZES = {
 ARCHITECTURES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3"]
 
 
-def build_tokenizer(template=TEMPLATE):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(CORPUS, trainer)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
-    )
-    tokenizer.chat_template = template
-    return tokenizer
+def build_tokenizer(template=CHAT):
+    return byte_tokenizer(CORPUS, 400, template=template, bos="<|endoftext|>")
 
 
 def build_model(name, vocab_size, *, window=12, scale=8.0):
@@ -69,12 +48,7 @@ def build_model(name, vocab_size, *, window=12, scale=8.0):
     config = getattr(transformers, config_class)(
         vocab_size=vocab_size, **sizes, **more, bos_token_id=0, eos_token_id=2, pad_token_id=0
     )
-    model = getattr(transformers, model_class)(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(scale)
-    return model
+    return enlivened(getattr(transformers, model_class)(config), scale)
 
 
 @pytest.fixture(scope="session")

@@ -362,15 +362,7 @@ async def test_openai_over_http():
             assert len(server.log) == 1
         server.faults.append(("completions", "hang"))
         task = asyncio.create_task(lm.asample([ASK]))
-        await asyncio.to_thread(server.hung.acquire, timeout=5)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        for _ in range(100):
-            if server.closed:
-                break
-            await asyncio.sleep(0.02)
-        assert server.closed == 1
+        await server.hung_up_on(task)
 
 
 @pytest.mark.parametrize(

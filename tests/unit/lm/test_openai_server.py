@@ -495,16 +495,7 @@ async def test_cancelling_closes_the_requests(serve):
     lm = ServerLM(server.url)
     server.faults.extend([("/v1/completions", "hang")] * 2)
     task = asyncio.create_task(lm.asample([ASK, PREFILLED], 1, GREEDY))
-    for _ in range(2):
-        await asyncio.to_thread(server.hung.acquire, timeout=5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    for _ in range(100):
-        if server.closed == 2:
-            break
-        await asyncio.sleep(0.02)
-    assert server.closed == 2
+    await server.hung_up_on(task, 2)
     assert await lm.asample([ASK], 1, GREEDY)  # places and connections were given back
     await lm.aclose()
     assert await lm.asample([ASK], 1, GREEDY)

@@ -21,7 +21,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import pytest
 import torch
+
+import agentprm.lm
+from agentprm.lm._text import PromptText
 
 BLOCK = 16
 
@@ -96,6 +100,18 @@ def plain_score(model, tokenizer, rendered, continuation):
     return sum(float(rows[i - 1, joint[i]]) for i in range(start, len(joint)))
 
 
+async def check_greedy(lm, model, tokenizer, prompts):
+    """Greedy samples of `lm`, sync and async, are those of the model by itself."""
+    toy, text = ToyEngine(model, tokenizer), PromptText(tokenizer)
+    params = agentprm.lm.SamplingParams(max_tokens=16, temperature=0)
+    for prompt in prompts:
+        ids = tokenizer(text.render(prompt), add_special_tokens=False)["input_ids"]
+        tokens, scores, words, reason = toy.complete(ids, 16, temperature=0)
+        for (row,) in (lm.sample([prompt], 2, params), await lm.asample([prompt], 2, params)):
+            assert [(c.text, c.tokens, c.finish_reason) for c in row] == [(words, len(tokens), reason)] * 2
+            assert row[0].logprob == pytest.approx(sum(scores), abs=1e-2)
+
+
 # ---------------------------------------------------------------------------------- HTTP
 
 
@@ -146,6 +162,19 @@ class Loopback:
         self.stopping.set()
         self.server.shutdown()
         self.server.server_close()
+
+    async def hung_up_on(self, task, requests=1):
+        """Cancels a task whose requests hang here, and waits until their connections are closed."""
+        for _ in range(requests):
+            await asyncio.to_thread(self.hung.acquire, timeout=5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(100):
+            if self.closed == requests:
+                break
+            await asyncio.sleep(0.02)
+        assert self.closed == requests
 
     def paths(self, end=""):
         return [path for _, path, _, _ in self.log if path.endswith(end)]

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.tiny_models import byte_tokenizer, enlivened
+
 CORPUS = [
     "Step 1: 1 + 1 = 2. ки\nStep 2: 2 * 3 = 6. ки\nStep 3: the answer is 6. ки",
     "a [PRM] b [PRM] c + d - e + f - g\n\nh \n\n\n\n i \n\n\n\n\n j \n\n\n\n",
@@ -11,35 +13,10 @@ CORPUS = [
     "Natalia sold clips to her friends in April and then half as many in May.",
     "naïve café 東京 😀 über straße ** Problem ** Solution Task boxed judgement",
 ]
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"]
 
 
 def build_tokenizer(bos=None):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=700,
-        special_tokens=SPECIALS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(CORPUS * 4, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token=bos,
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>", "<extra_0>"],
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
+    return byte_tokenizer(CORPUS * 4, 700, more=["<extra_0>"], bos=bos)
 
 
 SIZES = {
@@ -68,12 +45,7 @@ def build(kind, vocabulary, *, positions=2048, labels=None, scale=6.0, seed=0, *
         **more,
     )
     torch.manual_seed(seed)
-    model = getattr(transformers, kind)(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(scale)
-    return model
+    return enlivened(getattr(transformers, kind)(config), scale)
 
 
 def save_native(folder, model, tokenizer, heads, *, architecture, wrapper="", index=False, **config):

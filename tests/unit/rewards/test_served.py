@@ -416,15 +416,7 @@ async def test_failures_and_cancellation(serve):
         reward.score(QUESTION, [as_trajectory(THOUGHTS[:1])])
     server.faults.append(("/classify", "hang"))
     task = asyncio.create_task(reward.ascore(QUESTION, [as_trajectory(THOUGHTS)]))
-    await asyncio.to_thread(server.hung.acquire, timeout=5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    for _ in range(100):
-        if server.closed:
-            break
-        await asyncio.sleep(0.02)
-    assert server.closed == 1
+    await server.hung_up_on(task)
     for wrong in ({"batch": 0}, {"space": "x"}, {"max_concurrency": 0}):
         with pytest.raises(ConfigurationError):
             HttpClassifier(server.root + "/classify", **wrong)
