@@ -15,9 +15,10 @@ from agentprm.rewards.checkers.base import Checker, CheckResult
 
 __all__ = ["DEFAULT_WEIGHTS", "Checked", "check_weights"]
 
-# Log-odds of (supported, refuted). Arithmetic on ProcessBench (GSM8K and MATH): false equations in 60 of 801
-# first wrong steps and in 1 of 5,135 right ones; true equations in 26 % of both. That would be a weight of
-# -5.3; it is kept at -4, as the parser was adjusted on these texts. The others are cautious guesses.
+# Log-odds of (supported, refuted). Arithmetic on ProcessBench (GSM8K and MATH), counted by
+# benchmarks/checker_verdicts.py: false equations in 60 of 801 first wrong steps and in 1 of 5,135 right
+# ones; true equations in 26 % of both. That would be a weight of -5.3; it is kept at -4, as the parser was
+# adjusted on these texts. The others are cautious guesses.
 DEFAULT_WEIGHTS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"arithmetic": (0.0, -4.0), "python": (2.0, -2.0), "table": (2.0, -2.0), "entailment": (3.0, -3.0)}
 )

@@ -9,11 +9,16 @@ import pytest
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "rewards.py"
 
 
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("benchmarks_rewards", SCRIPT)
+def loaded(script):
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bench():
+    module = loaded(SCRIPT)
     module.ROUNDS = 40
     return module
 
@@ -40,6 +45,29 @@ def test_processbench(bench, capsys, tmp_path):
     assert bench.main(["processbench", "--tiny", "--out", str(log)]) == 0
     again = table(capsys.readouterr().out)
     assert {name: cells[:-1] for name, cells in again.items()} == {k: v[:-1] for k, v in rows.items()}
+
+
+def test_verdicts_of_the_checker(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    counts = loaded(SCRIPT.with_name("checker_verdicts.py"))
+    solutions = [
+        {"problem": "q", "steps": ["2 + 2 = 4.", "So 3 * 4 = 13.", "1 + 1 = 3."], "label": 1},
+        {"problem": "q", "steps": ["2 + 2 = 5.", "Fine."], "label": -1},
+    ]
+    graded = {
+        "question": "q",
+        "one": {"solution": "1 + 1 = 3\nA: 3", "is_correct": False},
+        "two": {"solution": "1 + 1 = 2\nA: 2", "is_correct": True},
+    }
+    files = [tmp_path / "steps.jsonl", tmp_path / "graded.jsonl"]
+    files[0].write_text("\n".join(map(json.dumps, solutions)))
+    files[1].write_text(json.dumps(graded))
+    monkeypatch.setattr("sys.argv", ["x", str(files[0]), "--graded", str(files[1])])
+    counts.main()
+    rows = table(capsys.readouterr().out)
+    assert rows["first wrong"] == ["1", "1", "0%", "0%"]
+    assert rows["right"] == ["3", "1", "33%", "33%"]
+    assert (rows["a wrong answer"], rows["a right answer"]) == (["1", "1"], ["1", "0"])
 
 
 def test_best_of_n(bench, capsys):
