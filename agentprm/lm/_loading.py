@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from agentprm._names import model_name
 from agentprm.errors import ConfigurationError
 
 __all__ = ["end_tokens", "load_model", "load_tokenizer", "max_context", "resolve_dtype"]
@@ -15,6 +16,7 @@ __all__ = ["end_tokens", "load_model", "load_tokenizer", "max_context", "resolve
 
 def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device | None) -> Any:
     """A causal language model by name or folder, on its device."""
+    name = model_name(name)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=resolve_dtype(dtype, target))
@@ -28,10 +30,11 @@ def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device |
 
 def load_tokenizer(name: str | Path) -> Any:
     """A tokenizer by name or folder."""
+    name = model_name(name)
     try:
-        return AutoTokenizer.from_pretrained(str(name))
+        return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"The tokenizer {str(name)!r} cannot be loaded: {error}") from error
+        raise ConfigurationError(f"The tokenizer {name!r} cannot be loaded: {error}") from error
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from agentprm._memory import Memory
+from agentprm._names import model_name
 from agentprm.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -78,10 +79,11 @@ def tokenizer_of(tokenizer: Any) -> Any:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingDependencyError.for_extra("transformers", "transformers") from error
+    name = model_name(tokenizer)
     try:
-        return AutoTokenizer.from_pretrained(str(tokenizer))
+        return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"The tokenizer {str(tokenizer)!r} cannot be loaded: {error}") from error
+        raise ConfigurationError(f"The tokenizer {name!r} cannot be loaded: {error}") from error
 
 
 class ServerText:

@@ -22,7 +22,7 @@ from langchain_core.runnables.config import ensure_config, merge_configs, set_co
 from pydantic import ConfigDict, ValidationError, model_validator
 
 from agentprm._plans import Call, adrive, drive
-from agentprm.errors import AgentPRMError, ConfigurationError
+from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.rerank.judging import Judging
 
 __all__ = ["Plan", "Ranked", "Ranking", "Reranker"]
@@ -127,7 +127,12 @@ class Reranker(BaseDocumentCompressor):
         """
 
     def rank(self, documents: Sequence[Document], query: str, callbacks: Callbacks = None) -> Ranking:
-        """The order, the scores and the cost, without touching the documents."""
+        """The order, the scores and the cost, without touching the documents.
+
+        Raises:
+            InputError: If the query is empty or something else than documents was given.
+        """
+        _check(documents, query)
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
             ranked = context.run(drive, self._plan(query, documents, judging))
@@ -135,6 +140,7 @@ class Reranker(BaseDocumentCompressor):
 
     async def arank(self, documents: Sequence[Document], query: str, callbacks: Callbacks = None) -> Ranking:
         """Async twin of `rank`."""
+        _check(documents, query)
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
             work = asyncio.create_task(adrive(self._plan(query, documents, judging)), context=context)
@@ -201,6 +207,17 @@ class Reranker(BaseDocumentCompressor):
             )
             for rank, place in enumerate(ranking.order[: self.top_n])
         ]
+
+
+def _check(documents: Sequence[Document], query: str) -> None:
+    if not isinstance(query, str) or not query.strip():
+        raise InputError("A reranker needs a query that is not empty.")
+    for document in documents:
+        if not isinstance(document, Document):
+            raise InputError(
+                f"A reranker takes LangChain documents, not {type(document).__name__}: "
+                "Document(page_content=text)."
+            )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
+from agentprm._names import model_name
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.rerank._asking import shown
 from agentprm.rerank.judging import Judge
@@ -91,6 +92,7 @@ def _load(name: str) -> Any:
         from sentence_transformers import CrossEncoder
     except ImportError as error:
         raise MissingDependencyError.for_extra("sentence-transformers", "transformers") from error
+    name = model_name(name)
     try:
         return CrossEncoder(name, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig
 from transformers.utils import cached_file
 
+from agentprm._names import model_name
 from agentprm.errors import ConfigurationError
 from agentprm.lm._loading import load_model, resolve_dtype
 from agentprm.rewards._adapters import base_name, merge_adapter
@@ -44,8 +45,9 @@ def read_config(name: str | Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: If there is none.
     """
+    name = model_name(name)
     try:
-        data, _ = PretrainedConfig.get_config_dict(str(name))
+        data, _ = PretrainedConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"The reward model {str(name)!r} cannot be loaded: {error}") from error
     if not data:
@@ -62,6 +64,7 @@ def load_backbone(name: str | Path, dtype: str | torch.dtype, device: str | torc
         ConfigurationError: If transformers has no class for it, or a tensor is missing: it would be
             random numbers.
     """
+    name = model_name(name)
     if adapter := _adapter(name):
         return _merged(load_backbone(base_name(name, adapter), dtype, device), name, adapter)
     data = read_config(name)
@@ -223,13 +226,14 @@ def _places(name: str | Path) -> dict[str, _Place]:
 
 
 def _file(name: str | Path, part: str) -> Path | None:
+    name = model_name(name)
     folder = Path(name)
     if folder.is_dir():
         # Only plain names: an index is data of the checkpoint and must not lead out of its folder.
         path = folder / part
         return path if Path(part).name == part and path.is_file() else None
     try:
-        found = cached_file(str(name), part, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(name, part, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"The reward model {str(name)!r} cannot be loaded: {error}") from error
     return Path(found) if found else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agentprm._fork import reset_after_fork
 from agentprm._memory import Memory
 from agentprm.budget import record
-from agentprm.rewards.base import ProcessRewardModel, Trajectory
+from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.step_text import StepText, StepWriter
 
 __all__ = ["Pending", "StepReward", "key_chain"]
@@ -67,6 +67,7 @@ class StepReward(ProcessRewardModel):
 
     def _pending(self, question: str, trajectories: Sequence[Trajectory]) -> Pending:
         """What of a call has to be scored; each new prefix belongs to the first that has it."""
+        check_trajectories(trajectories)
         texts = [[self.step_text(step) for step in trajectory] for trajectory in trajectories]
         keys = [key_chain(question, steps) for steps in texts]
         known = self._kept.known(key for row in keys for key in row)

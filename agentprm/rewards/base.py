@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
 from agentprm._memory import Memory
 from agentprm.budget import record
+from agentprm.errors import InputError
 
 __all__ = ["PrefixReward", "ProcessRewardModel", "RewardStep", "Trajectory"]
 
@@ -34,6 +35,21 @@ class RewardStep(TypedDict):
 
 
 Trajectory = Sequence[RewardStep]
+
+
+def check_trajectories(trajectories: Sequence[Trajectory]) -> None:
+    """Tells plain texts and a single trajectory from a list of trajectories.
+
+    Raises:
+        InputError: If `trajectories` is no list of lists of steps.
+    """
+    for trajectory in trajectories:
+        steps = [] if isinstance(trajectory, str | Mapping) else trajectory
+        if steps is not trajectory or not all(isinstance(step, Mapping) for step in steps):
+            raise InputError(
+                "A reward model scores a list of trajectories, each a list of steps: "
+                "score(question, [as_trajectory(solution)])."
+            )
 
 
 class ProcessRewardModel(ABC):
@@ -84,6 +100,7 @@ class PrefixReward(ProcessRewardModel):
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""
+        check_trajectories(trajectories)
         prefixes = [[list(t[: i + 1]) for i in range(len(t))] for t in trajectories]
         keys = [[repr((question, prefix)) for prefix in row] for row in prefixes]
         wanted = {

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from agentprm._memory import Memory
 from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.rewards.base import ProcessRewardModel, Trajectory
+from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.checkers.base import Checker, CheckResult
 
 __all__ = ["DEFAULT_WEIGHTS", "Checked", "check_weights"]
@@ -73,6 +73,7 @@ class Checked(ProcessRewardModel):
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""
+        check_trajectories(trajectories)
         if self.reward is None:
             rows = [[0.5] * len(trajectory) for trajectory in trajectories]
         else:

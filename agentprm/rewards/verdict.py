@@ -16,7 +16,7 @@ from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.rewards._steps import key_chain
-from agentprm.rewards.base import ProcessRewardModel, Trajectory
+from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Found, Judge, Stage, VerdictTemplate, Writing
 
@@ -167,6 +167,7 @@ class VerdictReward(ProcessRewardModel):
         return verdicts
 
     def _plan(self, question: str, trajectories: Sequence[Trajectory]) -> _Plan:
+        check_trajectories(trajectories)
         texts = [[self.step_text(step) for step in trajectory] for trajectory in trajectories]
         chains = [key_chain(question, steps) for steps in texts]
         if self.scope == "solution":

@@ -1,0 +1,65 @@
+"""What people do wrong first: one sentence says what, and what to do instead."""
+
+from pathlib import Path
+
+import pytest
+from langchain_core.documents import Document
+
+from agentprm.errors import ConfigurationError, InputError
+from agentprm.rerank import CrossEncoderReranker, FunctionComparator, PairwiseReranker
+from agentprm.rewards import Checked, Grounding, VerdictReward, as_trajectory, load_reward
+from agentprm.rewards.checkers import ArithmeticChecker
+from agentprm.testing import ScriptedLanguageModel
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./no_such", "no/such/folder", Path("no/such/folder")])
+def test_a_folder_that_is_not_there(name):
+    pytest.importorskip("transformers")
+    pytest.importorskip("sentence_transformers")
+    from agentprm.lm import TransformersLM
+    from agentprm.lm._spans import tokenizer_of
+
+    for load in (
+        load_reward,
+        TransformersLM,
+        tokenizer_of,
+        lambda path: PairwiseReranker(model=str(path)),
+        lambda path: CrossEncoderReranker(model=str(path)),
+    ):
+        with pytest.raises(ConfigurationError, match=r"does not exist\. Pass a folder"):
+            load(name)
+
+
+def test_a_file_for_a_folder(tmp_path):
+    pytest.importorskip("transformers")
+    (tmp_path / "model.gguf").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="is no folder"):
+        load_reward(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "1 + 1 = 2",
+        ["1 + 1 = 2"],
+        as_trajectory("1 + 1 = 2"),  # one trajectory, not a list of them
+        [["1 + 1 = 2"]],
+    ],
+)
+def test_texts_for_trajectories(wrong):
+    model = ScriptedLanguageModel({}, likelihood=lambda prompt, continuation: -1.0)
+    for reward in (Grounding(model), VerdictReward(model), Checked(None, [ArithmeticChecker()])):
+        with pytest.raises(InputError, match=r"score\(question, \[as_trajectory\(solution\)\]\)"):
+            reward.score("What is 1 + 1?", wrong)
+
+
+async def test_reranking_nothing_sensible():
+    reranker = PairwiseReranker(model=FunctionComparator(lambda query, a, b: 0.7))
+    documents = [Document(page_content="a"), Document(page_content="b")]
+    for query in ("", "  ", None):
+        with pytest.raises(InputError, match="a query that is not empty"):
+            reranker.compress_documents(documents, query)
+        with pytest.raises(InputError, match="a query that is not empty"):
+            await reranker.acompress_documents(documents, query)
+    with pytest.raises(InputError, match=r"documents, not str: Document\(page_content=text\)"):
+        reranker.compress_documents(["a", "b"], "q")
