@@ -7,7 +7,8 @@ import re
 __all__ = ["parse_label"]
 
 # Before the label: markup and "The answer is:". After it: markup, then the end of the line or a reason.
-_MARK = r"[\s*_#`\"'\u2018\u2019\u201c\u201d()\[\]{}<>.!-]*"
+# The bound keeps the time linear: without it "answer****…" is tried in every way of cutting it up.
+_MARK = r"[\s*_#`\"'\u2018\u2019\u201c\u201d()\[\]{}<>.!-]{0,20}"
 _LEAD = (
     rf"{_MARK}(?:(?:the|my)\s+)?(?:final\s+)?"
     rf"(?:(?:answer|output|verdict|choice|decision){_MARK}(?:is\b)?:?{_MARK})?"
@@ -28,7 +29,7 @@ def parse_label(text: str, labels: tuple[str, str]) -> int | None:
         text: What the model wrote.
         labels: The two labels, for instance `("Passage A", "Passage B")`.
     """
-    text = _THOUGHT.sub("", text)
+    text = _THOUGHT.sub("", text).strip()
     if all(_mentions(label, text) for label in labels):
         return None
     found = [i for i, label in enumerate(labels) if _chosen(label, text)]

@@ -45,7 +45,7 @@ def parse_permutation(text: str, count: int) -> list[int] | None:
     found = re.findall(r"\[\s*(\d{1,3})\s*\]", text)
     if not found:
         line = next((line for line in text.splitlines() if line.strip()), "")
-        bare = re.fullmatch(r"\W*\d{1,3}(?:\s*[>,\s]\s*\d{1,3})*\W*", line)
+        bare = re.fullmatch(r"\W*\d{1,3}(?:[>,\s]+\d{1,3})*\W*", line)
         found = re.findall(r"\d+", line) if bare else []
     named = dict.fromkeys(place for number in found if 0 <= (place := int(number) - 1) < count)
     if not named:

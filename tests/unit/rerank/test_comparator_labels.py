@@ -82,6 +82,13 @@ def test_anything_else_decides_nothing(text):
     assert parse_label(text, LABELS) is None
 
 
+@pytest.mark.parametrize("mark", [*list(" \n*_#`\"'()[]{}<>.!-"), "<think>", "Passage "])
+@pytest.mark.parametrize("head", ["", "answer", "Passage A"])
+def test_long_runs_of_marks_do_not_hang(head, mark):
+    # Cut up in every way this would take hours.
+    assert parse_label(head + mark * 100_000 + "x", LABELS) in (None, 0)
+
+
 def test_own_labels():
     assert parse_label("Document 2", ("Document 1", "Document 2")) == 1
     assert parse_label("1", ("Document 1", "Document 2")) == 0

@@ -103,6 +103,11 @@ def test_any_answer_is_a_permutation_or_nothing(text, count):
     assert order is None or sorted(order) == list(range(count))
 
 
+@pytest.mark.parametrize("run", [" ", "1 ", "1> ", "1, ", "[ ", "[1"])
+def test_long_runs_do_not_hang(run):
+    parse_permutation("1" + run * 100_000 + "x", 20)
+
+
 def test_an_unusable_answer_keeps_the_window_and_is_counted():
     replies = iter(["no idea", "[3] > [2]", ""])
     model = chat(lambda _: next(replies))
