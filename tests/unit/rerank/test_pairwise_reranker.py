@@ -24,6 +24,7 @@ from agentprm.rerank import (
     heapsort,
 )
 from agentprm.rerank.comparator import Comparator, Verdict
+from agentprm.retrievers.fusion import rrf
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.rerank.graded import best_first, documents, grade_in, places
 
@@ -367,9 +368,33 @@ class TestBounds:
         ranked = reranker(Judge(), top_n=2).compress_documents(documents([0, 1, 2]), "q")
         assert places(ranked) == [2, 1]
 
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.sampled_from([0.3, 1.0, 2.0]))
+    def test_the_incoming_order_may_have_a_say(self, grades, weight):
+        plain = reranker(Judge(), aggregation="all_pair").compress_documents(documents(grades), "q")
+        ranked = reranker(Judge(), aggregation="all_pair", prior_weight=weight).compress_documents(
+            documents(grades), "q"
+        )
+        lists = [[(d, 0.0) for d in plain], [(d, 0.0) for d in documents(grades)]]
+        expected = rrf(lists, [1.0, weight])
+        prior = {d.id: place for place, d in enumerate(documents(grades))}
+        expected.sort(key=lambda found: (-found[1], prior[found[0].id]))
+        assert [d.id for d in ranked] == [d.id for d, _ in expected]
+        for document, (_, score) in zip(ranked, expected, strict=True):
+            assert document.metadata["rerank"]["score"] == pytest.approx(score)
+            assert document.metadata["rerank"]["method"] == f"pairwise all-pair with prior {weight:g}"
+
     @pytest.mark.parametrize(
         "fields",
-        [{"k": 0}, {"top_n": 0}, {"max_judgements": -1}, {"deadline": -1}, {"deadline": float("nan")}],
+        [
+            {"k": 0},
+            {"top_n": 0},
+            {"max_judgements": -1},
+            {"deadline": -1},
+            {"deadline": float("nan")},
+            {"prior_weight": -1},
+            {"prior_weight": float("nan")},
+        ],
     )
     def test_refused_settings(self, fields):
         with pytest.raises(ConfigurationError, match=f"^{next(iter(fields))} must be"):
