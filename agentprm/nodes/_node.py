@@ -27,7 +27,7 @@ from agentprm.state import (
     plain_document,
 )
 
-__all__ = ["Node", "Plan", "State", "apply_update", "emit", "share_usage"]
+__all__ = ["Node", "Plan", "State", "apply_update", "emit", "emit_proposed", "share_usage"]
 
 State = Mapping[str, Any]
 Plan = Generator[Call, Any, dict[str, Any]]
@@ -56,6 +56,21 @@ def emit(event: SearchEvent) -> None:
     except (RuntimeError, KeyError):
         return
     writer(event)
+
+
+def emit_proposed(steps: Sequence[Step]) -> None:
+    """Sends an event for each step that was proposed."""
+    for step in steps:
+        emit(
+            {
+                "type": "agentprm.step_proposed",
+                "step_id": step["id"],
+                "parent_id": step["parent_id"],
+                "query": step["query"],
+                "final_answer": step["final_answer"],
+                "status": step["status"],
+            }
+        )
 
 
 def _run_context() -> Any:

@@ -10,7 +10,7 @@ from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.nodes._node import Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit_proposed
 from agentprm.nodes._tree import new_step, same_text
 from agentprm.prompts import PROMPTS, Prompts, finished_text, known_text, one_line, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to
@@ -112,17 +112,7 @@ class ProposeSteps(Node):
         remaining = iter(outputs)
         for path, count in zip(paths, searches, strict=True):
             proposed += self._candidates(state, path, next(remaining)[:count] if count else [])
-        for step in proposed:
-            emit(
-                {
-                    "type": "agentprm.step_proposed",
-                    "step_id": step["id"],
-                    "parent_id": step["parent_id"],
-                    "query": step["query"],
-                    "final_answer": step["final_answer"],
-                    "status": step["status"],
-                }
-            )
+        emit_proposed(proposed)
         return {"prm_steps": proposed}
 
     def _offers_conclusion(self, path: list[Step]) -> bool:

@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
-from agentprm.nodes._node import Node, Plan, emit
+from agentprm.nodes._node import Node, Plan, emit_proposed
 from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text, with_implicit_step
 from agentprm.prompts import (
     PROMPTS,
@@ -117,17 +117,7 @@ class RefineStep(Node):
             self._refined(state, step, text, prefix + finished_text(row[0]))
             for step, text, row in zip(weak, texts, actions, strict=True)
         ]
-        for step in refined:
-            emit(
-                {
-                    "type": "agentprm.step_proposed",
-                    "step_id": step["id"],
-                    "parent_id": step["parent_id"],
-                    "query": step["query"],
-                    "final_answer": step["final_answer"],
-                    "status": step["status"],
-                }
-            )
+        emit_proposed(refined)
         kept = weak if implicit else []
         return {
             "prm_steps": [*kept, *refined],
