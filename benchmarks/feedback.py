@@ -356,10 +356,10 @@ def line(name: str, values: dict[str, list[float]], base: dict[str, list[float]]
     for measure_name in MEASURES:
         own = values[measure_name]
         difference = bootstrap_difference(own, base[measure_name], resamples=2000)
-        star = "*" if difference.low > 0 or difference.high < 0 else " "
+        star = "*" if difference.low > 0 or difference.high < 0 else ""
         cells.append(f"{sum(own) / len(own):.3f}{star}")
     interval = bootstrap_interval(values["nDCG@10"], resamples=2000)
-    return f"{name:48} {'  '.join(cells)}  [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"| {name} | {' | '.join(cells)} | [{interval.low:.3f}, {interval.high:.3f}] |"
 
 
 def main() -> None:
@@ -373,8 +373,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     for name in arguments.sets:
         data = load(arguments.data / name, arguments.cache, arguments.limit)
-        print(f"\n{name}: {len(data.store)} documents, {len(data.queries)} queries", flush=True)
-        print(f"{'':48} {'  '.join(f'{m:6}' for m in MEASURES)}  95 % interval of nDCG@10")
+        print(f"\n### {name}: {len(data.store):,} documents, {len(data.queries)} queries\n", flush=True)
+        print(f"| | {' | '.join(MEASURES)} | 95 % of nDCG@10 |\n|{'---|' * (len(MEASURES) + 2)}")
         base = measure(data, data.dense)
         print(line("dense", base, base), flush=True)
         kinds = {"vectors": vector_rows, "judge": judge_rows}
@@ -382,7 +382,7 @@ def main() -> None:
             for row, lists in text_rows(data, arguments.cache) if kind == "texts" else kinds[kind](data):
                 print(line(row, measure(data, lists), base), flush=True)
         for row, (two, five) in PUBLISHED.items() if name == "2wiki" else ():
-            print(f"{row:48} {'':24}{two:.3f}   {five:.3f}")
+            print(f"| {row} | | | | {two:.3f} | {five:.3f} | | |")
 
 
 if __name__ == "__main__":
