@@ -425,10 +425,13 @@ PEER_RUNS: list[tuple[str, str, str, int | None]] = [
 
 def peers(args: argparse.Namespace) -> None:
     """Each peer and the same method of ours on the same lists, prompts and model."""
+    import torch
+
+    torch.set_num_threads(args.threads)
     done = {
         (row["peer"], row["method"], row["query"], row["judge"])
         for row in read(args.out)
-        if row["group"] == "peers"
+        if row["group"] == "peers" and row["threads"] == args.threads
     }
     tasks = [task for task in load(args, args.depth) if task.data == "dl19"]
     for judge, some in (("qrels", tasks), ("model", tasks[: args.peer_queries])):
@@ -473,7 +476,8 @@ def ask_peer(
         "peer": peer,
         "method": method,
         "model": None if judge == "qrels" else model_folder(),
-        "memo": f"{args.out}.memo" if judge == "model" else None,
+        "threads": args.threads,
+        "memo": f"{args.out}.{args.threads}.memo" if judge == "model" else None,
         "lists": [
             {
                 "query": task.query,
@@ -523,9 +527,9 @@ def peer_row(
         )
     reranker = PairwiseReranker(model=comparator, aggregation=aggregation, cache=VerdictCache())
     with metered() as meter:
-        cpu = time.process_time()
+        cpu, seconds = time.process_time(), time.perf_counter()
         ranking = reranker.rank(shown, task.query)
-        cpu = time.process_time() - cpu
+        cpu, seconds = time.process_time() - cpu, time.perf_counter() - seconds
     top = common or 10
     return {
         "group": "peers",
@@ -533,6 +537,7 @@ def peer_row(
         "peer": peer,
         "method": method,
         "query": task.id,
+        "threads": args.threads,
         "depth": len(shown),
         "words": args.peer_words,
         "equal": list(ranking.order)[:top] == theirs["order"][:top] if common else None,
@@ -544,7 +549,7 @@ def peer_row(
         "their_computed": theirs["tokens"],
         "cpu": cpu,
         "their_cpu": theirs["cpu"],
-        "seconds": meter.usage["seconds"],
+        "seconds": seconds,
         "their_seconds": theirs["seconds"],
         "note": theirs["note"],
     }
@@ -628,11 +633,16 @@ def quality_table(rows: list[Row]) -> str:
 def peer_table(rows: list[Row]) -> str:
     lines = [
         "| peer and method | judge | n | passages | equal first 10 | nDCG@10 ours / theirs "
-        "| prompts ours / theirs | tokens ours / theirs | cpu s ours / theirs | ratio |",
-        "|---|---|--:|--:|--:|---|---|---|---|--:|",
+        "| prompts ours / theirs | tokens ours / theirs | cpu s ours / theirs | ratio "
+        "| threads | wall s ours / theirs | ratio |",
+        "|---|---|--:|--:|--:|---|---|---|---|--:|--:|---|--:|",
     ]
-    for judge, peer, method in dict.fromkeys((r["judge"], r["peer"], r["method"]) for r in rows):
-        some = [r for r in rows if (r["judge"], r["peer"], r["method"]) == (judge, peer, method)]
+
+    def kind(row: Row) -> tuple[str, str, str, int]:
+        return row["judge"], row["peer"], row["method"], row["threads"]
+
+    for judge, peer, method, threads in dict.fromkeys(map(kind, rows)):
+        some = [r for r in rows if kind(r) == (judge, peer, method, threads)]
         equal = [r["equal"] for r in some if r["equal"] is not None]
 
         def both(key: str, form: str, some: list[Row] = some) -> str:
@@ -641,13 +651,17 @@ def peer_table(rows: list[Row]) -> str:
             )
 
         model = judge == "model"
-        ratio = statistics.median(r["their_cpu"] / max(1e-9, r["cpu"]) for r in some)
+        ratio, wall = (
+            statistics.median(r[f"their_{key}"] / max(1e-9, r[key]) for r in some)
+            for key in ("cpu", "seconds")
+        )
         lines.append(
             f"| {peer} {method} | {judge} | {len(some)} | {some[0]['depth']} "
             f"| {f'{sum(equal)}/{len(equal)}' if equal else '-'} "
             f"| {both('ndcg', '.4f')} | {both('prompts', ',.0f')} "
             f"| {both('computed', ',.0f') if model else '-'} | {both('cpu', '.1f') if model else '-'} "
-            f"| {f'{ratio:.1f}' if model else '-'} |"
+            f"| {f'{ratio:.1f}' if model else '-'} | {threads} "
+            f"| {both('seconds', '.1f') if model else '-'} | {f'{wall:.1f}' if model else '-'} |"
         )
     notes = [f"- {note}" for note in dict.fromkeys(row["note"] for row in rows) if note]
     return "\n".join([*lines, "", *notes]) + "\n"
@@ -668,6 +682,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
     parser.add_argument("--peer-methods", nargs="+", help="only these methods of the peers")
     parser.add_argument("--peer-words", type=int, default=40, help="words of a passage against the peers")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch against the peers")
     parser.add_argument("--peer-queries", type=int, default=1, help="queries against the peers' model runs")
     args = parser.parse_args(argv)
     if args.part == "oracle":

@@ -78,9 +78,17 @@ def llm_rankers(request: dict[str, Any], meter: Meter) -> tuple[list[int], str]:
     else:
         import torch
 
-        torch.set_num_threads(1)
         ranker = PairwiseLlmRanker(request["model"], None, "cpu", method=method, k=10)
         original = ranker.compare
+        letters = [ranker.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (" A", " B")]
+
+        def generate(input_ids: Any, **_: Any) -> Any:
+            # Left alone the packaged model answers with a quotation mark, so that every pair is a tie.
+            logits = ranker.llm(input_ids, logits_to_keep=1).logits[:, -1, letters]
+            return torch.cat([input_ids, torch.tensor(letters)[logits.argmax(-1)][:, None]], 1)
+
+        ranker.llm.generate = generate
+        note = "llm-rankers was held to A or B, one forward pass a prompt; free, this model writes neither."
 
         def compare(query: str, docs: list[str]) -> list[str]:
             def compute() -> tuple[list[str], int]:
@@ -89,7 +97,7 @@ def llm_rankers(request: dict[str, Any], meter: Meter) -> tuple[list[int], str]:
                     output = original(query, docs)
                 return output, ranker.total_prompt_tokens - before
 
-            keys = [f"llm-rankers/{query}/{docs[0]}/{docs[1]}", f"llm-rankers/{query}/{docs[1]}/{docs[0]}"]
+            keys = [f"llm-rankers A or B/{query}/{a}/{b}" for a, b in (docs, docs[::-1])]
             result: list[str] = meter.run(keys, compute)
             return result
 
@@ -100,9 +108,10 @@ def llm_rankers(request: dict[str, Any], meter: Meter) -> tuple[list[int], str]:
     if method == "allpair":
         # Its own all-pair mode is written for T5 and fails on a Llama (it has no decoder_input_ids); these
         # are its prompts and its scoring, around its compare().
-        note = (
+        call = (
             "llm-rankers' all-pair mode fails on Llama-type models: its compare() was called for each pair."
         )
+        note = f"{note} {call}".strip()
         scores = dict.fromkeys(range(len(ranking)), 0.0)
         for a, b in itertools.combinations(range(len(ranking)), 2):
             said = ranker.compare(request["query"], [ranking[a].text, ranking[b].text])
@@ -153,7 +162,6 @@ class Local:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        torch.set_num_threads(1)
         self.torch, self.meter, self.response = torch, meter, response
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -224,6 +232,10 @@ def rank_llm(request: dict[str, Any], meter: Meter) -> tuple[list[int], str]:
 
 def main() -> None:
     request = json.load(sys.stdin)
+    if request["model"] is not None:
+        import torch
+
+        torch.set_num_threads(request["threads"])
     meter = Meter(request["memo"])
     run = {"llm-rankers": llm_rankers, "ranksmith": ranksmith, "rank-llm": rank_llm}[request["peer"]]
     answers = []
