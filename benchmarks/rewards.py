@@ -327,12 +327,16 @@ def processbench(args: argparse.Namespace) -> None:
 
 
 def crossed(scores: list[list[float]], labels: list[int]) -> list[int]:
-    """Predictions for each half of the solutions with the threshold that is best on the other half."""
+    """Predictions for each half of the solutions with the threshold that is best on the other half.
+
+    The halves have equally many right solutions, and equally many wrong ones.
+    """
+    right = [i for i, label in enumerate(labels) if label == -1]
+    wrong = [i for i, label in enumerate(labels) if label != -1]
+    halves = [right[k::2] + wrong[k::2] for k in (0, 1)]
     predictions = [0] * len(labels)
-    for half in (0, 1):
-        other = range(1 - half, len(labels), 2)
+    for own, other in (halves, halves[::-1]):
         threshold, _ = best_threshold([scores[i] for i in other], [labels[i] for i in other])
-        own = range(half, len(labels), 2)
         for i, found in zip(own, processbench_predictions([scores[i] for i in own], threshold), strict=True):
             predictions[i] = found
     return predictions
