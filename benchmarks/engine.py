@@ -4,10 +4,10 @@ Parts: `scoring` (children of beams, ours against re-scoring every full prefix, 
 time), `sampling` (n samples of a long prompt against `generate`), `question` (a whole question of
 the demo, before and after, same result), `concurrency` (callers at once against one after the
 other), `memory` (cache against its bound), `packing` (what decides how many lanes share a row),
-`passes` (tokens of a pass), `precision` (fp32, bf16, int8, with --compile torch.compile), and
-`llama_cpp` (needs --peer-python). Medians of `--repeats` runs; the baselines of `scoring` are slow,
-so by default one in eight (one at a time) or one in four (batched) of their candidates is computed
-and the time multiplied; `--full` computes all.
+`passes` (tokens of a pass), `threads` (rows side by side or shared operations), `precision` (fp32,
+bf16, int8, with --compile torch.compile), and `llama_cpp` (needs --peer-python). Medians of
+`--repeats` runs; the baselines of `scoring` are slow, so by default one in eight (one at a time) or one
+in four (batched) of their candidates is computed and the time multiplied; `--full` computes all.
 
     python benchmarks/engine.py                   # the packaged SmolLM2-135M, about a quarter of an hour
     python benchmarks/engine.py scoring --full
@@ -32,12 +32,22 @@ from typing import Any
 import engine_speed
 import torch
 
-from agentprm.lm import Completion, Prompt, SamplingParams, TransformersLM, _plan, _scheduler
+from agentprm.lm import Completion, Prompt, SamplingParams, TransformersLM, _engine, _plan, _scheduler
 from agentprm.lm._decode import Group
 from agentprm.lm._work import Request
 from agentprm.packaged import default_language_model
 
-PARTS = ("scoring", "sampling", "question", "concurrency", "memory", "packing", "passes", "precision")
+PARTS = (
+    "scoring",
+    "sampling",
+    "question",
+    "concurrency",
+    "memory",
+    "packing",
+    "passes",
+    "threads",
+    "precision",
+)
 EXTRA = ("llama_cpp",)
 
 
@@ -421,6 +431,57 @@ def part_passes(lm: TransformersLM, search: Search, sizes: list[int], repeats: i
     table(f"Tokens of a pass, {search.name}", ["at most", "seconds"], rows)
 
 
+def part_threads(lm: TransformersLM, alike: int, own: int, repeats: int) -> None:
+    """A list of prompts with a beginning in common on one thread and on all."""
+    words = random.Random(0)
+
+    def text(count: int) -> str:
+        return "".join(" " + words.choice(WORDS) for _ in range(count))
+
+    def batch() -> list[Prompt]:
+        head = text(alike)
+        return [Prompt((("user", head + text(own)),)) for _ in range(30)]
+
+    def rate(work: Callable[[], int]) -> float:
+        rates = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            tokens = work()
+            rates.append(tokens / (time.perf_counter() - start))
+        return statistics.median(rates)
+
+    def engine() -> int:
+        before = lm.tokens_computed
+        lm.clear_cache()
+        lm.loglikelihood(batch(), [VERDICTS] * 30)
+        return lm.tokens_computed - before
+
+    def plain() -> int:
+        ids = lm._text.encode([lm._text.render(prompt) for prompt in batch()[:8]])
+        with torch.no_grad():
+            for row in ids:
+                lm.model(torch.tensor([row]), logits_to_keep=1, use_cache=False)
+        return sum(map(len, ids))
+
+    every, usual = torch.get_num_threads(), _engine.even_parts
+    ways: dict[str, Callable[[], int]] = {"rows side by side (ours)": engine}
+    ways |= {"all threads in every operation": engine, "plain passes, one prompt at a time": plain}
+    rows = []
+    for name, work in ways.items():
+        if name.startswith("all threads"):
+            _engine.even_parts = lambda sizes, threads: [slice(0, len(sizes))]
+        rates = []
+        for threads in (1, every):
+            torch.set_num_threads(threads)
+            time.sleep(2)  # until the model's thread has ended; the next one takes the new number
+            work()
+            rates.append(rate(work))
+        _engine.even_parts = usual
+        rows.append([name, f"{rates[0]:.0f}", f"{rates[1]:.0f}", f"{rates[1] / rates[0]:.2f}"])
+    head = ["tokens/s, wall-clock", "1 thread", f"{every} threads", "times"]
+    table(f"Threads: 30 prompts, {alike} words in common and {own} of their own", head, rows)
+
+
 def part_precision(lm: TransformersLM, repeats: int, compiled: bool) -> None:
     from agentprm.demo import corpus_path
 
@@ -560,6 +621,8 @@ def main() -> None:
         part_passes(
             lm, Search(4, 4, 2, 500 // shrink, 60 // shrink), [256, 512, 1024, 2048], arguments.repeats
         )
+    if "threads" in arguments.parts:
+        part_threads(lm, 100 // shrink, 60 // shrink, arguments.repeats)
     if "precision" in arguments.parts:
         part_precision(lm, arguments.repeats, arguments.compile)
     if "llama_cpp" in arguments.parts:

@@ -12,6 +12,7 @@ from agentprm._fork import reset_after_fork
 from agentprm.errors import ConfigurationError
 from agentprm.lm._attention import Pass, needs_mask, use_row_attention
 from agentprm.lm._kv import Row
+from agentprm.lm._parallel import even_parts, side_by_side
 from agentprm.lm._prefix_tree import PrefixTree, Stretch
 
 __all__ = ["Engine", "Piece", "path_length", "token_logprobs"]
@@ -78,13 +79,30 @@ class Engine:
     def forward(self, pieces: Sequence[Piece], keep: Sequence[int]) -> torch.Tensor:
         """Computes new tokens; `commit` then makes them part of their rows.
 
+        On a CPU with several threads the pieces are cut into parts that run side by side, a thread
+        each: threads that share every operation of one pass gain much less (benchmarks/engine.py
+        threads).
+
         Args:
             pieces: At most one of each row.
-            keep: Tokens whose logits are wanted, counted over all pieces.
+            keep: Tokens whose logits are wanted, in ascending order, counted over all pieces.
 
         Returns:
             Logits `[len(keep), vocabulary]` in the model's precision.
         """
+        sizes = [len(piece.ids) for piece in pieces]
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        parts = even_parts(sizes, threads)
+        if len(parts) == 1:
+            return self._forward(pieces, keep)
+        calls, begin = [], 0
+        for part in parts:
+            end = begin + sum(sizes[part])
+            calls.append((pieces[part], [i - begin for i in keep if begin <= i < end]))
+            begin = end
+        return torch.cat(side_by_side(self._forward, calls, threads))
+
+    def _forward(self, pieces: Sequence[Piece], keep: Sequence[int]) -> torch.Tensor:
         device, dtype = self.device, self.model.dtype
         where = [
             (

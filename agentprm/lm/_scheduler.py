@@ -27,8 +27,9 @@ from agentprm.lm._work import Item, Reading, Request, Sink, Work
 
 __all__ = ["Scheduler"]
 
-# Most tokens of prompts and continuations in one pass. On a CPU larger ones are slower, as what lies
-# between the layers leaves the caches (benchmarks/engine.py passes); a GPU wants more at once.
+# Most tokens of prompts and continuations that a thread computes in one pass. On a CPU larger ones are
+# slower, as what lies between the layers leaves the caches (benchmarks/engine.py passes); a GPU wants
+# more at once.
 PASS = 512
 _PASSES_ON_GPU = 8  # times as many
 _LOGITS = 2**26  # most logits of one pass (256 MB in fp32)
@@ -78,8 +79,14 @@ class Scheduler:
         self._ended = False
 
     @property
-    def _most_tokens(self) -> int:
+    def _most_of_row(self) -> int:
+        """Most tokens of one row in a pass."""
         return PASS if self.engine.device.type == "cpu" else PASS * _PASSES_ON_GPU
+
+    @property
+    def _most_tokens(self) -> int:
+        """Most tokens of a pass. The threads of a CPU share out its rows."""
+        return self._most_of_row * (torch.get_num_threads() if self.engine.device.type == "cpu" else 1)
 
     @property
     def row_bytes(self) -> int:
@@ -233,7 +240,7 @@ class Scheduler:
                 break
             work.begin(self.engine.device)
             chosen.append(work)
-            tokens += work.left
+            tokens += min(work.left, self._most_of_row)
             slots += work.slots
         return chosen
 
@@ -260,7 +267,7 @@ class Scheduler:
         pieces: list[Piece] = [group.piece() for group in decoding]
         counts = [len(piece.ids) for piece in pieces]
         keep = list(range(sum(counts)))
-        at, room = len(keep), self._most_tokens
+        at, room, most_of_row = len(keep), self._most_tokens, self._most_of_row
         most = max(1, _LOGITS // self.engine.outputs)
         taken: list[tuple[Work, int]] = []
         sinks: list[Sink] = []
@@ -268,7 +275,7 @@ class Scheduler:
         ends: list[tuple[Work, int]] = []
         for work in works:
             readable = most - len(keep) if taken else max(1, most - len(keep))
-            piece, reads, last = work.take(room, readable)
+            piece, reads, last = work.take(min(room, most_of_row), readable)
             if not piece.ids:
                 break
             for offset, some in enumerate(reads):
