@@ -335,9 +335,14 @@ def _index(args: argparse.Namespace) -> int:
     from agentprm.retrievers import load_folder
 
     start = time.perf_counter()
-    logging.getLogger("agentprm.retrievers.loading").setLevel(logging.ERROR)  # we list them below
-    with progress.status("Reading documents"):
-        found = load_folder(args.folder, chunk_size=args.chunk_size, chunk_overlap=args.chunk_overlap)
+    logger = logging.getLogger("agentprm.retrievers.loading")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what was skipped is listed below
+    try:
+        with progress.status("Reading documents"):
+            found = load_folder(args.folder, chunk_size=args.chunk_size, chunk_overlap=args.chunk_overlap)
+    finally:
+        logger.setLevel(level)
     for source, reason in found.skipped[:5]:
         tell(progress, f"skipped {source}: {reason}")
     if len(found.skipped) > 5:

@@ -407,7 +407,8 @@ def test_output_that_cannot_be_encoded_is_replaced(tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 import agentprm.cli as cli
 from agentprm.state import ReasoningState
 from langgraph.graph import END, START, StateGraph
