@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
@@ -53,8 +53,7 @@ def side_by_side(work: Callable[..., T], calls: Sequence[tuple[Any, ...]], threa
 
     An error of one is raised when all have ended.
     """
-    pool = _workers.pool(threads)
-    futures = [pool.submit(work, *call) for call in calls]
+    futures = _workers.submit(work, calls, threads)
     wait(futures)
     return [future.result() for future in futures]
 
@@ -72,30 +71,37 @@ class _Workers:
         self._pool: ThreadPoolExecutor | None = None
         self._count = 0
 
-    def pool(self, count: int) -> ThreadPoolExecutor:
-        """The threads, `count` of them."""
-        with self._lock:
+    def submit(self, work: Callable[..., T], calls: Sequence[tuple[Any, ...]], count: int) -> list[Future[T]]:
+        """Hands the calls to `count` threads."""
+        with self._lock:  # so that nobody replaces the threads in between
             if self._pool is None or self._count != count:
                 if self._pool is not None:
-                    self._pool.shutdown(wait=False)
-                self._pool, self._count = self._started(count), count
-            return self._pool
+                    self._pool.shutdown(wait=False)  # after what they have been given
+                    self._pool = None
+                self._pool, self._count = _started(count), count
+            return [self._pool.submit(work, *call) for call in calls]
 
-    @staticmethod
-    def _started(count: int) -> ThreadPoolExecutor:
-        pool = ThreadPoolExecutor(count, "agentprm-part")
-        all_there = threading.Barrier(count)
 
-        def alone() -> None:
-            torch.get_num_threads()  # the first question sets it to what holds elsewhere
-            torch.set_num_threads(1)
-            all_there.wait()
+def _started(count: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(count, "agentprm-part")
+    all_there = threading.Barrier(count)
 
+    def alone() -> None:
+        torch.get_num_threads()  # the first question sets it to what holds elsewhere
+        torch.set_num_threads(1)
+        all_there.wait()
+
+    try:
         wait([pool.submit(alone) for _ in range(count)])
+    except RuntimeError:  # there are no more threads; those that have begun must not wait for them
+        all_there.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
         # It holds for the thread that sets it, and for threads that are yet to begin. The latter are
         # not ours, so it is put back.
         torch.set_num_threads(count)
-        return pool
+    return pool
 
 
 _workers = _Workers()

@@ -144,8 +144,7 @@ class TreeReward(LocalReward):
     def clear_cache(self) -> None:
         """Forgets all keys, values and scores; needed after the model's weights have changed."""
         self._engine.tree.clear()
-        with self._lock:
-            self._kept.clear()
+        self._kept.clear()
 
     @abstractmethod
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:

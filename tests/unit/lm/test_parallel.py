@@ -138,6 +138,35 @@ def test_threads_of_torch_stay_what_they_were(three_threads):
         assert (torch.get_num_threads(), seen()) == (count, count)
 
 
+def test_models_with_different_numbers_of_threads_do_not_disturb_each_other():
+    def run(count):
+        return [side_by_side(lambda i: i, [(i,) for i in range(count)], count) for _ in range(60)]
+
+    with ThreadPoolExecutor(3) as pool:
+        runs = list(pool.map(run, (2, 3, 4)))
+    assert runs == [[list(range(count))] * 60 for count in (2, 3, 4)]
+
+
+def test_threads_that_cannot_be_started(monkeypatch):
+    assert side_by_side(lambda i: i, [(0,), (1,)], 2) == [0, 1]
+    begin, begun = threading.Thread.start, []
+
+    def start(thread):
+        if thread.name.startswith("agentprm-part") and len(begun) == 2:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"):
+        side_by_side(lambda i: i, [(0,), (1,), (2,)], 3)
+    for thread in begun:  # they do not wait for the third one for ever
+        thread.join(20)
+        assert not thread.is_alive()
+    monkeypatch.undo()
+    assert side_by_side(lambda i: i, [(0,), (1,), (2,)], 3) == [0, 1, 2]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_forked_process_has_threads_of_its_own():
     assert side_by_side(lambda x: x, [(1,), (2,)], 2) == [1, 2]
