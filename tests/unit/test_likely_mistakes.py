@@ -1,11 +1,12 @@
 """What people do wrong first: one sentence says what, and what to do instead."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from langchain_core.documents import Document
 
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
 from agentprm.rerank import CrossEncoderReranker, FunctionComparator, PairwiseReranker
 from agentprm.rewards import Checked, Grounding, VerdictReward, as_trajectory, load_reward
 from agentprm.rewards.checkers import ArithmeticChecker
@@ -51,6 +52,12 @@ def test_texts_for_trajectories(wrong):
     for reward in (Grounding(model), VerdictReward(model), Checked(None, [ArithmeticChecker()])):
         with pytest.raises(InputError, match=r"score\(question, \[as_trajectory\(solution\)\]\)"):
             reward.score("What is 1 + 1?", wrong)
+
+
+def test_a_checker_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sympy", None)
+    with pytest.raises(MissingDependencyError, match=r"sympy is not installed.*agentprm\[formal\]"):
+        ArithmeticChecker()
 
 
 async def test_reranking_nothing_sensible():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from agentprm.errors import MissingDependencyError
 
-__all__ = ["Token", "Value", "evaluate"]
+__all__ = ["Token", "Value", "evaluate", "sympy_module"]
 
 _MAX_TOKENS = 200
 _MAX_DIGITS = 40
@@ -55,6 +55,19 @@ class _NoExpression(Exception):
     """The tokens form no expression of this grammar, or one that is too large."""
 
 
+def sympy_module() -> Any:
+    """Sympy, imported when it is first needed.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+    """
+    try:
+        import sympy
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("sympy", "formal") from error
+    return sympy
+
+
 def evaluate(tokens: Sequence[Token], *, percent: bool) -> Value | None:
     """Value of an expression, or `None` if it is none, too large or undefined (division by zero).
 
@@ -65,12 +78,9 @@ def evaluate(tokens: Sequence[Token], *, percent: bool) -> Value | None:
     Raises:
         MissingDependencyError: If sympy is not installed.
     """
-    try:
-        import sympy
-    except ImportError as error:
-        raise MissingDependencyError.for_extra("sympy", "formal") from error
     if not tokens or len(tokens) > _MAX_TOKENS:
         return None
+    sympy = sympy_module()
     parser = _Parser(tokens, sympy, percent)
     try:
         number = parser.sum(0)

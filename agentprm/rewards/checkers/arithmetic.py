@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from agentprm.rewards.base import Trajectory
-from agentprm.rewards.checkers._numbers import Token, Value, evaluate
+from agentprm.rewards.checkers._numbers import Token, Value, evaluate, sympy_module
 from agentprm.rewards.checkers.base import CheckResult, Label, combined
 
 __all__ = ["ArithmeticChecker"]
@@ -100,9 +100,15 @@ class ArithmeticChecker:
     on (`5 + 3 = 8 - 2 = 6`) are read as people mean them.
 
     Needs sympy, which torch brings along; else the extra `formal`.
+
+    Raises:
+        MissingDependencyError: If sympy is not installed.
     """
 
     name = "arithmetic"
+
+    def __init__(self) -> None:
+        sympy_module()
 
     def check(self, question: str, prefix: Trajectory) -> CheckResult:
         """See `Checker.check`."""
@@ -112,11 +118,7 @@ class ArithmeticChecker:
         return combined(self.equations(text), self.name)
 
     def equations(self, text: str) -> list[CheckResult]:
-        """A verdict on each equation between numbers that `text` states.
-
-        Raises:
-            MissingDependencyError: If sympy is not installed.
-        """
+        """A verdict on each equation between numbers that `text` states."""
         verdicts: list[CheckResult] = []
         for part in [*_NOTE.findall(text), text]:
             for segment in _segments(_pieces(_without_markup(part))):
