@@ -51,7 +51,10 @@ def cluster():
         handler = signal.getsignal(signal.SIGTERM)
         before = set(psutil.Process().children(recursive=True))
         folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a short name: sockets lie in it
-        made = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": folder})
+        # The cluster writes its address into Ray's own folder, which only a machine that ran Ray has.
+        patch.setenv("RAY_TMPDIR", folder)
+        Path(folder, "ray").mkdir()
+        made = Cluster(initialize_head=True, head_node_args=NODE)
         for _ in range(2):
             made.add_node(**NODE, wait=False)
         made.wait_for_nodes()
