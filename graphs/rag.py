@@ -13,10 +13,9 @@ from langgraph.graph import END, START, StateGraph
 from agentprm.budget import SearchBudget
 from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes import Answer, PairwiseRerank, Retrieve, VectorFeedback
+from agentprm.nodes import Answer, PairwiseRerank, Retrieve
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
-from agentprm.retrievers import VectorIndex
 
 __all__ = ["create_rag_graph"]
 
@@ -27,19 +26,17 @@ def create_rag_graph(
     *,
     k: int = 5,
     passages: int | None = None,
-    feedback: VectorIndex | None = None,
     reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
     budget: SearchBudget | None = None,
     prompts: Prompts = PROMPTS,
 ) -> StateGraph[Any, Any, Any, Any]:
-    """Builds retrieve → (feedback → rerank) → answer.
+    """Builds retrieve → (rerank) → answer.
 
     Args:
         model: Reads the passages and writes the answer.
-        retriever: Any LangChain retriever or vector store.
+        retriever: Any LangChain retriever or vector store; a `FeedbackRetriever` for relevance feedback.
         k: Passages that are retrieved.
         passages: Passages that are read; by default all.
-        feedback: An index for blind vector feedback; `None` leaves it out.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
             it out.
         budget: Bounds of a run.
@@ -61,8 +58,6 @@ def create_rag_graph(
     )
     language_model = as_language_model(model)
     chain: list[Any] = [Retrieve(retriever, k=k, budget=budget)]
-    if feedback is not None:
-        chain.append(VectorFeedback(feedback, budget=budget))
     if reranker is not None:
         chain.append(PairwiseRerank(reranker, budget=budget))
     chain.append(Answer(language_model, passages=passages or k, prompts=prompts, speak=True, budget=budget))

@@ -23,11 +23,9 @@ from agentprm.nodes import (
     Retrieve,
     ScoreSteps,
     SelectSteps,
-    VectorFeedback,
 )
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
-from agentprm.retrievers import VectorIndex
 from agentprm.rewards import Fused, Grounding, ProcessRewardModel, Relevance
 from agentprm.search import Plain, ValueFunction
 from agentprm.search.selection import Accept
@@ -49,7 +47,6 @@ def create_reasoning_graph(
     threshold: float | None = 0.5,
     accept: Accept = "if_better",
     critic: LanguageModel | BaseChatModel | str | None = None,
-    feedback: VectorIndex | None = None,
     reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
     temperature: float = 0.7,
     seed: int | None = 0,
@@ -81,7 +78,6 @@ def create_reasoning_graph(
             refines.
         accept: `if_better`, or `always` as in the paper.
         critic: A model of its own for the critique; `None` means `model`.
-        feedback: An index for blind vector feedback; `None` leaves it out.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
             it out.
         temperature: Of the proposals.
@@ -116,8 +112,6 @@ def create_reasoning_graph(
         "budget": budget,
     }
     work: list[Any] = [Retrieve(retriever, k=k, budget=budget)]
-    if feedback is not None:
-        work.append(VectorFeedback(feedback, budget=budget))
     if reranker is not None:
         work.append(PairwiseRerank(reranker, budget=budget))
     work += [

@@ -12,7 +12,6 @@ from agentprm.nodes.retrieve import Retrieve
 from agentprm.nodes.retry import retry_policy
 from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.nodes.select_steps import SelectSteps
-from agentprm.nodes.vector_feedback import VectorFeedback
 
 __all__ = [
     "Answer",
@@ -26,7 +25,6 @@ __all__ = [
     "Retrieve",
     "ScoreSteps",
     "SelectSteps",
-    "VectorFeedback",
     "apply_update",
     "retry_policy",
 ]

@@ -8,7 +8,7 @@ from langchain_core.language_models import BaseChatModel
 
 from agentprm import Grounding, LanguageModel, ProcessRewardModel, SelfJudgement, as_language_model
 from agentprm.lm import Capabilities, Completion, Prompt, SamplingParams
-from agentprm.nodes import LookAhead, ScoreSteps, VectorFeedback
+from agentprm.nodes import LookAhead, ScoreSteps
 from agentprm.retrievers import VectorIndex
 from agentprm.retrievers.vector_index import FloatArray
 from agentprm.rewards import PrefixReward, Trajectory
@@ -75,7 +75,7 @@ def use(chat: BaseChatModel) -> None:
     scored = rewards[0].score("Who?", [[{"query": "", "passages": [], "thought": "", "final_answer": None}]])
     assert_type(scored, list[list[float]])
     index: VectorIndex = Index()
-    VectorFeedback(index)
+    assert_type(index.embed_query("Who?"), FloatArray)
     LookAhead([ScoreSteps(rewards[0])], value=Best())
 
 

@@ -20,6 +20,7 @@ from agentprm import (
     load_folder,
 )
 from agentprm.graphs import SearchContext
+from agentprm.retrievers import FeedbackRetriever
 
 
 def index(folder: str, embeddings: Embeddings) -> FaissStore:
@@ -34,7 +35,7 @@ def index(folder: str, embeddings: Embeddings) -> FaissStore:
 
 
 def rag(model: BaseChatModel, store: FaissStore) -> str:
-    builder = create_rag_graph(model, store.as_retriever(), feedback=store, reranker=model)
+    builder = create_rag_graph(model, FeedbackRetriever(store), reranker=model)
     assert_type(builder.compile().get_graph().draw_mermaid(), str)
     answer: str = builder.compile().invoke({"question": "Where was Brunel born?"})["answer"]
     return answer

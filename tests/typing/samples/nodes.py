@@ -4,7 +4,6 @@ from typing import Any, assert_type
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
-from langchain_core.retrievers import BaseRetriever
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
@@ -15,10 +14,10 @@ from agentprm.nodes import (
     PairwiseRerank,
     Retrieve,
     ScoreSteps,
-    VectorFeedback,
     apply_update,
     retry_policy,
 )
+from agentprm.retrievers import FeedbackRetriever
 
 
 class Mine(TypedDict, total=False):
@@ -29,16 +28,15 @@ class Mine(TypedDict, total=False):
     reply: str
 
 
-def my_graph(model: BaseChatModel, retriever: BaseRetriever, store: FaissStore) -> str:
+def my_graph(model: BaseChatModel, store: FaissStore) -> str:
     keys = {"question": "query", "documents": "hits"}
     builder = StateGraph(Mine)
-    builder.add_node("retrieve", Retrieve(retriever, k=3, keys=keys), retry_policy=retry_policy())
-    builder.add_node("feedback", VectorFeedback(store, keys=keys))
+    retrieve = Retrieve(FeedbackRetriever(store, k=3), k=3, keys=keys)
+    builder.add_node("retrieve", retrieve, retry_policy=retry_policy())
     builder.add_node("rerank", PairwiseRerank(model, keys=keys, budget=SearchBudget(model_calls=20)))
     builder.add_node("answer", Answer(model, keys={**keys, "answer": "reply"}))
     builder.add_edge(START, "retrieve")
-    builder.add_edge("retrieve", "feedback")
-    builder.add_edge("feedback", "rerank")
+    builder.add_edge("retrieve", "rerank")
     builder.add_edge("rerank", "answer")
     builder.add_edge("answer", END)
     reply: str = builder.compile().invoke({"query": "Where was Brunel born?"})["reply"]

@@ -12,6 +12,7 @@ from agentprm.budget import SearchBudget
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import Capabilities
+from agentprm.retrievers import FeedbackRetriever
 from agentprm.search import TD, Plain, Snell
 from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.world import QUESTION, chat_model, good_reward, language_model, likelihood, store
@@ -338,11 +339,11 @@ def test_rag_answers_and_cites():
 
 
 def test_feedback_and_reranking_fit_into_both_graphs():
-    index = store()
-    rag = create_rag_graph(language_model(), index, k=3, feedback=index, reranker=language_model()).compile()
+    index = FeedbackRetriever(store(), k=3)
+    rag = create_rag_graph(language_model(), index, k=3, reranker=language_model()).compile()
     assert "rerank" in rag.invoke({"question": "Where was Brunel born?"})["documents"][0].metadata
     graph = create_reasoning_graph(
-        language_model(), index, good_reward(), feedback=index, reranker=language_model()
+        language_model(), index, good_reward(), reranker=language_model()
     ).compile()
     result = graph.invoke({"question": QUESTION})
     assert result["prm_stop_reason"] == "answered"

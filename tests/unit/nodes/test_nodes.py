@@ -13,7 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget
-from agentprm.errors import CapabilityError, ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes import (
     Answer,
     CompleteSteps,
@@ -24,7 +24,6 @@ from agentprm.nodes import (
     Retrieve,
     ScoreSteps,
     SelectSteps,
-    VectorFeedback,
     apply_update,
     retry_policy,
 )
@@ -67,7 +66,6 @@ NODES = {
     "select": (lambda: SelectSteps(), "prm_stop_reason"),
     "refine": (lambda: RefineStep(language_model()), "prm_steps"),
     "answer": (lambda: Answer(language_model()), "answer"),
-    "feedback": (lambda: VectorFeedback(store(), k=2), "documents"),
     "rerank": (lambda: PairwiseRerank(PairwiseReranker(model=language_model(), cache=None)), "documents"),
 }
 
@@ -229,7 +227,6 @@ def test_extras_give_way_to_the_budget():
     state = {"question": "q", "documents": documents()}
     budget = SearchBudget(model_calls=1, retrievals=0)
     assert PairwiseRerank(language_model(), budget=budget).invoke(state) == {}
-    assert VectorFeedback(store(), budget=budget).invoke(state) == {}
 
 
 @pytest.mark.parametrize(("calls", "stopped", "paid"), [(1, True, 0), (4, True, 2), (7, False, 6)])
@@ -247,8 +244,6 @@ def test_construction_refuses_what_cannot_work():
         Retrieve("not a retriever")
     with pytest.raises(ConfigurationError, match="k must"):
         Retrieve(store(), k=0)
-    with pytest.raises(CapabilityError, match="FaissStore"):
-        VectorFeedback(object())
     with pytest.raises(ConfigurationError, match="ProcessRewardModel"):
         ScoreSteps(lambda x: 1)
     with pytest.raises(ConfigurationError, match="rollout"):
