@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from agentprm._memory import Memory
 from agentprm._names import model_name
 from agentprm.errors import (
     ConfigurationError,
@@ -22,6 +21,7 @@ from agentprm.errors import (
 from agentprm.lm._http import JsonHttp, Refused
 from agentprm.lm._text import PromptText
 from agentprm.lm.base import Prompt
+from agentprm.memory import Memory
 
 __all__ = [
     "Context",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MethodType
 from typing import Annotated, Any, ClassVar, cast
 
@@ -14,7 +14,7 @@ from langgraph.config import get_stream_writer
 from langgraph.runtime import get_runtime
 from typing_extensions import TypedDict
 
-from agentprm._plans import Call, adrive, drive
+from agentprm import plans
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.events import SearchEvent
@@ -30,7 +30,7 @@ from agentprm.state import (
 __all__ = ["Node", "Plan", "State", "apply_update", "emit", "emit_proposed", "share_usage"]
 
 State = Mapping[str, Any]
-Plan = Generator[Call, Any, dict[str, Any]]
+Plan = plans.Plan[dict[str, Any]]
 
 # Channels that nodes may read or write, with the types that a foreign graph gets when it lacks them.
 # Without a reducer a plain key yields to whatever the graph declares itself.
@@ -111,7 +111,7 @@ class Node(Runnable[Any, dict[str, Any]]):
     graph whose state lacks the node's channels LangGraph adds them, since `__call__` is annotated
     with a schema of exactly these channels.
 
-    Subclasses implement `plan`, a generator that yields each `Call` it waits for and returns the
+    Subclasses implement `plan`, a generator that pauses where it waits and returns the
     update, so that sync and async runs share all logic.
 
     Args:
@@ -163,7 +163,7 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     @abstractmethod
     def plan(self, state: ReasoningState) -> Plan:
-        """The node's work on a state with canonical keys; yields calls, returns the update."""
+        """The node's work on a state with canonical keys; pauses where it waits, returns the update."""
 
     def __call__(self, state: State) -> dict[str, Any]:
         """Same as `invoke`, so that the node can be called like a function."""
@@ -190,12 +190,12 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     def _run(self, input: State) -> dict[str, Any]:
         with metered() as meter:
-            update = drive(self.plan(self._read(input)))
+            update = plans.drive(self.plan(self._read(input)))
         return self._write(update, meter.usage)
 
     async def _arun(self, input: State) -> dict[str, Any]:
         with metered() as meter:
-            update = await adrive(self.plan(self._read(input)))
+            update = await plans.adrive(self.plan(self._read(input)))
         return self._write(update, meter.usage)
 
     def _read(self, input: State) -> ReasoningState:

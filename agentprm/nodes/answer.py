@@ -9,13 +9,13 @@ from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, convert_to_messages
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import documents_of
+from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
     Prompts,
@@ -89,7 +89,7 @@ class Answer(Node):
             if spent is None and budget.affordable("model_calls", 1, usage):
                 params = SamplingParams(max_tokens=self.max_tokens, temperature=0.0, stop=("\n",), seed=0)
                 prompt = self._prompt(state["question"], path, documents)
-                rows = yield Call.both(self.model.sample, self.model.asample, [prompt], 1, params)
+                rows = yield from wait(self.model.sample, self.model.asample, [prompt], 1, params)
                 answer = parse_finding(finished_text(rows[0][0]) or rows[0][0].text)
             else:
                 reason = reason or f"budget: {spent or 'model_calls'}"

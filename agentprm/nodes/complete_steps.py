@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, concludes, documents_of, with_implicit_step
+from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
     Prompts,
@@ -100,7 +100,7 @@ class CompleteSteps(Node):
             stop=("\n",),
             seed=self.setting("seed"),
         )
-        sampled = yield Call.both(self.model.sample, self.model.asample, prompts, 1, params)
+        sampled = yield from wait(self.model.sample, self.model.asample, prompts, 1, params)
         finished: list[Step] = []
         for step, passages, row in zip(steps, shown, sampled, strict=True):
             thought = parse_finding(finished_text(row[0]))

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from langchain_core.runnables import Runnable
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Node, Plan, apply_update, emit
+from agentprm.plans import wait
 from agentprm.search.value import TD, ValueFunction
 from agentprm.state import ReasoningState, Step, open_steps, path_to
 
@@ -83,7 +83,7 @@ class LookAhead(Node):
                 "prm_frontier": list(leaves),
             }
             for node in self.rollout:
-                update = yield Call.both(node.invoke, node.ainvoke, view)
+                update = yield from wait(node.invoke, node.ainvoke, view)
                 view = apply_update(view, update)
                 local = apply_update(local, update)
             active = []

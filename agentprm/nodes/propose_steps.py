@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes._node import Node, Plan, emit_proposed
 from agentprm.nodes._tree import new_step, same_text
+from agentprm.plans import wait
 from agentprm.prompts import PROMPTS, Prompts, finished_text, known_text, one_line, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to
 
@@ -103,7 +103,7 @@ class ProposeSteps(Node):
             calls = self.model.sample_calls(len(prompts), wanted)
             if budget.affordable("model_calls", calls, usage, reserve=1) < calls:
                 return {"prm_stop_reason": "budget: model_calls"}
-            sampled = yield Call.both(self.model.sample, self.model.asample, prompts, wanted, params)
+            sampled = yield from wait(self.model.sample, self.model.asample, prompts, wanted, params)
             outputs = [
                 [prompt.prefix + finished_text(completion) for completion in row]
                 for prompt, row in zip(prompts, sampled, strict=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
 from agentprm.nodes._node import Node, Plan, emit_proposed
 from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text, with_implicit_step
+from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
     Prompts,
@@ -87,7 +87,7 @@ class RefineStep(Node):
             return {"prm_weak": [], "prm_stop_reason": f"budget: {spent or 'model_calls'}"}
         fields = [self._fields(state, step) for step in weak]
         greedy = SamplingParams(max_tokens=self.max_tokens, temperature=0.0, seed=self.setting("seed"))
-        critiques = yield Call.both(
+        critiques = yield from wait(
             self.critic.sample,
             self.critic.asample,
             [self.prompts.critique.render(prefill=False, **values) for values in fields],
@@ -102,7 +102,7 @@ class RefineStep(Node):
             seed=self.setting("seed"),
         )
         prefill = self.model.capabilities.prefill
-        actions = yield Call.both(
+        actions = yield from wait(
             self.model.sample,
             self.model.asample,
             [

@@ -10,7 +10,6 @@ from langchain_core.documents import Document
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.runnables import Runnable
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget, Usage, add_usage, metered
 from agentprm.errors import ConfigurationError
 from agentprm.events import DocumentsReranked
@@ -18,6 +17,8 @@ from agentprm.lm import LanguageModel
 from agentprm.nodes._hits import Hits, current_hits, update_of
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, reward_step
+from agentprm.plans import Plan as Waiting
+from agentprm.plans import wait
 from agentprm.rerank.base import Reranker
 from agentprm.rerank.critic import CriticReranker
 from agentprm.rerank.cross_encoder import CrossEncoderReranker
@@ -80,7 +81,7 @@ class Rerank(Node):
             if budget.exhausted(spent):
                 break
             reranker = _bounded(self._for(state, hit), budget, spent)
-            ranked, used = yield _metered(reranker, hit)
+            ranked, used = yield from _metered(reranker, hit)
             spent = add_usage(spent, used)
             recorded = [
                 _with_record(document, rank, hit.documents, reranker) for rank, document in enumerate(ranked)
@@ -139,8 +140,8 @@ def _calls_each(reranker: Reranker) -> int:
     return max(1, int(getattr(reranker, "calls_per_judgement", 2)))
 
 
-def _metered(reranker: BaseDocumentCompressor, hit: Hits) -> Call:
-    """The call that ranks the passages of `hit`; its result is their new list and what it cost."""
+def _metered(reranker: BaseDocumentCompressor, hit: Hits) -> Waiting[tuple[Sequence[Document], Usage]]:
+    """Ranks the passages of `hit`: their new list and what it cost."""
 
     def sync() -> tuple[Sequence[Document], Usage]:
         with metered() as meter:
@@ -152,7 +153,7 @@ def _metered(reranker: BaseDocumentCompressor, hit: Hits) -> Call:
             ranked = await reranker.acompress_documents(hit.documents, hit.query)
         return ranked, meter.usage
 
-    return Call(sync, on_loop)
+    return (yield from wait(sync, on_loop))
 
 
 def _with_record(

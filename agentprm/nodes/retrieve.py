@@ -8,11 +8,11 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget, record
 from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, awaiting_documents, same_text, search_text
+from agentprm.plans import wait
 from agentprm.state import ReasoningState, Step, merge_documents, plain_document
 
 __all__ = ["Retrieve"]
@@ -85,7 +85,7 @@ class Retrieve(Node):
         k = self.setting("k")
         given = [_given(state, step) for step in steps[:allowed]]
         most = {"k": k + max(map(len, given), default=0)} if k and self._counted else {}
-        found = yield Call(
+        found = yield from wait(
             lambda: self.retriever.batch(distinct, **most), lambda: self.retriever.abatch(distinct, **most)
         )
         record(retrievals=len(distinct))

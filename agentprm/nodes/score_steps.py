@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, reward_step, with_implicit_step
+from agentprm.plans import wait
 from agentprm.rewards.base import ProcessRewardModel
 from agentprm.state import ReasoningState, Step, StepStatus, number, open_steps
 
@@ -65,7 +65,7 @@ class ScoreSteps(Node):
             return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or 'reward_calls'}"}
         steps = steps[:allowed]
         trajectories = [[reward_step(state, s) for s in [*ancestors(state, step), step]] for step in steps]
-        rows = yield Call.both(self.reward.score, self.reward.ascore, state["question"], trajectories)
+        rows = yield from wait(self.reward.score, self.reward.ascore, state["question"], trajectories)
         scored: list[Step] = []
         for step, row, trajectory in zip(steps, rows, trajectories, strict=True):
             if len(row) != len(trajectory):

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -22,7 +22,7 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.runnables.config import ensure_config, merge_configs, set_config_context
 from pydantic import ConfigDict, ValidationError, model_validator
 
-from agentprm._plans import Call, adrive, drive
+from agentprm import plans
 from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.rerank.judging import Judging
 
@@ -44,7 +44,7 @@ class Ranked(NamedTuple):
     scores: Sequence[float]
 
 
-Plan = Generator[Call, Any, Ranked]
+Plan = plans.Plan[Ranked]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Reranker(BaseDocumentCompressor):
         _check(documents, query)
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
-            ranked = context.run(drive, self._plan(query, documents, judging))
+            ranked = context.run(plans.drive, self._plan(query, documents, judging))
         return self._ranking(ranked, len(documents), judging)
 
     async def arank(self, documents: Sequence[Document], query: str, callbacks: Callbacks = None) -> Ranking:
@@ -150,7 +150,7 @@ class Reranker(BaseDocumentCompressor):
         _check(documents, query)
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
-            work = asyncio.create_task(adrive(self._plan(query, documents, judging)), context=context)
+            work = asyncio.create_task(plans.adrive(self._plan(query, documents, judging)), context=context)
             try:
                 ranked = await work
             finally:

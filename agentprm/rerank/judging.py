@@ -7,17 +7,17 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from concurrent.futures import wait
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent import futures
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 
-from agentprm._plans import Call
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import LanguageModel
+from agentprm.plans import Plan, wait
 
 __all__ = ["Judge", "Judging", "Missing", "width_of"]
 
@@ -56,12 +56,11 @@ class Judge:
         if self.width is not None and self.width < 1:
             raise ConfigurationError(f"width must be at least 1, not {self.width}.")
 
-    def call(self, items: list[Any]) -> Call:
-        """The call that judges `items`."""
-        on_loop = self.on_loop
-        if on_loop is None:
-            return Call.blocking(self.sync, items)
-        return Call.both(self.sync, on_loop, items)
+    async def ajudge(self, items: list[Any]) -> Sequence[Any]:
+        """Judges `items` in an event loop."""
+        if self.on_loop is None:
+            return await asyncio.to_thread(self.sync, items)
+        return await self.on_loop(items)
 
 
 def width_of(model: LanguageModel) -> int | None:
@@ -112,7 +111,7 @@ class Judging:
         """Items that may still be judged; infinite without a bound."""
         return math.inf if self.max_judgements is None else self.max_judgements - self.judgements
 
-    def ask(self, judge: Judge, items: Sequence[Any]) -> Generator[Call, Any, list[Any]]:
+    def ask(self, judge: Judge, items: Sequence[Any]) -> Plan[list[Any]]:
         """Asks `judge` about `items`, together as far as it can; use with `yield from`.
 
         The judge's failures do not come through: an item on which it raises is `Missing.FAILED`, is
@@ -158,9 +157,9 @@ class Judging:
                     parts.appendleft(head[size:])
                 now = [head[:size]]
             began = time.monotonic()
-            calls = [judge.call([items[place] for place in part]) for part in now]
-            left = self.seconds_left
-            replies = yield _together(calls, judge.width or 1, None if math.isinf(left) else left)
+            batches = [[items[place] for place in part] for part in now]
+            left = None if math.isinf(self.seconds_left) else self.seconds_left
+            replies = yield from wait(_judge_all, _ajudge_all, judge, batches, left)
             for part, reply in zip(now, replies, strict=True):
                 self._take(part, reply, judge, results, parts)
             if judge.width is None and self.deadline is not None:
@@ -218,67 +217,55 @@ def _passes(error: BaseException) -> bool:
     return signals is not None and isinstance(error, signals.GraphBubbleUp)
 
 
-def _together(calls: list[Call], width: int, left: float | None) -> Call:
-    """One call that does `calls`, at most `width` at a time.
+def _judge_all(judge: Judge, batches: list[list[Any]], left: float | None) -> list[Any]:
+    """Judges batches side by side, as many at a time as the judge takes.
 
-    Its result is a list: what each call returned, the exception that it raised, or `Missing.UNASKED`
-    if `left` seconds passed before it was done.
+    Returns:
+        For each batch what the judge said, the exception that it raised, or `Missing.UNASKED` if `left`
+        seconds passed before it was done.
     """
+    width = judge.width or 1
+    until = None if left is None else time.monotonic() + left
 
-    def sync() -> list[Any]:
-        if len(calls) == 1 and (width == 1 or left is None):
-            return [_attempt(calls[0])]
-        until = None if left is None else time.monotonic() + left
-        executor = ContextThreadPoolExecutor(max_workers=min(width, len(calls)))
+    def one(batch: list[Any]) -> Any:
+        if until is not None and time.monotonic() >= until:
+            return Missing.UNASKED
         try:
-            futures = [executor.submit(_attempt, call, until) for call in calls]
-            wait(futures, timeout=left)
-            return [future.result() if future.done() else Missing.UNASKED for future in futures]
-        finally:
-            # Requests that hang are left alone: waiting for them would break the deadline.
-            executor.shutdown(wait=False, cancel_futures=True)
-
-    async def on_loop() -> list[Any]:
-        free = asyncio.Semaphore(width)
-        until = None if left is None else asyncio.get_running_loop().time() + left
-
-        async def one(call: Call) -> Any:
-            try:
-                async with asyncio.timeout_at(until) as limit, free:
-                    return await _aattempt(call)
-            except TimeoutError:
-                if limit.expired():
-                    return Missing.UNASKED
+            return judge.sync(batch)
+        except Exception as error:
+            if _passes(error):
                 raise
+            return error
 
-        return await _gather([one(call) for call in calls])
-
-    return Call(sync, on_loop)
-
-
-def _attempt(call: Call, until: float | None = None) -> Any:
-    if until is not None and time.monotonic() >= until:
-        return Missing.UNASKED
+    if len(batches) == 1 and (width == 1 or left is None):
+        return [one(batches[0])]
+    executor = ContextThreadPoolExecutor(max_workers=min(width, len(batches)))
     try:
-        return call.sync()
-    except Exception as error:
-        if _passes(error):
-            raise
-        return error
+        work = [executor.submit(one, batch) for batch in batches]
+        futures.wait(work, timeout=left)
+        return [future.result() if future.done() else Missing.UNASKED for future in work]
+    finally:
+        # Requests that hang are left alone: waiting for them would break the deadline.
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
-async def _aattempt(call: Call) -> Any:
-    try:
-        return await call.on_loop()
-    except Exception as error:
-        if _passes(error):
-            raise
-        return error
+async def _ajudge_all(judge: Judge, batches: list[list[Any]], left: float | None) -> list[Any]:
+    """Async twin of `_judge_all`; if a failure is none of the judge's, the other batches are cancelled."""
+    free = asyncio.Semaphore(judge.width or 1)
+    until = None if left is None else asyncio.get_running_loop().time() + left
 
+    async def one(batch: list[Any]) -> Any:
+        try:
+            async with asyncio.timeout_at(until) as limit, free:
+                return await judge.ajudge(batch)
+        except TimeoutError as error:
+            return Missing.UNASKED if limit.expired() else error
+        except Exception as error:
+            if _passes(error):
+                raise
+            return error
 
-async def _gather(work: list[Any]) -> list[Any]:
-    """All results in order; if one raises, the others are cancelled."""
-    tasks = [asyncio.ensure_future(one) for one in work]
+    tasks = [asyncio.ensure_future(one(batch)) for batch in batches]
     try:
         return list(await asyncio.gather(*tasks))
     finally:

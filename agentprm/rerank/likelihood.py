@@ -9,10 +9,10 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from agentprm._memory import Memory
 from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Prompt, as_language_model, require
+from agentprm.memory import Memory
 from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.rerank._asking import shown
 from agentprm.rerank.comparator import Comparator, DocumentPair, Verdict, token_of

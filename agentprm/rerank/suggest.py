@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 
-from agentprm._plans import Call, adrive, drive
 from agentprm.errors import ConfigurationError
 from agentprm.lm import as_language_model
+from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rerank.comparator import Comparator, Policy, verdict_of
 from agentprm.rerank.likelihood import QueryLikelihoodComparator
 from agentprm.rerank.prompted import GenerationComparator, PromptComparator, ScoringComparator
@@ -103,9 +103,7 @@ async def asuggest_comparator(
     return await adrive(_plan(model, PROBES if probes is None else probes, policy, settings))
 
 
-def _plan(
-    model: Any, probes: Sequence[Probe], policy: Policy, settings: dict[str, Any]
-) -> Generator[Call, Any, Suggestion]:
+def _plan(model: Any, probes: Sequence[Probe], policy: Policy, settings: dict[str, Any]) -> Plan[Suggestion]:
     if not probes:
         raise ConfigurationError("A probe needs at least one query with a better and a worse passage.")
     reader = as_language_model(model)
@@ -153,16 +151,12 @@ def _documents(probe: Probe) -> tuple[Document, Document]:
     return Document(probe.better), Document(probe.worse)
 
 
-def _asked(
-    comparator: PromptComparator, probes: Sequence[Probe], name: str
-) -> Generator[Call, Any, ProbeReport]:
+def _asked(comparator: PromptComparator, probes: Sequence[Probe], name: str) -> Plan[ProbeReport]:
     questions = []
     for probe in probes:
         better, worse = _documents(probe)
         questions += [(probe.query, better, worse), (probe.query, worse, better)]
-    answers: list[float | None] = yield Call(
-        lambda: comparator.first_wins(questions), lambda: comparator.afirst_wins(questions)
-    )
+    answers = yield from wait(comparator.first_wins, comparator.afirst_wins, questions)
     verdicts = [
         verdict_of(*both, comparator.policy).p for both in zip(answers[::2], answers[1::2], strict=True)
     ]
@@ -176,16 +170,11 @@ def _asked(
     )
 
 
-def _read(
-    comparator: QueryLikelihoodComparator, probes: Sequence[Probe]
-) -> Generator[Call, Any, ProbeReport]:
+def _read(comparator: QueryLikelihoodComparator, probes: Sequence[Probe]) -> Plan[ProbeReport]:
     verdicts = []
     for probe in probes:
         pair = [_documents(probe)]
-        verdicts += yield Call(
-            lambda probe=probe, pair=pair: comparator.compare(probe.query, pair),  # type: ignore[misc]
-            lambda probe=probe, pair=pair: comparator.acompare(probe.query, pair),  # type: ignore[misc]
-        )
+        verdicts += yield from wait(comparator.compare, comparator.acompare, probe.query, pair)
     calls = sum(verdict.calls for verdict in verdicts)
     failures = sum(verdict.failures for verdict in verdicts)
     accuracy = _accuracy([verdict.p for verdict in verdicts])

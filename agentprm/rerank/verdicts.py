@@ -6,7 +6,7 @@ import hashlib
 import threading
 
 from agentprm._fork import reset_after_fork
-from agentprm._memory import Memory
+from agentprm.memory import Memory
 
 __all__ = ["VERDICTS", "VerdictCache"]
 

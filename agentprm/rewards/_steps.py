@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentprm._fork import reset_after_fork
-from agentprm._memory import Memory
 from agentprm.budget import record
+from agentprm.memory import Memory
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.step_text import StepText, StepWriter
 

@@ -9,9 +9,9 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from agentprm._memory import Memory
 from agentprm.budget import record
 from agentprm.errors import InputError
+from agentprm.memory import Memory
 
 __all__ = ["PrefixReward", "ProcessRewardModel", "RewardStep", "Trajectory"]
 

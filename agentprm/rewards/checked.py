@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from agentprm._memory import Memory
 from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, InputError
+from agentprm.memory import Memory
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.checkers.base import Checker, CheckResult
 

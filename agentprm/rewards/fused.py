@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
-from agentprm._memory import Memory
 from agentprm.errors import ConfigurationError, InputError
+from agentprm.memory import Memory
 from agentprm.rewards.base import ProcessRewardModel, Trajectory
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentprm._memory import Memory
 from agentprm.errors import ConfigurationError
+from agentprm.memory import Memory
 
 KEYS = st.lists(st.integers(0, 6), max_size=5)
 
