@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
 from agentprm.state import title_of
+from agentprm.text import terms
 
 __all__ = ["supporting"]
 
@@ -19,8 +19,8 @@ _STOP = frozenset(
 )
 
 
-def _words(text: str) -> set[str]:
-    return {word for word in re.findall(r"\w+", text.lower()) if word not in _STOP}
+def _words(text: str, *, single: bool = False) -> set[str]:
+    return {word for word in terms(text, single=single) if word not in _STOP}
 
 
 def supporting(claim: str, documents: Sequence[Document], query: str = "") -> list[Document]:
@@ -45,7 +45,7 @@ def supporting(claim: str, documents: Sequence[Document], query: str = "") -> li
     best: tuple[float, float] = (0.0, 0.0)
     chosen: list[Document] = []
     for document in documents:
-        held = _words(f"{title_of(document)} {document.page_content}")
+        held = _words(f"{title_of(document)} {document.page_content}", single=True)
         rank = (len(wanted & held) / len(wanted), len(asked & held) / (len(asked) or 1))
         if rank[0] >= 0.5 and rank > best:
             best, chosen = rank, [document]

@@ -18,6 +18,7 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError
 from agentprm.lm.base import Completion, Prompt, Role
 from agentprm.state import Step, title_of
+from agentprm.text import cut, sentence_ends
 
 if TYPE_CHECKING:
     from agentprm.rewards.base import RewardStep
@@ -83,7 +84,7 @@ def passage_line(document: Document, max_chars: int = 1200) -> str:
     """A passage as one line, title first, cut at `max_chars` characters with a visible mark."""
     text = one_line(document.page_content)
     if len(text) > max_chars:
-        text = text[:max_chars].rsplit(" ", 1)[0] + " […]"
+        text = cut(text, max_chars) + " […]"
     return f"{one_line(title_of(document))}: {text}"
 
 
@@ -140,14 +141,11 @@ def parse_finding(text: str) -> str:
     return cleaned if re.search(r"\w", cleaned) else ""
 
 
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-
-
 def finished_text(completion: Completion) -> str:
     """What of a completion is finished: all of it, or if its tokens ran out its whole sentences."""
     if completion.finish_reason == "stop":
         return completion.text
-    ends = [match.end() for match in _SENTENCE_END.finditer(completion.text)]
+    ends = sentence_ends(completion.text)
     return completion.text[: ends[-1]] if ends else ""
 
 

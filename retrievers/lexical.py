@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
+from agentprm.text import terms as terms_of
 
 __all__ = ["LexicalIndex"]
 
@@ -20,14 +20,16 @@ a an and are as at be but by for if in into is it no not of on or such that the 
 these they this to was will with
 """
 _STOP = frozenset(_STOP_LIST.split())
-_WORD = re.compile(r"\w+")
-# Anserini's limits on expansion terms.
-_TERM = re.compile(r"[a-z0-9]{2,20}")
+# Anserini's limits on the length of expansion terms.
+_SHORTEST, _LONGEST = 2, 20
 _COMMON = 0.1
 
 
 class LexicalIndex:
     """BM25 (bm25s, k1 = 0.9, b = 0.4 as in Anserini) over documents in memory.
+
+    Words are compared without accents and in small letters. Languages that put no blanks between words
+    are searched by pairs of characters (see `agentprm.text.terms`).
 
     Args:
         documents: What to index; ids must be set.
@@ -45,7 +47,7 @@ class LexicalIndex:
         self._documents = list(documents)
         if not self._documents or not all(d.id for d in self._documents):
             raise InputError("A lexical index needs at least one document, and an id for each.")
-        self._counts = [Counter(_words(d.page_content)) for d in self._documents]
+        self._counts = [Counter(_words(d.page_content, single=True)) for d in self._documents]
         self._frequency = Counter(word for count in self._counts for word in count)
         self._bm25: Any = bm25s.BM25(k1=0.9, b=0.4)
         self._bm25.index([list(c.elements()) for c in self._counts], show_progress=False)
@@ -129,7 +131,7 @@ class LexicalIndex:
         counts = {
             word: float(count)
             for word, count in self._counts[place].items()
-            if _TERM.fullmatch(word) and self._frequency[word] <= most
+            if "_" not in word and _SHORTEST <= len(word) <= _LONGEST and self._frequency[word] <= most
         }
         return counts if terms is None else _heaviest(counts, terms)
 
@@ -149,8 +151,8 @@ class LexicalIndex:
         return [(int(place), float(totals[place])) for place in places if totals[place] > 0]
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in _WORD.findall(text.lower()) if word not in _STOP]
+def _words(text: str, *, single: bool = False) -> list[str]:
+    return [word for word in terms_of(text, single=single) if word not in _STOP]
 
 
 def _heaviest(weights: Mapping[str, float], count: int) -> dict[str, float]:

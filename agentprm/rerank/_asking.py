@@ -11,6 +11,7 @@ from langchain_core.documents import Document
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.prompts import one_line
 from agentprm.rerank.judging import Judge, width_of
+from agentprm.text import cut
 
 __all__ = ["DEFINITION", "sampling", "scoring", "shown", "without_thought"]
 
@@ -26,7 +27,7 @@ def shown(document: Document, max_chars: int) -> str:
     """The passage as one line, its title first if it has one, cut at a word with a visible mark."""
     text = one_line(document.page_content)
     if len(text) > max_chars:
-        text = text[:max_chars].rsplit(" ", 1)[0] + " […]"
+        text = cut(text, max_chars) + " […]"
     title = one_line(str(document.metadata.get("title") or ""))
     return f"{title}: {text}" if title else text
 

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from agentprm.text import cut
+
 __all__ = ["cost_line", "one_line", "unit"]
 
 
@@ -27,9 +29,7 @@ def one_line(text: str, width: int | None = None) -> str:
     clean = "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
     if width is None or len(clean) <= width:
         return clean
-    head = clean[: width - 1]
-    cut = head.rsplit(" ", 1)[0] if clean[width - 1] != " " else head
-    return (cut if len(cut) > width // 2 else head).rstrip(" ,;:") + "…"
+    return cut(clean, max(1, width - 1)).rstrip(" ,;:") + "…"
 
 
 def unit(count: int, noun: str, plural: str = "") -> str:
