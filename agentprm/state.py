@@ -1,4 +1,4 @@
-"""The state of a search: JSON-plain records, their reducers, and the boundary that keeps them plain.
+"""The state of a search: JSON-plain records and their reducers.
 
 A search tree is a flat list of `Step` records that refer to their parent and to documents by id, so a
 checkpoint stays small and a resumed run is exact. Keys with a reducer carry the prefix `prm_`; plain
@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, NotRequired
-from uuid import UUID
 
 from langchain_core.documents import Document
 from typing_extensions import TypedDict
 
 from agentprm.budget import Usage, add_usage
 from agentprm.errors import InputError
+from agentprm.plain import clean_text, plain
 
 __all__ = [
     "Citation",
@@ -162,49 +160,6 @@ def open_steps(steps: Iterable[Step] | None, *statuses: StepStatus) -> list[Step
     return [step for step in steps or [] if step["status"] in statuses]
 
 
-_ATOMS = (str, bytes, bool, datetime, date, time, timedelta, Decimal, UUID, type(None))
-
-
-def plain(value: Any, where: str = "value") -> Any:
-    """Copy of `value` that a checkpoint can hold: numpy and torch numbers become Python's.
-
-    Args:
-        value: Anything made of dicts, sequences and scalars.
-        where: Name of the value in an error message.
-
-    Raises:
-        InputError: If something in it cannot be stored (a live object, a function, a huge integer).
-    """
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, float) and type(value) is float:
-        return value
-    if isinstance(value, _ATOMS):
-        return value
-    if isinstance(value, int) and type(value) is int:
-        if not -(2**63) <= value < 2**64:
-            raise InputError(f"{where} is an integer of more than 64 bits; store it as a string.")
-        return value
-    if isinstance(value, Mapping):
-        return {
-            str(plain(key, f"a key of {where}")): plain(item, f"{where}[{key!r}]")
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item, f"an item of {where}") for item in value]
-    # numpy scalars and arrays, torch tensors: duck-typed, since neither need be installed
-    if callable(getattr(value, "tolist", None)):
-        return plain(value.tolist(), where)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, int):
-        return plain(int(value), where)
-    raise InputError(
-        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. "
-        "Convert it to strings and numbers first."
-    )
-
-
 def number(value: Any, where: str = "score") -> float:
     """`value` as a finite Python float, whatever library it comes from.
 
@@ -221,12 +176,17 @@ def number(value: Any, where: str = "score") -> float:
 
 
 def plain_document(document: Document) -> Document:
-    """Copy of `document` with plain metadata and an id; without one, a hash of its text serves."""
-    identity = document.id or hashlib.sha256(document.page_content.encode()).hexdigest()[:16]
+    """Copy of `document` with plain metadata, valid text and an id; without one, a hash of its text serves.
+
+    Raises:
+        InputError: Its metadata cannot be stored; the message names the document.
+    """
+    text = clean_text(document.page_content)
+    identity = document.id or hashlib.sha256(text.encode()).hexdigest()[:16]
     return Document(
-        id=str(identity),
-        page_content=document.page_content,
-        metadata=plain(document.metadata, "Document.metadata"),
+        id=clean_text(str(identity)),
+        page_content=text,
+        metadata=plain(document.metadata, f"The metadata of document {str(identity)!r}"),
     )
 
 

@@ -25,7 +25,7 @@ from agentprm.retrievers.faiss_store import FaissStore
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint
 from agentprm.retrievers.locking import FolderLock
 from agentprm.retrievers.metrics import Metric
-from agentprm.retrievers.plain import check_text, metadata_json
+from agentprm.retrievers.plain import metadata_json, stored_text
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["BuildProgress", "build_index"]
@@ -330,6 +330,10 @@ def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document
 
 
 def _record(document: Document) -> Record:
-    text = check_text(document.page_content, "The text of a document")
-    metadata = metadata_json(document.metadata)
+    try:
+        text = stored_text(document.page_content, "The text of a document")
+        metadata = metadata_json(document.metadata)
+    except InputError as error:
+        name = document.id or document.metadata.get("source") or document.page_content[:40]
+        raise InputError(f"Document {name!r}: {error}") from None
     return Record(document.id or sha256(f"{text}\0{metadata}".encode()).hexdigest()[:32], text, metadata)

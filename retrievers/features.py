@@ -24,7 +24,7 @@ from agentprm.errors import ConfigurationError, IndexCorruptError
 from agentprm.retrievers.feedback import rocchio
 from agentprm.retrievers.feedback_methods import Merge
 from agentprm.retrievers.fusion import Ranking
-from agentprm.retrievers.plain import check_text
+from agentprm.retrievers.plain import stored_text
 from agentprm.retrievers.selectors import Selection, TopSelector
 from agentprm.retrievers.vector_index import FloatArray, VectorIndex
 
@@ -74,7 +74,7 @@ class FeatureStore:
     def put(self, texts: Sequence[str], kind: str, features: Sequence[str]) -> None:
         """Stores features, all or none."""
         rows = [
-            (_digest(text), kind, check_text(feature, "A feature"))
+            (_digest(text), kind, stored_text(feature, "A feature"))
             for text, feature in zip(texts, features, strict=True)
         ]
         with closing(self._connect()) as connection, connection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -13,13 +12,14 @@ from typing import Any, NamedTuple
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
+from agentprm.plain import clean_text
+from agentprm.retrievers.json_rows import BadRow, json_rows
 
 __all__ = ["LoadReport", "Skipped", "load_folder"]
 
 _logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".json", ".jsonl")
-_TEXT_KEYS = ("text", "page_content", "content", "contents", "body")
 _BEIR = "corpus.jsonl"
 
 
@@ -48,12 +48,32 @@ class LoadReport(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """A text before it is split; `id` is set where the file gives one."""
+    """A text before it is split; `id` is set where the file gives one, `place` where it stands otherwise."""
 
+    place: str
     title: str
     text: str
     id: str | None
     metadata: dict[str, Any]
+
+
+class _Ids:
+    """Keeps ids apart: a repeated one gets the file's name put before it, then a number after it."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._repeats: dict[str, int] = {}
+
+    def distinct(self, name: str, source: str) -> str:
+        """The id itself, or the next variant of it that is free."""
+        found = name
+        if found in self._taken:
+            stem = found = f"{source}:{name}"
+            while found in self._taken:
+                self._repeats[stem] = self._repeats.get(stem, 1) + 1
+                found = f"{stem}~{self._repeats[stem]}"
+        self._taken.add(found)
+        return found
 
 
 def load_folder(
@@ -61,11 +81,13 @@ def load_folder(
 ) -> LoadReport:
     """Reads all text under a folder.
 
-    Documents have stable ids (`notes/a.md#0`, or the `_id` that a JSON line gives) and the metadata
-    `source` (path relative to the folder), `title` and `chunk` (0, 1, …); other fields of a JSON line
-    are kept as metadata. JSON lines with an `_id` are passages already and stay whole, their title
-    put before their text. Where a `corpus.jsonl` lies (BEIR layout), it is the only file read of its
-    folder. Links are never followed. What cannot be read is skipped, logged and reported.
+    Documents have stable and distinct ids (`notes/a.md#0`, `rows.jsonl:3#0` for line 3, `list.json[2]#0`
+    for the third item, or the `_id` or `id` that a JSON object gives; a repeated one becomes
+    `rows.jsonl:ID`, `rows.jsonl:ID~2`, …) and the metadata `source` (path relative to the folder),
+    `title` and `chunk` (0, 1, …); other fields of a JSON object are kept as metadata. JSON objects with
+    an id are passages already and stay whole, their title put before their text.
+    Where a `corpus.jsonl` lies (BEIR layout), it is the only file read of its folder.
+    Links are never followed. What cannot be read is skipped, logged and reported.
 
     Args:
         path: The folder, or one file.
@@ -84,18 +106,15 @@ def load_folder(
     root = Path(path)
     if not root.exists():
         raise InputError(f"There is no file or folder {root}: check the path.")
-    documents: dict[str, Document] = {}
+    documents: list[Document] = []
+    ids = _Ids()
     skipped: list[Skipped] = []
     for file in _files(root, skipped):
         source = file.name if file == root else file.relative_to(root).as_posix()
         for text in _texts(file, source, skipped):
             for document in _chunks(text, source, chunk_size, chunk_overlap):
-                if document.id in documents:
-                    document.id = f"{source}:{document.id}"
-                if document.id in documents:
-                    skipped.append(Skipped(source, f"a second document has the id {text.id!r}"))
-                    continue
-                documents[str(document.id)] = document
+                document.id = ids.distinct(str(document.id), source)
+                documents.append(document)
     for source, reason in skipped:
         _logger.warning("Skipped %s: %s.", source, reason)
     if not documents:
@@ -103,7 +122,7 @@ def load_folder(
         raise InputError(
             f"No readable document in {root}{found}: put .txt, .md, .html, .json or .jsonl files there."
         )
-    return LoadReport(list(documents.values()), skipped)
+    return LoadReport(documents, skipped)
 
 
 def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
@@ -122,7 +141,9 @@ def _walk(entries: list[Path], root: Path, skipped: list[Skipped]) -> Iterator[P
     corpus = any(entry.name == _BEIR and entry.is_file() for entry in entries)
     for entry in entries:
         source = entry.relative_to(root).as_posix()
-        if entry.is_symlink():
+        if clean_text(source) != source:
+            skipped.append(Skipped(clean_text(source), "its name is not valid UTF-8; rename it"))
+        elif entry.is_symlink():
             skipped.append(Skipped(source, "links are not followed"))
         elif entry.name.startswith("."):
             skipped.append(Skipped(source, "hidden"))
@@ -158,9 +179,14 @@ def _texts(file: Path, source: str, skipped: list[Skipped]) -> Iterator[_Text]:
         return
     suffix = file.suffix.lower()
     if suffix in (".json", ".jsonl"):
-        yield from _json_texts(content, source, suffix == ".jsonl", skipped)
+        for row in json_rows(content, source, lines=suffix == ".jsonl"):
+            if isinstance(row, BadRow):
+                skipped.append(Skipped(*row))
+            else:
+                yield _Text(*row)
         return
-    text = _html_text(content, file.stem) if suffix in (".html", ".htm") else _plain_text(content, file)
+    read = _html_text if suffix in (".html", ".htm") else _plain_text
+    text = read(content, file, source)
     if text.text.strip():
         yield text
     else:
@@ -176,14 +202,14 @@ def _decoded(data: bytes) -> str | None:
     return None if "\0" in text else text
 
 
-def _plain_text(content: str, file: Path) -> _Text:
+def _plain_text(content: str, file: Path, source: str) -> _Text:
     title = None
     if file.suffix.lower() in (".md", ".markdown"):
         title = re.search(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", content, re.MULTILINE)
-    return _Text(title.group(1) if title else file.stem, content, None, {})
+    return _Text(source, title.group(1) if title else file.stem, content, None, {})
 
 
-def _html_text(content: str, stem: str) -> _Text:
+def _html_text(content: str, file: Path, source: str) -> _Text:
     try:
         from bs4 import BeautifulSoup
     except ImportError:
@@ -194,52 +220,7 @@ def _html_text(content: str, stem: str) -> _Text:
     for tag in page(["script", "style", "noscript", "template", "head"]):
         tag.decompose()
     lines = (line.strip() for line in page.get_text("\n").splitlines())
-    return _Text(title or stem, "\n".join(line for line in lines if line), None, {})
-
-
-def _json_texts(content: str, source: str, lines: bool, skipped: list[Skipped]) -> Iterator[_Text]:
-    rows: list[tuple[str, Any]] = []
-    if lines:
-        for number, line in enumerate(content.split("\n"), 1):
-            if line.strip():
-                rows.append((f"{source}:{number}", _parsed(line)))
-    else:
-        whole = _parsed(content)
-        items = whole if isinstance(whole, list) else [whole]
-        rows = [
-            (f"{source}[{i}]" if isinstance(whole, list) else source, item) for i, item in enumerate(items)
-        ]
-    for place, row in rows:
-        text = _row_text(row)
-        if isinstance(text, str):
-            skipped.append(Skipped(place, text))
-        else:
-            yield text
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return ValueError("not valid JSON")
-
-
-def _row_text(row: Any) -> _Text | str:
-    """The text of a JSON object, or why there is none."""
-    if isinstance(row, ValueError):
-        return str(row)
-    if not isinstance(row, dict):
-        return "not a JSON object with a text"
-    key = next((k for k in _TEXT_KEYS if isinstance(row.get(k), str)), None)
-    if key is None:
-        return f"has none of the fields {', '.join(_TEXT_KEYS)}"
-    title = row["title"].strip() if isinstance(row.get("title"), str) else ""
-    if not (title + row[key]).strip():
-        return "empty"
-    own = row.get("_id", row.get("id"))
-    identity = str(own) if isinstance(own, str | int) and str(own) else None
-    metadata = {k: v for k, v in row.items() if k not in (key, "title", "_id", "id") and v not in (None, {})}
-    return _Text(title, row[key], identity, metadata)
+    return _Text(source, title or file.stem, "\n".join(line for line in lines if line), None, {})
 
 
 def _chunks(text: _Text, source: str, size: int, overlap: int) -> Iterator[Document]:
@@ -256,7 +237,7 @@ def _chunks(text: _Text, source: str, size: int, overlap: int) -> Iterator[Docum
     )
     for number, part in enumerate(parts):
         yield Document(
-            id=f"{source}#{number}",
+            id=f"{text.place}#{number}",
             page_content=part,
             metadata={**text.metadata, "source": source, "title": text.title, "chunk": number},
         )

@@ -17,10 +17,11 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from agentprm.errors import ConfigurationError, IndexMismatchError, InputError
+from agentprm.plain import clean_text
 from agentprm.retrievers.document_table import Record
 from agentprm.retrievers.filters import Filter
 from agentprm.retrievers.metrics import Metric, prepare, relevance_fn
-from agentprm.retrievers.plain import check_text, metadata_json
+from agentprm.retrievers.plain import metadata_json, stored_text
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["Hit", "VectorSearchStore", "check_k", "listed_ids"]
@@ -427,12 +428,13 @@ def _records(
     own_ids = [None] * len(texts) if ids is None else _listed(ids, "ids")
     pairs = _zip_exact(texts, metadatas or [{}] * len(texts), "texts", "metadatas")
     for (text, metadata), own in _zip_exact(pairs, own_ids, "texts", "ids"):
-        name = str(uuid.uuid4()) if own is None else check_text(str(own), "The id")
+        name = str(uuid.uuid4()) if own is None else str(own)
         if not name:
             raise InputError("An id is empty; leave it out (None) to get a random one.")
-        check_text(text, f"The text of document {name!r}")
+        if clean_text(name) != name:  # cleaned, two ids could become one
+            raise InputError(f"The id {name!r} is not valid Unicode; use another one.")
         try:
-            rows.append(Record(name, text, metadata_json(metadata)))
+            rows.append(Record(name, stored_text(text, "The text"), metadata_json(metadata)))
         except InputError as error:
             raise InputError(f"Document {name!r}: {error}") from None
     return rows

@@ -55,6 +55,27 @@ def test_number_refuses(value):
         number(value)
 
 
+def test_plain_ends_on_values_without_an_end():
+    loop = []
+    loop += [loop, loop]
+    deep = 1
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (loop, deep, {"a": loop}, np.longdouble(1), np.array([1], dtype=np.longdouble), 1j):
+        for json_only in (False, True):
+            with pytest.raises(InputError):
+                plain(value, json_only=json_only)
+
+
+def test_halves_of_surrogate_pairs_are_cleaned():
+    document = plain_document(Document(page_content="a\ud83d\ude00b\ud83d", metadata={"k\udc00": ["\ud800"]}))
+    assert document.page_content == "a\U0001f600b\ufffd"
+    assert document.metadata == {"k\ufffd": ["\ufffd"]}
+    assert round_trip(document) == document
+    with pytest.raises(InputError, match="'bad'"):
+        plain_document(Document(id="bad", page_content="x", metadata={"f": np.longdouble(1)}))
+
+
 def test_plain_document_gets_an_id_and_plain_metadata():
     document = plain_document(Document(page_content="a", metadata={"score": np.float32(0.25)}))
     assert document.metadata == {"score": 0.25}

@@ -137,7 +137,12 @@ def test_metadata_is_plain_and_never_shared(embedding):
 
 @pytest.mark.parametrize(
     ("metadata", "named"),
-    [({"bad": object()}, "bad"), ({"a": {"b": {1, 2}}}, "'b'"), ({1: "x"}, "1"), ({"t": "\ud800"}, "t")],
+    [
+        ({"bad": object()}, "bad"),
+        ({"a": {"b": {1, 2}}}, "'b'"),
+        ({1: "x"}, "1"),
+        ({"n": [10**30]}, "64 bits"),
+    ],
 )
 def test_metadata_that_cannot_be_stored_is_refused(embedding, metadata, named):
     store = FaissStore.from_texts(["old"], embedding, ids=["1"])

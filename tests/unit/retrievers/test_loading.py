@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 
 import pytest
 
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.retrievers import load_folder
+from agentprm.state import plain_document
 
 
 def write(folder, files):
@@ -37,14 +39,14 @@ def test_all_formats(tmp_path):
         "b/notes.md#0",
         "bom.txt#0",
         "c.html#0",
-        "d.json#0",
+        "d.json[0]#0",
         "x1",
         "2",
         "utf16.txt#0",
     ]
     assert by_id["b/notes.md#0"].metadata == {"source": "b/notes.md", "title": "The Title", "chunk": 0}
     assert (by_id["c.html#0"].page_content, by_id["c.html#0"].metadata["title"]) == ("Hi", "Page")
-    assert by_id["d.json#0"].metadata["year"] == 1999
+    assert by_id["d.json[0]#0"].metadata["year"] == 1999
     assert by_id["x1"].page_content == "One\nfirst"
     assert by_id["bom.txt#0"].page_content == "bom"
     assert load_folder(tmp_path).documents == documents
@@ -138,3 +140,69 @@ def test_mistakes(tmp_path):
         load_folder(tmp_path)
     with pytest.raises(ConfigurationError):
         load_folder(tmp_path, chunk_size=10, chunk_overlap=10)
+
+
+def test_every_json_row_is_kept_under_an_id_of_its_own(tmp_path):
+    """Rows without a usable id, with one id twice, and long ones: all are there, and again the next time."""
+    odd = [None, "", " ", 1.5, True, [1], float("nan")]
+    rows = [{"text": f"text {i}", "id": value} for i, value in enumerate(odd)]
+    rows += [{"text": f"plain {i}"} for i in range(5)] + [{"text": "word " * 100, "n": 1}] * 2
+    rows += [{"_id": "a", "text": f"same {i}"} for i in range(3)]
+    write(
+        tmp_path,
+        {
+            "rows.jsonl": "\n".join(map(json.dumps, rows)),
+            "list.json": json.dumps(rows),
+            "one.json": json.dumps({"text": "alone"}),
+        },
+    )
+    documents, skipped = load_folder(tmp_path, chunk_size=300, chunk_overlap=0)
+    assert skipped == []
+    texts = Counter(d.page_content.strip() for d in documents)
+    assert texts["alone"] == 1
+    assert all(texts[r["text"]] == 2 for r in rows if len(r["text"]) < 300)
+    assert sum(len(d.page_content.split()) for d in documents if "word" in d.page_content) == 400
+    ids = [d.id for d in documents]
+    assert len(set(ids)) == len(ids)
+    assert {"rows.jsonl:1#0", "list.json[0]#0", "1.5", "one.json#0", "rows.jsonl:13#1"} <= set(ids)
+    assert {"a", "list.json:a", "list.json:a~2", "rows.jsonl:a", "rows.jsonl:a~2"} <= set(ids)
+    assert load_folder(tmp_path, chunk_size=300, chunk_overlap=0).documents == documents
+
+
+def test_repeated_ids_cost_linear_work(tmp_path):
+    write(tmp_path, {"r.jsonl": "\n".join(json.dumps({"id": "x", "text": "t"}) for _ in range(20_000))})
+    documents = load_folder(tmp_path).documents
+    assert len({d.id for d in documents}) == 20_000
+
+
+def test_one_bad_record_stops_nothing(tmp_path):
+    nested: object = "deep"
+    for _ in range(150):
+        nested = [nested]
+    rows = [
+        json.dumps({"id": "good", "text": "good"}),
+        '{"id": "half", "title": "t\\ud83d", "text": "half \\ud83d", "tag": "x\\udc00"}',
+        json.dumps({"id": "deep", "text": "deep", "m": nested}),
+        json.dumps({"id": "huge", "text": "huge", "n": 10**30}),
+        "[" * 100_000,
+        json.dumps({"id": "digits", "text": "t"})[:-1] + ', "n": ' + "9" * 5000 + "}",
+    ]
+    write(tmp_path, {"rows.jsonl": "\n".join(rows)})
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("a name that is no UTF-8")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    documents, skipped = load_folder(tmp_path)
+    assert [d.id for d in documents] == ["good", "half"]
+    assert documents[1].page_content == "t\ufffd\nhalf \ufffd"
+    assert documents[1].metadata["tag"] == "x\ufffd"
+    assert {s.source for s in skipped} == {
+        "rows.jsonl:3",
+        "rows.jsonl:4",
+        "rows.jsonl:5",
+        "rows.jsonl:6",
+        "caf\ufffd.txt",
+    }
+    assert all("\udce9" not in s.source + s.reason for s in skipped)
+    for document in documents:
+        plain_document(document)  # what a run carries
