@@ -77,8 +77,9 @@ def words(text: str) -> list[Word]:
         >>> [word.text for word in words("Café in 東京")]
         ['Cafe', 'in', '東', '京']
     """
-    pattern = _ASCII_WORD if text.isascii() else _WORD
-    found = (Word(fold(match.group()), match.start(), match.end()) for match in pattern.finditer(text))
+    if text.isascii():
+        return [Word(match.group(), *match.span()) for match in _ASCII_WORD.finditer(text)]
+    found = [Word(fold(match.group()), *match.span()) for match in _WORD.finditer(text)]
     return [word for word in found if word.text]
 
 

@@ -3,7 +3,8 @@
 A mention is the longest run of words that spells a title or an alias of it, upper and lower case and
 accents aside, on word boundaries. To tell "Home" the film from a home, a title of one word counts only
 where it is written with a capital, does not begin a sentence if the collection also writes it small,
-and is no part of a longer name ("Los" in "Los Angeles").
+and is no part of a longer name ("Los" in "Los Angeles"). Scripts without capitals have only whole words to
+go by, and those without blanks not even these: there any two characters that spell a title are a mention.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from langchain_core.documents import Document
 
 from agentprm.retrievers.leads import lead_names
+from agentprm.text import Word, is_unspaced, words
 
 __all__ = ["Mention", "MentionIndex", "title_names"]
 
-_WORD = re.compile(r"\w+")
-_DISAMBIGUATION = re.compile(r"\s*\([^()]*\)\s*$")
+# Particles that Korean writes behind a noun without a blank.
+_PARTICLE = re.compile(
+    r"(?<=[가-힣])(?:에서|에게|으로|까지|부터|이다|은|는|이|가|을|를|의|에|와|과|도|로|만)$"
+)
 # Words that cannot be a title by themselves, and do not make a preceding word part of a name.
 _FUNCTION_WORD_LIST = """
 a an and are as at be been but by did do does for from had has have he her his how i in into is it
@@ -36,8 +39,13 @@ _ORDINARY = 0.1
 # Share of untitled passages that open with a name in a collection of articles; measured: biomedical
 # abstracts .11, paragraphs out of the middle of articles .65, openings of articles .83 to .93.
 _ARTICLES = 0.4
-# Words in a first line that is taken for a heading.
+# Words, and characters, in a first line that is taken for a heading.
 _LONGEST_HEADING = 12
+_WIDEST_HEADING = 120
+# Longer titles are nothing that a text mentions.
+_LONGEST_NAME = 40
+# How far back to look for the mark that begins a sentence.
+_BEHIND = 64
 
 
 _Table = dict[tuple[str, ...], tuple[str, ...]]
@@ -60,12 +68,6 @@ class Mention(NamedTuple):
     end: int
 
 
-class _Word(NamedTuple):
-    text: str
-    start: int
-    end: int
-
-
 def title_names(document: Document) -> list[str]:
     """Names under which other passages mention a document: its title without "(…)", and its aliases.
 
@@ -77,7 +79,7 @@ def title_names(document: Document) -> list[str]:
     aliases = document.metadata.get("aliases")
     if isinstance(aliases, list):
         names += [alias for alias in aliases if isinstance(alias, str)]
-    return [name for n in names for name in dict.fromkeys((n, _DISAMBIGUATION.sub("", n))) if name.strip()]
+    return [name for n in names for name in dict.fromkeys((n, _without_bracket(n))) if name.strip()]
 
 
 def _untitled_names(text: str) -> list[str]:
@@ -85,9 +87,20 @@ def _untitled_names(text: str) -> list[str]:
     if heading:
         return [heading.group(1).strip("# \t")]
     line, _, rest = text.strip().partition("\n")
-    if rest.strip() and len(line.split()) <= _LONGEST_HEADING and line.strip()[-1:] not in ".?!:;,":
-        return [line]
-    return []
+    if not rest or len(line) > _WIDEST_HEADING or line.rstrip()[-1:] in ".?!:;,。！？：；，、।؟":
+        return []
+    most = _LONGEST_HEADING * (2 if is_unspaced(line) else 1)
+    return [line] if len(words(line)) <= most else []
+
+
+def _without_bracket(name: str) -> str:
+    """A title without the bracket at its end that tells it from others of that name."""
+    bare = name.rstrip()
+    for opening, closing in ("()", "（）"):
+        start = bare.rfind(opening)
+        if bare.endswith(closing) and start > bare.rfind(closing, 0, -1):
+            return bare[:start].rstrip()
+    return name
 
 
 class MentionIndex:
@@ -149,24 +162,32 @@ class MentionIndex:
 
     def find(self, text: str) -> list[Mention]:
         """Mentions in a text, from left to right, without overlaps."""
-        folded = _fold(text)
-        words = [_Word(m.group(), m.start(), m.end()) for m in _WORD.finditer(folded)]
-        small = [word.text.lower() for word in words]
-        cased = any(word.text[0].isupper() for word in words[1:])
+        found = words(text)
+        small = [word.text.casefold() for word in found]
+        cased = any(word.text[0].isupper() for word in found[1:])
         guesses = self._guesses if self._guessing else {}
         mentions = []
         place = 0
-        while place < len(words):
-            for count in self._lengths.get(small[place], ()):
-                key = tuple(small[place : place + count])
+        while place < len(found):
+            for key in self._spelt(small, place):
                 ids = self._titles.get(key, ()) + guesses.get(key, ())
-                if ids and self._is_name(folded, words, place, len(key), cased):
-                    end = words[place + len(key) - 1].end
-                    mentions.append(Mention(ids, self._rarity(key), words[place].start, end))
+                if ids and self._is_name(text, found, place, len(key), cased):
+                    end = found[place + len(key) - 1].end
+                    mentions.append(Mention(ids, self._rarity(key), found[place].start, end))
                     place += len(key) - 1
                     break
             place += 1
         return mentions
+
+    def _spelt(self, small: list[str], place: int) -> Iterator[tuple[str, ...]]:
+        """What may be a title from `place` on, longest first, with and without a particle at its end."""
+        for count in self._lengths.get(small[place], ()):
+            key = tuple(small[place : place + count])
+            yield key
+            if not key[-1].isascii():
+                yield (*key[:-1], _PARTICLE.sub("", key[-1]))
+        if not small[place].isascii():
+            yield (_PARTICLE.sub("", small[place]),)
 
     def to_json(self) -> str:
         """Everything that `from_json` needs."""
@@ -216,14 +237,16 @@ class MentionIndex:
             table, names = self._guesses, lead_names(document.page_content)
             self._nameless += step
             self._guessed += step * bool(names)
-        keys = (tuple(m.group().lower() for m in _WORD.finditer(_fold(name))) for name in names)
-        return table, {key for key in keys if key and not _FUNCTION_WORDS.issuperset(key)}
+        keys = (tuple(word.text.casefold() for word in words(name)) for name in names)
+        return table, {
+            key for key in keys if 0 < len(key) <= _LONGEST_NAME and not _FUNCTION_WORDS.issuperset(key)
+        }
 
     def _count(self, document: Document, step: int) -> None:
-        words = {m.group() for m in _WORD.finditer(_fold(document.page_content))}
-        small = {word for word in words if word[0].islower()}
-        for counter, found in ((self._passages, {w.lower() for w in words}), (self._small, small)):
-            for word in found:
+        written = {word.text for word in words(document.page_content)}
+        small = {word for word in written if word[0].islower()}
+        for counter, found in ((self._passages, written), (self._small, small)):
+            for word in {w.casefold() for w in found}:
                 counter[word] += step
                 if counter[word] <= 0:
                     del counter[word]
@@ -231,63 +254,55 @@ class MentionIndex:
     def _rarity(self, key: tuple[str, ...]) -> float:
         return 1 / math.log2(2 + min(self._passages[word] for word in key))
 
-    def _is_name(self, text: str, words: list[_Word], place: int, count: int, cased: bool) -> bool:
+    def _is_name(self, text: str, found: list[Word], place: int, count: int, cased: bool) -> bool:
         """Whether the words that spell a title are meant as one.
 
         Args:
-            text: The folded text.
-            words: Its words.
+            text: The text.
+            found: Its words.
             place: First word of the title.
             count: Words of the title.
             cased: Whether the text uses capitals beyond its first letter.
         """
-        span = words[place : place + count]
+        span = found[place : place + count]
         if cased and not any(_written_as_name(word.text) for word in span):
             return False
         if count > 1:
             return True
         word = span[0]
-        if word.text.isdigit():
+        if word.text.isdigit() or is_unspaced(word.text):
             return False
-        if self._small[word.text.lower()] >= _ORDINARY * self._passages[word.text.lower()]:
-            before = text[: word.start].rstrip(" \t\n\"'(")
+        if (
+            _has_case(word.text)
+            and self._small[word.text.casefold()] >= _ORDINARY * self._passages[word.text.casefold()]
+        ):
+            before = text[max(0, word.start - _BEHIND) : word.start].rstrip(" \t\n\"'(")
             if not cased or not before or before[-1] in ".?!:":
                 return False
-        return not self._joined(text, words, place)
+        return not self._joined(text, found, place)
 
     @staticmethod
-    def _joined(text: str, words: list[_Word], place: int) -> bool:
+    def _joined(text: str, found: list[Word], place: int) -> bool:
         """Whether a capitalised word stands right before or after the one at `place`."""
-        word = words[place]
-        if place + 1 < len(words):
-            after = words[place + 1]
+        word = found[place]
+        if place + 1 < len(found):
+            after = found[place + 1]
             if after.text[0].isupper() and text[word.end : after.start] == " ":
                 return True
         if place < 2:  # the word before begins the text, where a capital says nothing
             return False
-        before = words[place - 1]
+        before = found[place - 1]
         proper = before.text[0].isupper() and before.text.lower() not in _FUNCTION_WORDS
         return proper and text[before.end : word.start] == " "
 
 
+def _has_case(word: str) -> bool:
+    """Whether a word begins with a letter that may be a capital: not a digit, not a script without them."""
+    return word[0].upper() != word[0].lower()
+
+
 def _written_as_name(word: str) -> bool:
     """Whether a word is written as part of a name: the T of "T cell" and the The of a sentence are not."""
-    if word[0].isdigit():
+    if not _has_case(word):
         return True
     return word[0].isupper() and len(word) > 1 and word.lower() not in _FUNCTION_WORDS
-
-
-def _fold(text: str) -> str:
-    """Text of the same length without accents."""
-    return text if text.isascii() else text.translate(_FOLDED)
-
-
-class _Folded(dict[int, str]):
-    """First character of the decomposition of a character, worked out when it is first met."""
-
-    def __missing__(self, code: int) -> str:
-        self[code] = folded = unicodedata.normalize("NFKD", chr(code))[0]
-        return folded
-
-
-_FOLDED = _Folded()

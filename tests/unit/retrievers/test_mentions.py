@@ -62,6 +62,34 @@ def test_a_common_word_with_a_capital_inside_a_sentence_is_one(index):
     assert found(index, "Ann moved from Lund to York.") == [("lund",), ("york",)]
 
 
+@pytest.mark.parametrize(
+    ("title", "text", "mentioned"),
+    [
+        ("東京タワー", "昨日、東京タワーに登った。", "東京タワー"),
+        ("故宫（北京）", "我们去了故宫参观", "故宫"),
+        ("กรุงเทพมหานคร", "อยู่ในกรุงเทพมหานครและ", "กรุงเทพมหานคร"),
+        ("서울 타워", "어제 서울 타워를 보았다", "서울 타워를"),
+        ("고양이", "고양이는 동물이다", "고양이는"),
+        ("القاهرة", "تقع القاهرة في مصر", "القاهرة"),
+        ("ताज महल", "यह ताज महल है", "ताज महल"),
+        ("Cafe\u0301 Noir", "The CAFÉ NOIR opened", "CAFÉ NOIR"),
+        ("Café Noir", "the Cafe\u0301 Noir opened", "Cafe\u0301 Noir"),
+        ("Große Straße", "in der Großen und GROSSE STRASSE", "GROSSE STRASSE"),
+    ],
+)
+def test_titles_of_any_script(title, text, mentioned):
+    index = MentionIndex.from_documents([doc("it", "…", title), doc("other", "…", "수영 탑")])
+    (mention,) = index.find(text)
+    assert (mention.ids, text[mention.start : mention.end]) == (("it",), mentioned)
+
+
+def test_what_only_looks_alike_is_no_mention():
+    index = MentionIndex.from_documents(
+        [doc("a", "…", "수영 탑"), doc("b", "…", "京"), doc("c", "…", "수영")]
+    )
+    assert found(index, "서울 타워 東京 수영장") == []
+
+
 def test_positions_and_rarity(index):
     text = "Böhm? No: Ana Böhm."
     mention = index.find(text)[0]
