@@ -5,6 +5,7 @@ Stands on its own: `from agentprm.retrievers import FaissStore, FeedbackRetrieve
 
 from agentprm.retrievers.adapters import AdaptedIndex, vector_index
 from agentprm.retrievers.bulk import BuildProgress, build_index
+from agentprm.retrievers.defaults import default_retriever
 from agentprm.retrievers.embeddings import SentenceTransformerEmbeddings
 from agentprm.retrievers.faiss_store import FaissStore
 from agentprm.retrievers.features import FeatureFeedback, FeatureStore, extract_features
@@ -54,6 +55,7 @@ __all__ = [
     "WriterConflictError",
     "average",
     "build_index",
+    "default_retriever",
     "extract_features",
     "fsck",
     "import_langchain_faiss",

@@ -16,9 +16,11 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from agentprm.errors import CapabilityError, InputError
+from agentprm.retrievers.filters import compile_filter
+from agentprm.retrievers.store_base import VectorSearchStore
 from agentprm.retrievers.vector_index import FloatArray, VectorIndex
 
-__all__ = ["AdaptedIndex", "Engine", "vector_index"]
+__all__ = ["AdaptedIndex", "Engine", "document_test", "vector_index"]
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +66,33 @@ def vector_index(store: Any, embedding: Embeddings | None = None) -> VectorIndex
             f"A {type(store).__name__} cannot search by vector, which feedback needs; use FaissStore."
         )
     return AdaptedIndex(store, embeddings, _engine(store))
+
+
+def document_test(index: VectorIndex, filter: Any) -> Callable[[Document], bool]:
+    """Whether a document passes a filter of an index, for documents that were not found by its search.
+
+    Args:
+        index: Where the documents are.
+        filter: A filter in the language of that index.
+
+    Raises:
+        CapabilityError: The filter means what only that index knows. Every store understands a dictionary
+            of keys and plain values in the same way.
+        ConfigurationError: The filter is malformed.
+    """
+    own = isinstance(index, VectorSearchStore)
+    of_document = isinstance(index, AdaptedIndex) and isinstance(index.store, InMemoryVectorStore)
+    plain = isinstance(filter, Mapping) and all(
+        not str(key).startswith("$") and isinstance(value, str | int | float | bool)
+        for key, value in filter.items()
+    )
+    if not (own or filter is None or plain or (of_document and callable(filter))):
+        name = type(index.store if isinstance(index, AdaptedIndex) else index).__name__
+        raise CapabilityError(
+            f"This filter of a {name} cannot be applied to documents that words or links bring in: "
+            "use a dictionary of keys and plain values, or FaissStore."
+        )
+    return compile_filter(filter)
 
 
 class AdaptedIndex:

@@ -17,6 +17,7 @@ from agentprm.retrievers.filters import Filter
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
 from agentprm.retrievers.generations import Generation, commit, read_current
 from agentprm.retrievers.index_core import IndexCore, IndexSettings
+from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.locking import ReadWriteLock
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.metrics import Metric, distance
@@ -99,6 +100,14 @@ class FaissStore(VectorSearchStore):
         with self._lock.read():
             core = self._core
             return core.mentions.get(lambda: (r.document() for _, r in core.documents.records()))
+
+    @property
+    def lexical(self) -> LexicalIndex:
+        """BM25 over the documents, for hybrid search; collected and kept up to date as `mentions`."""
+        with self._lock.read():
+            core = self._core
+            words = core.mentions.words(lambda: (r.document() for _, r in core.documents.records()))
+        return LexicalIndex.over(words, self.get_by_ids)
 
     def __len__(self) -> int:
         with self._lock.read():

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables.config import run_in_executor
-from pydantic import ConfigDict
+from langchain_core.vectorstores import VectorStoreRetriever
+from pydantic import ConfigDict, PrivateAttr
 
-from agentprm.errors import ConfigurationError
-from agentprm.retrievers.adapters import vector_index
+from agentprm.errors import CapabilityError, ConfigurationError
+from agentprm.retrievers.adapters import document_test, vector_index
 from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge, VectorFeedback
 from agentprm.retrievers.fusion import Ranking, rrf
+from agentprm.retrievers.hybrid import HybridRetriever
 from agentprm.retrievers.links import LinkFeedback, keeps_mentions
 from agentprm.retrievers.selectors import Selector
+from agentprm.retrievers.store_base import check_k
 from agentprm.retrievers.vector_index import VectorIndex
 
 __all__ = ["FeedbackRetriever", "merge_rankings"]
@@ -31,16 +35,17 @@ class FeedbackRetriever(BaseRetriever):
     first list is returned and a warning is logged.
 
     Attributes:
-        store: A `VectorIndex` such as `FaissStore`, or another LangChain vector store that
-            `vector_index` can adapt.
+        store: Where the first list comes from: a `VectorIndex` such as `FaissStore`, another LangChain
+            vector store that `vector_index` can adapt, the retriever of one (`store.as_retriever(…)`,
+            whose `k` and `filter` hold) or a `HybridRetriever`.
         method: What to do with the first hits. `None` takes link feedback on a store that keeps
             titles, as `FaissStore` does, and otherwise Rocchio behind the first ten hits.
         selector: Which hits to learn from; the method's own choice when `None`.
         merge: How the second list meets the first; the method's own choice when `None`.
         keep: With `merge="keep"`, how many of the first hits stay where they are.
-        k: Documents to return.
+        k: Documents to return; a call may ask for another number, `invoke(query, k=…)`.
         depth: Length of the first list, and of the second; never less than `k`.
-        filter: Which documents may come back; see the store.
+        filter: Which documents may come back, in the first list and in what feedback adds; see the store.
 
     Example:
         >>> from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -60,13 +65,15 @@ class FeedbackRetriever(BaseRetriever):
     k: int = 5
     depth: int = 100
     filter: Any = None
+    _hybrid: HybridRetriever | None = PrivateAttr(default=None)
+    _test: Callable[[Document], bool] | None = PrivateAttr(default=None)
 
     def __init__(self, store: Any, method: Any = None, **fields: Any) -> None:
         super().__init__(**{"store": store, "method": method, **fields})
         for name, least in (("k", 1), ("depth", 1), ("keep", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        self.store = vector_index(self.store)
+        self._open(fields)
         if self.method is None:
             self.method = LinkFeedback() if keeps_mentions(self.store) else VectorFeedback()
         if not callable(getattr(self.method, "expand", None)):
@@ -79,38 +86,85 @@ class FeedbackRetriever(BaseRetriever):
             )
         if isinstance(self.method, LinkFeedback):
             self.method.check(self.store)
+        if self.filter is not None:
+            try:
+                self._test = document_test(self.store, self.filter)
+            except CapabilityError:
+                # The store's own search keeps its filter; links go past that search.
+                if isinstance(self.method, LinkFeedback):
+                    raise
+        if self._hybrid is not None:
+            self._hybrid = self._hybrid.model_copy(update={"filter": self.filter})
+            document_test(self.store, self.filter)
 
-    def search(self, query: str) -> list[tuple[Document, float]]:
+    def _open(self, fields: Mapping[str, Any]) -> None:
+        """Takes a retriever apart: its index, its filter and its k."""
+        source = self.store
+        if isinstance(source, VectorStoreRetriever):
+            unknown = source.search_kwargs.keys() - {"k", "filter"}
+            if source.search_type != "similarity" or unknown:
+                raise CapabilityError(
+                    "Feedback needs a retriever with search_type='similarity' and no search_kwargs but k and "
+                    f"filter, not {source.search_type!r} and {sorted(source.search_kwargs)}."
+                )
+            self._adopt(fields, source.search_kwargs)
+            source = source.vectorstore
+        elif isinstance(source, HybridRetriever):
+            self._adopt(fields, {"k": source.k, "filter": source.filter})
+            self._hybrid = source
+            source = source.store
+        elif isinstance(source, BaseRetriever):
+            raise CapabilityError(
+                f"Feedback needs vectors, which a {type(source).__name__} does not give: "
+                "pass its vector store, or a HybridRetriever."
+            )
+        self.store = vector_index(source)
+
+    def _adopt(self, fields: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        if own.get("filter") is not None:
+            if self.filter is not None:
+                raise ConfigurationError("The retriever has a filter already: give it once.")
+            self.filter = own["filter"]
+        if "k" in own and "k" not in fields:
+            self.k = own["k"]
+
+    def search(self, query: str, k: int | None = None) -> list[tuple[Document, float]]:
         """The best `k` documents with scores, whose scale depends on the method."""
         index: VectorIndex = self.store
         method: FeedbackMethod = self.method
         selector: Selector | None = self.selector
-        depth = max(self.depth, self.k)
+        k = self.k if k is None else check_k(k)
+        depth = max(self.depth, k)
         vector = index.embed_query(query)
-        first = index.search_vectors(vector[None, :], depth, self.filter)[0]
+        if self._hybrid is not None:
+            first = self._hybrid.ranked(query, vector, depth)
+        else:
+            first = index.search_vectors(vector[None, :], depth, self.filter)[0]
         if not first:
             return []
         try:
             selection = selector.select(query, first) if selector is not None else None
             if selection is not None and not selection.positives and not selection.negatives:
-                return first[: self.k]
+                return first[:k]
             second = method.expand(
                 query, vector, first, index, k=depth, selection=selection, filter=self.filter
             )
         except Exception as error:  # whoever judges may fail in any way; the first list is still good
             _logger.warning("Feedback failed (%s: %s); the first list stands.", type(error).__name__, error)
-            return first[: self.k]
-        return merge_rankings(first, second, self.merge or method.merge, self.keep)[: self.k]
+            return first[:k]
+        if self._test is not None:  # a method that forgets the filter must not get round it
+            second = [(document, score) for document, score in second if self._test(document)]
+        return merge_rankings(first, second, self.merge or method.merge, self.keep)[:k]
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        return [document for document, _ in self.search(query)]
+        return [document for document, _ in self.search(query, k)]
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        return [document for document, _ in await run_in_executor(None, self.search, query)]
+        return [document for document, _ in await run_in_executor(None, self.search, query, k)]
 
 
 def merge_rankings(first: Ranking, second: Ranking, merge: Merge, keep: int) -> list[tuple[Document, float]]:

@@ -1,4 +1,4 @@
-"""Titles that a store keeps for link feedback: collected at first use, then kept up to date and saved."""
+"""What a store keeps of its texts for link feedback and BM25: titles and words, collected at first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 from langchain_core.documents import Document
 
 from agentprm.errors import IndexCorruptError
+from agentprm.retrievers.bm25 import Bm25Index
 from agentprm.retrievers.generations import Generation
+from agentprm.retrievers.lexical import text_words
 from agentprm.retrievers.mentions import MentionIndex
 
 __all__ = ["KeptMentions"]
@@ -20,7 +22,7 @@ _FILE = "mentions.json"
 
 
 class KeptMentions:
-    """A `MentionIndex` that costs nothing until it is asked for.
+    """A `MentionIndex` and a `Bm25Index` that cost nothing until they are asked for.
 
     A saved one is mapped when its generation is opened, and read and verified at first use: a reader
     that never follows links reads no title, and the map outlives the file.
@@ -31,6 +33,7 @@ class KeptMentions:
 
     def __init__(self, generation: Generation | None = None) -> None:
         self._index: MentionIndex | None = None
+        self._words: Bm25Index | None = None
         self._stored: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
         self._digest = ""
         self._lock = threading.Lock()
@@ -45,7 +48,7 @@ class KeptMentions:
     @property
     def kept(self) -> bool:
         """Whether there is anything to keep up to date."""
-        return self._index is not None or self._stored is not None
+        return self._index is not None or self._stored is not None or self._words is not None
 
     def get(self, documents: Callable[[], Iterable[Document]]) -> MentionIndex:
         """The index itself.
@@ -62,15 +65,27 @@ class KeptMentions:
                 self._stored = None
             return self._index
 
+    def words(self, documents: Callable[[], Iterable[Document]]) -> Bm25Index:
+        """The words of the documents; see `get`."""
+        with self._lock:
+            if self._words is None:
+                words = Bm25Index(text_words)
+                words.add(_texts(documents()))
+                self._words = words
+            return self._words
+
     def change(self, removed: Iterable[Document], added: Iterable[Document]) -> None:
-        """Keeps the index up to date, if there is one."""
-        if not self.kept:
-            return
-        index = self.get(list)
-        for document in removed:
-            index.remove(document)
-        for document in added:
-            index.add(document)
+        """Keeps both up to date, as far as they are there."""
+        removed, added = list(removed), list(added)
+        if self._index is not None or self._stored is not None:
+            index = self.get(list)
+            for document in removed:
+                index.remove(document)
+            for document in added:
+                index.add(document)
+        if self._words is not None:
+            self._words.remove(_texts(removed))
+            self._words.add(_texts(added))
 
     def write(self, folder: Path) -> None:
         """Writes the file of a generation, if there is anything to write."""
@@ -89,3 +104,7 @@ class KeptMentions:
             return MentionIndex.from_json(data.decode())
         except ValueError as error:
             raise IndexCorruptError(f"The titles of the index are damaged: {error}") from None
+
+
+def _texts(documents: Iterable[Document]) -> Iterable[tuple[str, str]]:
+    return ((str(document.id), document.page_content) for document in documents)

@@ -15,8 +15,8 @@ import numpy as np
 from langchain_core.documents import Document
 
 from agentprm.errors import CapabilityError
+from agentprm.retrievers.adapters import document_test
 from agentprm.retrievers.feedback_methods import Merge
-from agentprm.retrievers.filters import compile_filter
 from agentprm.retrievers.fusion import Ranking
 from agentprm.retrievers.mentions import Mention, MentionIndex
 from agentprm.retrievers.selectors import Selection
@@ -190,19 +190,20 @@ class _Candidates:
     def __init__(self, index: VectorIndex, vector: FloatArray, filter: Any, hits: Ranking) -> None:
         self._index = index
         self._vector = _unit(np.asarray(vector, dtype=np.float32)[None, :])[0]
-        self._allowed = compile_filter(filter)
+        self._allowed = document_test(index, filter)
         self._hits = [str(d.id) for d, _ in hits]
         self._documents: dict[str, Document | None] = {str(d.id): d for d, _ in hits}
         self._linked: dict[str, list[tuple[str, float, float]]] = {}
 
     def fetch(self, ids: dict[str, float]) -> None:
-        """Reads those documents that are not at hand."""
+        """Reads those documents that are not at hand, and that the filter allows."""
         missing = [i for i in ids if i not in self._documents]
         if not missing:
             return
         index: Any = self._index
         self._documents.update(dict.fromkeys(missing))
-        self._documents.update({str(d.id): d for d in index.get_by_ids(missing)})
+        found = index.get_by_ids(missing)
+        self._documents.update({str(d.id): d for d in found if self._allowed(d)})
 
     def links(self, seed: str, mentions: MentionIndex) -> list[tuple[str, float, float]]:
         """Passages that a passage at hand mentions, each with its share of the title and its rarity."""
@@ -227,11 +228,7 @@ class _Candidates:
     def ranked(self, gains: dict[str, float]) -> list[tuple[Document, float]]:
         """The hits and the linked documents that the filter allows, best first."""
         hits = set(self._hits)
-        documents = {
-            i: d
-            for i, d in self._documents.items()
-            if d is not None and (i in hits or (i in gains and self._allowed(d)))
-        }
+        documents = {i: d for i, d in self._documents.items() if d is not None and (i in hits or i in gains)}
         totals = {i: cosine + gains.get(i, 0.0) for i, cosine in self.cosines(list(documents)).items()}
         return [(documents[i], totals[i]) for i in sorted(totals, key=lambda i: -totals[i])]
 

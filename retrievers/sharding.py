@@ -24,6 +24,7 @@ from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fing
 from agentprm.retrievers.generations import Generation, commit, open_part, read_current, seal_part
 from agentprm.retrievers.index_core import IndexCore
 from agentprm.retrievers.kept_mentions import KeptMentions
+from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.locking import ReadWriteLock
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.metrics import Metric
@@ -88,6 +89,13 @@ class ShardedFaissStore(VectorSearchStore):
         """Titles of the documents of all shards, for link feedback; see `FaissStore.mentions`."""
         with self._lock.read():
             return self._mentions.get(lambda: chain.from_iterable(self._shards))
+
+    @property
+    def lexical(self) -> LexicalIndex:
+        """BM25 over the documents of all shards, for hybrid search; see `FaissStore.lexical`."""
+        with self._lock.read():
+            words = self._mentions.words(lambda: chain.from_iterable(self._shards))
+        return LexicalIndex.over(words, self.get_by_ids)
 
     def __len__(self) -> int:
         with self._lock.read():

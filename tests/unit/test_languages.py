@@ -27,7 +27,6 @@ DOCUMENTS = [Document(id=name, page_content=passage) for name, passage, _, _ in 
 
 @pytest.mark.parametrize(("name", "passage", "question", "answer"), LANGUAGES)
 def test_question_finds_its_passage_and_answer_its_citation(name, passage, question, answer):
-    pytest.importorskip("bm25s")
     lexical = LexicalIndex(DOCUMENTS)
     assert lexical.search(question, k=1)[0][0].id == name
     assert lexical.search_with_feedback(question, k=1)[0][0].id == name
@@ -38,7 +37,6 @@ def test_question_finds_its_passage_and_answer_its_citation(name, passage, quest
 
 
 def test_one_character_finds_its_text():
-    pytest.importorskip("bm25s")
     index = LexicalIndex([*DOCUMENTS, Document(id="cat", page_content="一只黑猫警长")])
     assert [document.id for document, _ in index.search("猫")] == ["cat"]
 
