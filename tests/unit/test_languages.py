@@ -32,7 +32,7 @@ def test_question_finds_its_passage_and_answer_its_citation(name, passage, quest
     assert lexical.search_with_feedback(question, k=1)[0][0].id == name
     store = FaissStore(FakeEmbeddings())
     store.add_documents(DOCUMENTS)
-    assert HybridRetriever(store=store, lexical=lexical, k=1).invoke(question)[0].id == name
+    assert HybridRetriever(store, lexical, dense_weight=0.2, k=1).invoke(question)[0].id == name
     assert [document.id for document in supporting(answer, DOCUMENTS, question)] == [name]
 
 
