@@ -14,7 +14,7 @@ from agentprm.prompts import one_line
 from agentprm.rewards.base import RewardStep
 from agentprm.rewards.step_text import evidence_line
 
-__all__ = ["Conversation", "action_text", "trajectory_of"]
+__all__ = ["Conversation", "action_text", "call_text", "trajectory_of"]
 
 
 class Conversation(NamedTuple):
@@ -81,7 +81,7 @@ def trajectory_of(messages: Sequence[Any], *, max_chars: int = 2000, earlier: in
                     final_answer=text if ends else None,
                 )
             )
-            calls, passages = [_call_text(call) for call in message.tool_calls], []
+            calls, passages = [call_text(call) for call in message.tool_calls], []
     return Conversation(question, steps)
 
 
@@ -89,11 +89,12 @@ def action_text(message: AIMessage) -> str:
     """What an AI message says and calls, as text; empty if it does neither."""
     parts = [message.text.strip()]
     if message.tool_calls:
-        parts.append("Calls " + "; ".join(map(_call_text, message.tool_calls)))
+        parts.append("Calls " + "; ".join(map(call_text, message.tool_calls)))
     return "\n".join(part for part in parts if part)
 
 
-def _call_text(call: Mapping[str, Any]) -> str:
+def call_text(call: Mapping[str, Any]) -> str:
+    """A tool call as text, for instance `search(query="Brunel")`."""
     arguments = ", ".join(
         f"{name}={json.dumps(value, ensure_ascii=False, default=str)}" for name, value in call["args"].items()
     )

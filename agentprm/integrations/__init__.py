@@ -1,0 +1,41 @@
+"""agentprm in agents: a tool, middleware, decision models and an MCP server.
+
+Each is imported when it is first named, since each needs another package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentprm.integrations.action_trace import action_trace
+    from agentprm.integrations.actions import ActionState, RewardGuidedActions
+    from agentprm.integrations.choosing import ActionCandidate, ActionRound
+    from agentprm.integrations.conversation import Conversation, trajectory_of
+
+_HOMES = {
+    "ActionCandidate": "choosing",
+    "ActionRound": "choosing",
+    "ActionState": "actions",
+    "Conversation": "conversation",
+    "RewardGuidedActions": "actions",
+    "action_trace": "action_trace",
+    "trajectory_of": "conversation",
+}
+
+__all__ = [
+    "ActionCandidate",
+    "ActionRound",
+    "ActionState",
+    "Conversation",
+    "RewardGuidedActions",
+    "action_trace",
+    "trajectory_of",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"agentprm.integrations.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,191 @@
+"""`RewardGuidedActions`: a reward model chooses an agent's next action before it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, NotRequired, cast
+
+from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs, set_config_context
+from langgraph.types import Command
+
+from agentprm._plans import Call, adrive, drive
+from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
+from agentprm.errors import MissingDependencyError
+from agentprm.integrations.choosing import ActionRound, Choice, Outcome, Rules
+from agentprm.prompts import PROMPTS, Prompts
+from agentprm.rewards.base import ProcessRewardModel
+
+try:
+    from langchain.agents.middleware import (
+        AgentMiddleware,
+        AgentState,
+        ExtendedModelResponse,
+        ModelRequest,
+        ModelResponse,
+    )
+    from langchain.agents.middleware.internal_call_transformer import (
+        InternalCallTransformer,
+        internal_call_metadata,
+    )
+    from langchain.agents.middleware.types import PrivateStateAttr
+except ImportError as error:
+    raise MissingDependencyError.for_extra("langchain (1.5 or newer)", "agents") from error
+
+__all__ = ["ActionState", "RewardGuidedActions"]
+
+_NOSTREAM = "nostream"  # LangGraph's tag: not streamed as the agent's own words
+
+
+class ActionState(AgentState[Any]):
+    """The agent's state with the choices of its current turn, which input and output leave out."""
+
+    prm_actions: NotRequired[Annotated[list[ActionRound], PrivateStateAttr]]
+
+
+class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
+    """Samples an agent's next action, scores it before it is done, and keeps the best.
+
+    The first sample is scored; where it scores below `below`, further ones are sampled side by side.
+    Equal ones are merged, and the best is done. Where even the best is weak, the model is asked to
+    reconsider it, with the judge's critique if there is one, and what it says then is done if it
+    scores better. Tool calls, several at once included, answers and structured output are all actions.
+
+    The candidates stand in the private state key `prm_actions` (the current turn's; see
+    `agent.get_state(config)`, and `action_trace` to draw them), and each choice is a custom stream
+    event. Their tokens are not streamed: what is done appears as one whole message.
+
+    Put it last in the list of middleware: what stands after it runs for every candidate; what stands
+    before it, like the approval of tool calls by a human, sees only what was chosen. Limits that other
+    middleware sets on model calls do not count the candidates; `budget` does.
+
+    Args:
+        reward: Scores the action as the last step of `trajectory_of(messages)`, which shows it the
+            conversation, the calls so far and what they returned. `VerdictReward(chat_model)` needs no
+            training.
+        n: Most samples of an action, the first included.
+        below: A score under which an action is weak, in the reward's space; `None` always samples `n`.
+        refine: How often a weak action is reconsidered.
+        budget: Bounds of a turn. Once one is reached, the agent goes on with actions that nobody scores.
+        settings: The model's settings for the further samples, for instance `{"temperature": 1.0}`.
+        prompts: Templates; `reconsider` is used.
+
+    Raises:
+        ConfigurationError: If a setting is unusable.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> from agentprm.testing import FakeReward, ScriptedChatModel
+        >>> model = ScriptedChatModel(script={"Brunel": "In Portsmouth."})
+        >>> middleware = RewardGuidedActions(FakeReward(lambda question, steps: 0.9))
+        >>> agent = create_agent(model, middleware=[middleware])
+        >>> agent.invoke({"messages": "Where was Brunel born?"})["messages"][-1].text
+        'In Portsmouth.'
+    """
+
+    state_schema = ActionState
+    transformers = (InternalCallTransformer,)
+
+    def __init__(
+        self,
+        reward: ProcessRewardModel,
+        n: int = 4,
+        below: float | None = 0.3,
+        refine: int = 1,
+        budget: SearchBudget | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        prompts: Prompts = PROMPTS,
+    ) -> None:
+        super().__init__()
+        self.tools = []
+        self.rules = Rules(
+            reward=reward,
+            n=n,
+            below=below,
+            refine=refine,
+            budget=budget or SearchBudget(),
+            settings=dict(settings or {}),
+            prompts=prompts,
+        )
+
+    def before_agent(self, state: ActionState, runtime: Any) -> dict[str, Any]:
+        """A new turn starts without the choices of the last one."""
+        return {"prm_actions": []}
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ExtendedModelResponse[Any]:
+        """See `AgentMiddleware.wrap_model_call`."""
+
+        def attempt(one: ModelRequest[Any]) -> Outcome:
+            try:
+                with set_config_context(_unseen()) as context:
+                    return context.run(handler, one)
+            except Exception as error:
+                return error
+
+        def ask(requests: Sequence[ModelRequest[Any]]) -> list[Outcome]:
+            if len(requests) == 1:
+                return [attempt(requests[0])]
+            with ContextThreadPoolExecutor(len(requests)) as executor:
+                return list(executor.map(attempt, requests))
+
+        with metered() as meter:
+            choice = Choice(self.rules, request, _spent(request), meter)
+            response = drive(choice.run(lambda requests: Call.blocking(ask, requests)))
+        return _respond(request, response, choice)
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ExtendedModelResponse[Any]:
+        """See `AgentMiddleware.awrap_model_call`."""
+
+        async def attempt(one: ModelRequest[Any]) -> Outcome:
+            async def call() -> ModelResponse[Any]:
+                return await handler(one)
+
+            try:
+                with set_config_context(_unseen()) as context:
+                    return await asyncio.create_task(call(), context=context)
+            except Exception as error:
+                return error
+
+        async def ask(requests: Sequence[ModelRequest[Any]]) -> list[Outcome]:
+            return await asyncio.gather(*map(attempt, requests))
+
+        with metered() as meter:
+            choice = Choice(self.rules, request, _spent(request), meter)
+            response = await adrive(choice.run(lambda requests: Call(list, lambda: ask(requests))))
+        return _respond(request, response, choice)
+
+
+def _unseen() -> RunnableConfig:
+    """The current config, with marks that keep a call's tokens out of every stream."""
+    marks: RunnableConfig = {"tags": [_NOSTREAM], "metadata": internal_call_metadata()}
+    return merge_configs(ensure_config(), marks)
+
+
+def _rounds(request: ModelRequest[Any]) -> list[ActionRound]:
+    """The choices of the turn so far."""
+    state = cast("ActionState", request.state)
+    return state.get("prm_actions") or []
+
+
+def _spent(request: ModelRequest[Any]) -> Usage:
+    usage = empty_usage()
+    for entry in _rounds(request):
+        usage = add_usage(usage, entry["usage"])
+    return usage
+
+
+def _respond(
+    request: ModelRequest[Any], response: ModelResponse[Any], choice: Choice
+) -> ExtendedModelResponse[Any]:
+    entry = choice.entry()
+    request.runtime.stream_writer({"type": "agentprm.action_chosen", **entry})
+    update = {"prm_actions": [*_rounds(request), entry]}
+    return ExtendedModelResponse(model_response=response, command=Command(update=update))
