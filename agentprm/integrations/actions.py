@@ -10,10 +10,10 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs, set_config_context
 from langgraph.types import Command
 
-from agentprm._plans import Call, adrive, drive
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
 from agentprm.errors import MissingDependencyError
 from agentprm.integrations.choosing import ActionRound, Choice, Outcome, Rules
+from agentprm.plans import adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel
 
@@ -134,7 +134,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
 
         with metered() as meter:
             choice = Choice(self.rules, request, _spent(request), meter)
-            response = drive(choice.run(lambda requests: Call.blocking(ask, requests)))
+            response = drive(choice.run(lambda requests: wait_in_thread(ask, requests)))
         return _respond(request, response, choice)
 
     async def awrap_model_call(
@@ -159,7 +159,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
 
         with metered() as meter:
             choice = Choice(self.rules, request, _spent(request), meter)
-            response = await adrive(choice.run(lambda requests: Call(list, lambda: ask(requests))))
+            response = await adrive(choice.run(lambda requests: wait(_needs_a_loop, ask, requests)))
         return _respond(request, response, choice)
 
 
@@ -167,6 +167,10 @@ def _unseen() -> RunnableConfig:
     """The current config, with marks that keep a call's tokens out of every stream."""
     marks: RunnableConfig = {"tags": [_NOSTREAM], "metadata": internal_call_metadata()}
     return merge_configs(ensure_config(), marks)
+
+
+def _needs_a_loop(requests: Sequence[ModelRequest[Any]]) -> list[Outcome]:
+    raise RuntimeError("An async handler cannot be called without an event loop.")
 
 
 def _rounds(request: ModelRequest[Any]) -> list[ActionRound]:

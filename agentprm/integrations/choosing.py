@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
 from typing_extensions import TypedDict
 
-from agentprm._plans import Call
 from agentprm.budget import SearchBudget, Usage, add_usage, record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, TransientModelError
 from agentprm.integrations.conversation import Conversation, action_text, trajectory_of
 from agentprm.lm._retry import transient
+from agentprm.plans import Plan, wait
 from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.rewards.base import ProcessRewardModel, RewardStep
 from agentprm.rewards.verdict import VerdictReward
@@ -31,10 +31,8 @@ except ImportError as error:
 __all__ = ["ActionCandidate", "ActionRound", "Ask", "Choice", "Outcome", "Rules"]
 
 Outcome = ModelResponse[Any] | Exception
-Ask = Callable[[Sequence[ModelRequest[Any]]], Call]
-"""From requests to the call that sends them all and returns an `Outcome` for each."""
-
-_Work = Generator[Call, Any, None]
+Ask = Callable[[Sequence[ModelRequest[Any]]], Plan[list[Outcome]]]
+"""Sends requests, all at the same time, and returns an `Outcome` for each."""
 
 
 class ActionCandidate(TypedDict):
@@ -149,8 +147,8 @@ class Choice:
         self._failures: list[Exception | None] = []
         self._conversation: Conversation | None = None
 
-    def run(self, ask: Ask) -> Generator[Call, Any, ModelResponse[Any]]:
-        """Yields the calls that it waits for, and returns the chosen response.
+    def run(self, ask: Ask) -> Plan[ModelResponse[Any]]:
+        """The plan that returns the chosen response.
 
         Raises:
             Exception: What the model raised, if it gave nothing else.
@@ -222,9 +220,11 @@ class Choice:
             self.note = f"budget: {out or name}"
         return allowed
 
-    def _sample(self, ask: Ask, request: ModelRequest[Any], count: int, *, refined: bool = False) -> _Work:
+    def _sample(
+        self, ask: Ask, request: ModelRequest[Any], count: int, *, refined: bool = False
+    ) -> Plan[None]:
         """Asks `count` times, merges equal actions and scores the new ones."""
-        outcomes: list[Outcome] = yield ask([request] * count)
+        outcomes = yield from ask([request] * count)
         fresh: list[_Candidate] = []
         for outcome in outcomes:
             if isinstance(outcome, Exception):
@@ -247,16 +247,18 @@ class Choice:
         self._known += fresh
         yield from self._score([candidate for candidate in fresh if candidate.usable])
 
-    def _score(self, candidates: list[_Candidate]) -> _Work:
+    def _score(self, candidates: list[_Candidate]) -> Plan[None]:
         if self._conversation is None or not candidates:
             return
         candidates = candidates[: self._left("reward_calls", len(candidates))]
         trajectories = [self._trajectory(candidate) for candidate in candidates]
         if not trajectories:
             return
-        rows = yield self._scoring(trajectories)
-        if isinstance(rows, TransientModelError):
-            self.note = f"reward: {one_line(str(rows))}"
+        reward = self.rules.reward
+        try:
+            rows = yield from wait(reward.score, reward.ascore, self._question, trajectories)
+        except TransientModelError as error:  # the agent can act without a judge
+            self.note = f"reward: {one_line(str(error))}"
             return
         for candidate, row, trajectory in zip(candidates, rows, trajectories, strict=True):
             if len(row) != len(trajectory):
@@ -265,23 +267,6 @@ class Choice:
                     "steps; a reward model gives exactly one score per step."
                 )
             candidate.score = None if math.isnan(row[-1]) else number(row[-1])
-
-    def _scoring(self, trajectories: list[list[RewardStep]]) -> Call:
-        reward, question = self.rules.reward, self._question
-
-        def score() -> Any:
-            try:
-                return reward.score(question, trajectories)
-            except TransientModelError as error:  # the agent can act without a judge
-                return error
-
-        async def ascore() -> Any:
-            try:
-                return await reward.ascore(question, trajectories)
-            except TransientModelError as error:
-                return error
-
-        return Call(score, ascore)
 
     @property
     def _question(self) -> str:
