@@ -32,9 +32,9 @@ from typing import Any
 import engine_speed
 import torch
 
+from agentprm.engine.decoding import Group
+from agentprm.engine.requests import Request
 from agentprm.lm import Completion, Prompt, SamplingParams, TransformersLM, _engine, _plan, _scheduler
-from agentprm.lm._decode import Group
-from agentprm.lm._work import Request
 from agentprm.packaged import default_language_model
 
 PARTS = (

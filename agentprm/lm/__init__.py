@@ -58,7 +58,7 @@ def as_language_model(model: LanguageModel | BaseChatModel | str | Path | Any) -
         from agentprm.lm.transformers import TransformersLM
 
         return TransformersLM(model)
-    from agentprm.lm._vllm_engine import is_vllm_engine
+    from agentprm.lm.vllm import is_vllm_engine
 
     if is_vllm_engine(model):
         from agentprm.lm.vllm import VllmLM

@@ -8,19 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from agentprm.background import all_of, arun, run
+from agentprm.engine.spans import Context, Span
+from agentprm.engine.tokenizing import PromptText, as_data, load_tokenizer
 from agentprm.errors import (
     CapabilityError,
     ConfigurationError,
     ContextLengthError,
     ModelServerError,
 )
-from agentprm.lm._background import all_of, arun, run
 from agentprm.lm._http import JsonHttp, served_model
 from agentprm.lm._retry import Retries
-from agentprm.lm._spans import Context, LocalText, ServerText, Span, as_data, tokenizer_of
-from agentprm.lm._text import PromptText
-from agentprm.lm._token_lm import Cost, Job, TokenLM
 from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices
+from agentprm.lm.token_lm import Cost, Job, TokenLM
+from agentprm.lm.token_text import LocalText, ServerText
 
 __all__ = ["ServerLM"]
 
@@ -103,7 +104,7 @@ class ServerLM(TokenLM):
         self._kwargs = dict(template_kwargs or {})
         Context(None, on_overflow)
         self.model, length = run(served_model(self._http, model))
-        self._local = None if tokenizer is None else PromptText(tokenizer_of(tokenizer), self._kwargs)
+        self._local = None if tokenizer is None else PromptText(load_tokenizer(tokenizer), self._kwargs)
         bos = None if self._local is None else self._local.tokenizer.bos_token_id
         self._context = Context(length, on_overflow, bos)
         self._root = re.sub(r"/v1$", "", self._http.base_url)

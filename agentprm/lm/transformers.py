@@ -21,14 +21,13 @@ except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
 from agentprm._fork import reset_after_fork
-from agentprm.lm._breaks import BreakCounter
-from agentprm.lm._decode import Group, Lane
-from agentprm.lm._engine import Engine
-from agentprm.lm._loading import end_tokens, load_model, load_tokenizer, max_context
-from agentprm.lm._plan import common_length, samples_per_row
-from agentprm.lm._scheduler import Scheduler
-from agentprm.lm._text import PromptText
-from agentprm.lm._work import Item, Leaf, Reading, Request, Sink
+from agentprm.engine.decoding import Group, Lane
+from agentprm.engine.engine import Engine
+from agentprm.engine.loading import end_tokens, load_model, max_context
+from agentprm.engine.planning import common_length, samples_per_row
+from agentprm.engine.requests import Item, Leaf, Reading, Request, Sink
+from agentprm.engine.scheduler import Scheduler
+from agentprm.engine.tokenizing import PromptText, load_tokenizer
 
 __all__ = ["TransformersLM"]
 
@@ -117,10 +116,9 @@ class TransformersLM(LanguageModel):
                 )
             self.model = model
         self.model.eval()
-        self.tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+        self.tokenizer = load_tokenizer(tokenizer)
         self.max_context = max_context(self.model.config.get_text_config())
         self._text = PromptText(self.tokenizer, template_kwargs)
-        self._breaks = BreakCounter(self._text)
         self._on_overflow = on_overflow
         self._max_batch_tokens = max_batch_tokens
         self._engine = Engine(self.model, cache_bytes)
@@ -148,18 +146,6 @@ class TransformersLM(LanguageModel):
     def cache_bytes(self) -> int:
         """Bytes of keys and values held for later calls at the moment."""
         return self._engine.tree.nbytes
-
-    @property
-    def prefix_breaks(self) -> dict[str, int]:
-        """Prompts so far that share less with earlier ones than their text promises.
-
-        `template`: conversations of which the chat template writes an earlier turn of the assistant
-        differently than that turn was prompted and continued, for instance without its reasoning.
-        `tokens`: prompts that extend an earlier one's prefix, and continuations of a prompt, whose
-        first characters the tokenizer joins with its last ones. Results are those of the text as a
-        whole in either case; only the tokens from the break on are computed anew.
-        """
-        return {"template": self._breaks.template, "tokens": self._breaks.tokens}
 
     def clear_cache(self) -> None:
         """Forgets all keys and values; needed after the model's weights have changed."""
@@ -221,8 +207,6 @@ class TransformersLM(LanguageModel):
         texts = [self._text.render(prompt) for prompt in prompts]
         unique = list(dict.fromkeys(texts))
         encoded = dict(zip(unique, self._text.encode(unique), strict=True))
-        for prompt, text in dict(zip(prompts, texts, strict=True)).items():
-            self._breaks.see(prompt, text, encoded[text])
         ids = {text: self._fit(encoded[text], params.max_tokens) for text in unique}
         seed = secrets.randbits(63) if params.seed is None else params.seed
         greedy = params.temperature == 0
@@ -262,7 +246,6 @@ class TransformersLM(LanguageModel):
         if any(not text for texts in continuations for text in texts):
             raise InputError("A continuation to score must not be empty.")
         texts = [self._text.render(prompt) for prompt in prompts]
-        prompt_of = dict(zip(texts, prompts, strict=True))
         wanted: dict[str, dict[str, int]] = {}
         for text, some in zip(texts, continuations, strict=True):
             numbers = wanted.setdefault(text, {}) if some else {}
@@ -272,7 +255,7 @@ class TransformersLM(LanguageModel):
         items: dict[str, Reading] = {}
         spans: dict[str, list[_Span]] = {}
         for text, numbers in wanted.items():
-            trunk, spans[text] = self._spans(prompt_of[text], text, list(numbers))
+            trunk, spans[text] = self._spans(text, list(numbers))
             items[text] = _reading(request, trunk, spans[text])
 
         def account() -> None:
@@ -291,10 +274,9 @@ class TransformersLM(LanguageModel):
 
         return _Job(request, list(items.values()), result, account)
 
-    def _spans(self, prompt: Prompt, text: str, continuations: list[str]) -> tuple[list[int], list[_Span]]:
+    def _spans(self, text: str, continuations: list[str]) -> tuple[list[int], list[_Span]]:
         """The prompt's tokens and what of each joint encoding is to be scored."""
         trunk, *joint = self._text.encode([text, *(text + c for c in continuations)])
-        self._breaks.see(prompt, text, trunk)
         spans = []
         for continuation, ids in zip(continuations, joint, strict=True):
             common = common_length(trunk, ids)
@@ -303,7 +285,6 @@ class TransformersLM(LanguageModel):
             elif common and len(ids) > common:
                 # The boundary lies inside a token: the last common one predicts the first that differs.
                 spans.append(_Span(tuple(ids[common - 1 :]), common - 1, True))
-                self._breaks.joined()
             else:
                 raise InputError(f"The continuation {continuation!r} adds no token to its prompt.")
         longest = max(span.start + len(span.tokens) for span in spans) - len(trunk)

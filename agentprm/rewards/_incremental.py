@@ -22,11 +22,12 @@ try:
 except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
-from agentprm.lm._engine import Engine
-from agentprm.lm._loading import load_tokenizer, max_context
-from agentprm.lm._plan import common_length
-from agentprm.lm._readout import Call, Reading, read_outputs
-from agentprm.lm._scheduler import Scheduler
+from agentprm.engine.engine import Engine
+from agentprm.engine.loading import max_context
+from agentprm.engine.planning import common_length
+from agentprm.engine.reading import Call, Reading, read_outputs
+from agentprm.engine.scheduler import Scheduler
+from agentprm.engine.tokenizing import load_tokenizer
 
 __all__ = [
     "LocalReward",

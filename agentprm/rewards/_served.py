@@ -6,10 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
+from agentprm.background import arun, run
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, ContextLengthError
-from agentprm.lm._background import arun, run
-from agentprm.lm._token_lm import Cost
+from agentprm.lm.token_lm import Cost
 from agentprm.rewards._steps import StepReward
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.step_text import StepWriter

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from agentprm.background import all_of
 from agentprm.errors import ConfigurationError, InputError, ModelServerError
-from agentprm.lm._background import all_of
 from agentprm.lm._http import JsonHttp
 from agentprm.lm._retry import Retries
-from agentprm.lm._token_lm import Cost
+from agentprm.lm.token_lm import Cost
 from agentprm.rewards._served import ServedReward, Wanted
 from agentprm.rewards.step_text import StepWriter
 

@@ -19,9 +19,9 @@ from agentprm.rewards.templates import Dialogue
 
 import torch  # isort: skip
 
-from agentprm.lm._plan import common_length
-from agentprm.lm._readout import Call, read_tokens
-from agentprm.lm._scheduler import Scheduler
+from agentprm.engine.planning import common_length
+from agentprm.engine.reading import Call, read_tokens
+from agentprm.engine.scheduler import Scheduler
 from agentprm.lm.transformers import TransformersLM
 
 __all__ = ["LogRatio"]

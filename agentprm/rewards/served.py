@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentprm._numbers import sigmoid
+from agentprm.background import all_of, run
+from agentprm.engine.tokenizing import load_tokenizer
 from agentprm.errors import ConfigurationError, ModelServerError
-from agentprm.lm._background import all_of, run
 from agentprm.lm._http import JsonHttp, served_model
 from agentprm.lm._retry import Retries
-from agentprm.lm._spans import tokenizer_of
-from agentprm.lm._token_lm import Cost
-from agentprm.lm._vllm_engine import VllmEngine
+from agentprm.lm.token_lm import Cost
+from agentprm.lm.vllm import VllmEngine
 from agentprm.rewards._served import Overflow, ServedReward, Wanted
 from agentprm.rewards.step_text import StepWriter
 from agentprm.rewards.templates import StepTemplate
@@ -150,7 +150,7 @@ class ServedTokenHead(ServedReward):
         super().__init__(step_text, cache_size, on_overflow, source.longest)
         self._source = source
         self.template = template
-        self.tokenizer = tokenizer_of(tokenizer)
+        self.tokenizer = load_tokenizer(tokenizer)
         template.check(self.tokenizer)
         self._activated = False
         run(self._check())

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentprm._numbers import sigmoid
+from agentprm.background import all_of
+from agentprm.engine.spans import Span
+from agentprm.engine.tokenizing import load_tokenizer
 from agentprm.errors import ConfigurationError
-from agentprm.lm._background import all_of
-from agentprm.lm._spans import Span, tokenizer_of
-from agentprm.lm._token_lm import Cost, TokenLM
+from agentprm.lm.token_lm import Cost, TokenLM
 from agentprm.rewards._served import Overflow, ServedReward, Wanted
 from agentprm.rewards.step_text import StepWriter
 from agentprm.rewards.templates import Dialogue, StepTemplate
@@ -58,7 +59,7 @@ class ServedTokenLogits(ServedReward):
         longest = None if model.max_context is None else model.max_context - 1
         super().__init__(step_text, cache_size, on_overflow, longest)
         self.model, self.template = model, template
-        self.tokenizer = tokenizer_of(tokenizer)
+        self.tokenizer = load_tokenizer(tokenizer)
         template.check(self.tokenizer)
         self.words = list(words or (_word(self.tokenizer, good), _word(self.tokenizer, bad)))
         if len(self.words) != 2 or self.words[0] == self.words[1]:
@@ -127,7 +128,7 @@ class ServedLogRatio(ServedReward):
         known = [side.max_context for side in self._sides if side.max_context is not None]
         super().__init__(step_text, cache_size, on_overflow, min(known) - 1 if known else None)
         self.beta, self.template = beta, template or Dialogue()
-        self.tokenizer = tokenizer_of(tokenizer)
+        self.tokenizer = load_tokenizer(tokenizer)
 
     async def _rows(self, question: str, wanted: Wanted, cost: Cost) -> list[list[float]]:
         async def row(steps: list[str], new: list[int]) -> list[float]:

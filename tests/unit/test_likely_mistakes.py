@@ -17,13 +17,13 @@ from agentprm.testing import ScriptedLanguageModel
 def test_a_folder_that_is_not_there(name):
     pytest.importorskip("transformers")
     pytest.importorskip("sentence_transformers")
+    from agentprm.engine.tokenizing import load_tokenizer
     from agentprm.lm import TransformersLM
-    from agentprm.lm._spans import tokenizer_of
 
     for load in (
         load_reward,
         TransformersLM,
-        tokenizer_of,
+        load_tokenizer,
         lambda path: PairwiseReranker(model=str(path)),
         lambda path: CrossEncoderReranker(model=str(path)),
     ):

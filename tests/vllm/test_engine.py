@@ -7,9 +7,9 @@ import time
 import pytest
 
 from agentprm.budget import metered
+from agentprm.engine.tokenizing import PromptText
 from agentprm.errors import ContextLengthError
 from agentprm.lm import Prompt, SamplingParams, VllmLM
-from agentprm.lm._text import PromptText
 from agentprm.rewards.base import RewardStep
 from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits
 from agentprm.rewards.templates import Dialogue, TurnSteps

@@ -7,8 +7,8 @@ import urllib.request
 import pytest
 
 from agentprm.budget import metered
+from agentprm.engine.tokenizing import PromptText
 from agentprm.lm import ChatLM, Prompt, SamplingParams, as_language_model
-from agentprm.lm._text import PromptText
 from tests.unit.lm.toy_engine import ToyEngine, check_greedy, plain_score
 from tests.vllm.conftest import ENGINE, serving
 

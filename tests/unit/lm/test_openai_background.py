@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentprm.background import all_of, arun, run
+from agentprm.engine.spans import Context, sample_seed, span_of
+from agentprm.engine.tokenizing import as_data
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError
-from agentprm.lm._background import all_of, arun, run
 from agentprm.lm._retry import Retries, _retry_after
-from agentprm.lm._spans import Context, as_data, sample_seed, span_of
 
 
 async def test_sync_and_async_callers_share_one_loop():

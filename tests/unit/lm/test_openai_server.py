@@ -7,6 +7,7 @@ import time
 import pytest
 
 from agentprm.budget import metered
+from agentprm.engine.tokenizing import PromptText
 from agentprm.errors import (
     CapabilityError,
     ConfigurationError,
@@ -17,7 +18,6 @@ from agentprm.errors import (
 )
 from agentprm.lm import Prompt, SamplingParams, ServerLM, as_language_model, require
 from agentprm.lm._retry import Retries, transient
-from agentprm.lm._text import PromptText
 from tests.unit.lm.toy_engine import Loopback, ToyEngine, plain_score, vllm_answers
 
 pytestmark = pytest.mark.enable_socket

@@ -12,9 +12,9 @@ pytest.importorskip("transformers")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from agentprm.engine import parallel  # noqa: E402
+from agentprm.engine.parallel import even_parts, side_by_side  # noqa: E402
 from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
-from agentprm.lm import _parallel as parallel  # noqa: E402
-from agentprm.lm._parallel import even_parts, side_by_side  # noqa: E402
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=30), st.integers(1, 8))
@@ -37,13 +37,17 @@ def test_what_is_cut_and_what_is_not():
     assert even_parts([70] * 29, 1) == [slice(0, 29)]
 
 
-@pytest.fixture
-def three_threads(monkeypatch):
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before():
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    monkeypatch.setattr(parallel, "_LEAST", 4)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def three_threads(monkeypatch):
+    torch.set_num_threads(3)
+    monkeypatch.setattr(parallel, "_LEAST", 4)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
@@ -60,12 +64,12 @@ def test_nothing_changes(name, models, tokenizer, three_threads, monkeypatch):
 
     parts = []
     monkeypatch.setattr(
-        "agentprm.lm._engine.side_by_side",
+        "agentprm.engine.engine.side_by_side",
         lambda work, calls, threads: parts.append(len(calls)) or side_by_side(work, calls, threads),
     )
     scores, samples, computed = results()
     assert max(parts) == 3
-    monkeypatch.setattr("agentprm.lm._engine.even_parts", lambda sizes, threads: [slice(0, len(sizes))])
+    monkeypatch.setattr("agentprm.engine.engine.even_parts", lambda sizes, threads: [slice(0, len(sizes))])
     again = results()
     assert scores == pytest.approx(again[0], abs=1e-4)
     assert (samples, computed) == again[1:]

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from agentprm.budget import metered  # noqa: E402
+from agentprm.engine.cache import PrefixTree  # noqa: E402
+from agentprm.engine.decoding import Lane  # noqa: E402
+from agentprm.engine.planning import pack, shared_beginnings  # noqa: E402
 from agentprm.errors import ConfigurationError  # noqa: E402
 from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
-from agentprm.lm._decode import Lane  # noqa: E402
-from agentprm.lm._plan import pack, shared_beginnings  # noqa: E402
-from agentprm.lm._prefix_tree import PrefixTree  # noqa: E402
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
 

@@ -106,20 +106,15 @@ def test_a_template_that_rewrites_earlier_turns(models, tokenizer):
     first = ask("The capital of France is")
     lm.sample([first], 1, SamplingParams(max_tokens=4, temperature=0))
     lm.loglikelihood([first], [[said]])
-    assert lm.prefix_breaks == {"template": 0, "tokens": 0}
     second = Prompt((*first.messages, ("assistant", said), ("user", "Who wrote the play?")))
     ids = prompt_ids(lm, second)
     with metered() as meter:
         got = lm.loglikelihood([second] * 2, [CONTINUATIONS] * 2)
-    assert lm.prefix_breaks == {"template": 1, "tokens": 0}
     for continuation, score in zip(CONTINUATIONS, got[0], strict=True):
         assert score == pytest.approx(oracle_loglikelihood(lm, second, continuation), abs=1e-4, rel=1e-5)
     # What the two have in common is not computed again.
     new = sum(len(forgetful(c, add_special_tokens=False)["input_ids"]) - 1 for c in CONTINUATIONS)
     assert meter.usage["computed_tokens"] <= len(ids) - len(prompt_ids(lm, first)) + new + 2
-    kept = Prompt((*first.messages, ("assistant", "Paris"), ("user", "Who wrote the play?")))
-    lm.sample([kept], 1, SamplingParams(max_tokens=2))
-    assert lm.prefix_breaks["template"] == 1
 
 
 def test_a_prefix_that_grows_inside_a_token(llama):
@@ -129,17 +124,11 @@ def test_a_prefix_that_grows_inside_a_token(llama):
     assert ids[1][: len(ids[0])] != ids[0], "the test needs a merge across the boundary"
     params = SamplingParams(max_tokens=6, temperature=0)
     llama.sample([short], 1, params)
-    assert llama.prefix_breaks == {"template": 0, "tokens": 0}
     got = llama.sample([grown], 1, params)[0][0]
-    assert llama.prefix_breaks == {"template": 0, "tokens": 1}
     out = llama.model.generate(
         torch.tensor([ids[1]]), max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0
     )[0, len(ids[1]) :].tolist()
     assert got.text == llama.tokenizer.decode([i for i in out if i > 2]).rstrip("\ufffd")
-    llama.loglikelihood([short], [["is", " x"]])
-    assert llama.prefix_breaks["tokens"] == 2
-    llama.sample([ask("The capital", "The river is Paris and the")], 1, params)
-    assert llama.prefix_breaks["tokens"] == 2
 
 
 def test_batch_composition_changes_nothing(lm, any_model, tokenizer):

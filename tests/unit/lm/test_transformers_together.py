@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from agentprm.budget import metered  # noqa: E402
+from agentprm.engine.planning import common_length  # noqa: E402
 from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
-from agentprm.lm._plan import common_length  # noqa: E402
 
 FOUR = ["llama", "qwen3", "mistral", "gemma3"]  # full attention, sliding windows, and both in turn
 
@@ -207,7 +207,7 @@ def test_a_scoring_call_does_not_wait_for_samples(llama):
 
 
 def test_a_small_call_does_not_wait_for_a_large_one(llama, monkeypatch):
-    monkeypatch.setattr("agentprm.lm._scheduler.PASS", 64)
+    monkeypatch.setattr("agentprm.engine.scheduler.PASS", 64)
     large = [ask(f"{i} " + "the play was written by a poet " * 6) for i in range(20)]
     works = [
         lambda: llama.loglikelihood(large, [["A"]] * len(large)),
@@ -369,7 +369,7 @@ def test_an_interrupt_frees_the_work(llama, monkeypatch):
 
 
 def test_the_thread_ends_when_there_is_nothing_to_do(llama, monkeypatch):
-    monkeypatch.setattr("agentprm.lm._scheduler._LINGER_S", 0.02)
+    monkeypatch.setattr("agentprm.engine.scheduler._LINGER_S", 0.02)
 
     def threads():
         return [t for t in threading.enumerate() if t.name == "agentprm-lm" and t is llama._scheduler._thread]
@@ -455,8 +455,8 @@ def test_forking_and_leaving_while_work_is_under_way():
 
 def test_rows_of_random_shapes(models, tokenizer):
     """Rows and lanes in one ragged pass, against one forward pass for each."""
-    from agentprm.lm._engine import Piece
-    from agentprm.lm._kv import Row
+    from agentprm.engine.cache import Row
+    from agentprm.engine.engine import Piece
 
     random.seed(1)
     for name in FOUR:

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from agentprm.budget import metered
+from agentprm.engine.tokenizing import PromptText
 from agentprm.errors import ConfigurationError, ContextLengthError, MissingDependencyError, ModelServerError
 from agentprm.lm import Prompt, SamplingParams, VllmLM, as_language_model
-from agentprm.lm._text import PromptText
 from tests.unit.lm import toy_engine
 from tests.unit.lm.toy_engine import ToyEngine, plain_score, vllm_module
 

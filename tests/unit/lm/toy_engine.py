@@ -25,7 +25,7 @@ import pytest
 import torch
 
 import agentprm.lm
-from agentprm.lm._text import PromptText
+from agentprm.engine.tokenizing import PromptText
 
 BLOCK = 16
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from agentprm.lm import _work
-from agentprm.lm._scheduler import Scheduler
-from agentprm.lm._work import Leaf, Request, Sink
+from agentprm.engine import requests
+from agentprm.engine.requests import Leaf, Request, Sink
+from agentprm.engine.scheduler import Scheduler
 
 __all__ = ["Call", "Reading", "read_outputs", "read_tokens"]
 
@@ -42,7 +42,7 @@ class Call:
             if self._request is not None:
                 self._request.future.cancel()
 
-    def run(self, scheduler: Scheduler, request: Request, items: Sequence[_work.Item]) -> None:
+    def run(self, scheduler: Scheduler, request: Request, items: Sequence[requests.Item]) -> None:
         """Waits for a request.
 
         Raises:
@@ -90,7 +90,7 @@ def read_outputs(scheduler: Scheduler, readings: Sequence[Reading], call: Call) 
     items = []
     for reading in readings:
         needed = max((count for count, _ in reading.ends), default=0)
-        item = _work.Reading(request, tuple(reading.tokens[:needed]))
+        item = requests.Reading(request, tuple(reading.tokens[:needed]))
         for number, (count, leaf) in enumerate(reading.ends):
             sink = Sink(item, number)
             if leaf:
@@ -122,7 +122,7 @@ def read_tokens(
     request = Request()
     items = []
     for tokens, begin in texts:
-        item = _work.Reading(request, tuple(tokens[:-1]))
+        item = requests.Reading(request, tuple(tokens[:-1]))
         for count in range(begin, len(tokens)):
             item.reads[count - 1] = [Sink(item, count - begin, tokens[count])]
         items.append(item)

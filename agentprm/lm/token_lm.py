@@ -8,11 +8,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentprm.background import all_of, arun, run
 from agentprm.budget import record
+from agentprm.engine.spans import Context, Span, sample_seed, span_of
 from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
-from agentprm.lm._background import all_of, arun, run
-from agentprm.lm._spans import Context, Span, TokenText, sample_seed, span_of
 from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, check_choices
+from agentprm.lm.token_text import TokenText
 
 __all__ = ["Cost", "Job", "TokenLM"]
 

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from agentprm._fork import reset_after_fork
+from agentprm.engine.attention import Pass, needs_mask, use_row_attention
+from agentprm.engine.cache import PrefixTree, Row, Stretch
+from agentprm.engine.parallel import even_parts, side_by_side
 from agentprm.errors import ConfigurationError
-from agentprm.lm._attention import Pass, needs_mask, use_row_attention
-from agentprm.lm._kv import Row
-from agentprm.lm._parallel import even_parts, side_by_side
-from agentprm.lm._prefix_tree import PrefixTree, Stretch
 
 __all__ = ["Engine", "Piece", "path_length", "token_logprobs"]
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from agentprm.lm._decode import Group
-from agentprm.lm._engine import Engine, Piece, path_length
-from agentprm.lm._kv import Row
-from agentprm.lm._prefix_tree import Stretch
+from agentprm.engine.cache import Row, Stretch
+from agentprm.engine.decoding import Group
+from agentprm.engine.engine import Engine, Piece, path_length
 
 __all__ = ["Item", "Leaf", "Reading", "Request", "Segment", "Sink", "Work"]
 

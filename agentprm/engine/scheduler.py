@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import torch
 
 from agentprm._fork import reset_after_fork
-from agentprm.lm._decode import Group, draw
-from agentprm.lm._engine import Engine, Piece, token_logprobs
-from agentprm.lm._levels import levels
-from agentprm.lm._work import Item, Reading, Request, Sink, Work
+from agentprm.engine.decoding import Group, draw
+from agentprm.engine.engine import Engine, Piece, token_logprobs
+from agentprm.engine.planning import levels
+from agentprm.engine.requests import Item, Reading, Request, Sink, Work
 
 __all__ = ["Scheduler"]
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agentprm.lm._engine import Piece
-from agentprm.lm._kv import Row
-from agentprm.lm._text import PromptText, cut_at_stop, without_partial
+from agentprm.engine.cache import Row
+from agentprm.engine.engine import Piece
+from agentprm.engine.tokenizing import PromptText, cut_at_stop, without_partial
 from agentprm.lm.base import Completion, SamplingParams
 
 if TYPE_CHECKING:
-    from agentprm.lm._work import Request
+    from agentprm.engine.requests import Request
 
 __all__ = ["Group", "Lane", "draw"]
 

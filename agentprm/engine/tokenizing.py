@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agentprm._fork import reset_after_fork
-from agentprm.errors import ConfigurationError
-from agentprm.lm.base import Prompt
+from agentprm._names import model_name
+from agentprm.errors import ConfigurationError, MissingDependencyError
 
-__all__ = ["PromptText", "cut_at_stop", "without_partial"]
+if TYPE_CHECKING:
+    from agentprm.lm.base import Prompt
+
+__all__ = ["PromptText", "as_data", "cut_at_stop", "load_tokenizer", "without_partial"]
 
 _ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 _PARTIAL = "\ufffd"  # what a decoder writes for the bytes of an unfinished character
 _CONTEXT = 8  # prompt tokens that are decoded along, so that word-initial spaces survive
+# What control tokens look like: <|im_end|>, the same with full-width bars, </s>, <end_of_turn>, [INST].
+# A server does not say which ones its model has.
+_CONTROL = re.compile(
+    r"<[|\uff5c][^\s<>|\uff5c]{1,40}[|\uff5c]>"
+    r"|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>"
+    r"|\[/?(?:INST|SYS|AVAILABLE_TOOLS)\]"
+)
+
+
+def load_tokenizer(tokenizer: Any) -> Any:
+    """A tokenizer, loaded if it is a name or a folder.
+
+    Raises:
+        MissingDependencyError: For a name or folder without transformers.
+        ConfigurationError: If it cannot be loaded.
+    """
+    if not isinstance(tokenizer, str | Path):
+        return tokenizer
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("transformers", "transformers") from error
+    name = model_name(tokenizer)
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The tokenizer {name!r} cannot be loaded: {error}") from error
+
+
+def as_data(text: str) -> str:
+    """The text with control tokens pulled apart, so that a passage cannot end the turn."""
+    return _CONTROL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 class PromptText:

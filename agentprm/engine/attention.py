@@ -53,6 +53,7 @@ class Pass(Cache):  # type: ignore[misc]
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        """None: the rows know their lengths."""
         return 0
 
     def mark(self, masks: Sequence[torch.Tensor | None], like: torch.dtype) -> torch.Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from agentprm._names import model_name
 from agentprm.errors import ConfigurationError
 
-__all__ = ["end_tokens", "load_model", "load_tokenizer", "max_context", "resolve_dtype"]
+__all__ = ["end_tokens", "load_model", "max_context", "resolve_dtype"]
 
 
 def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device | None) -> Any:
@@ -26,15 +25,6 @@ def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device |
             "Hugging Face hub or a folder that save_pretrained wrote."
         ) from error
     return model.to(target)
-
-
-def load_tokenizer(name: str | Path) -> Any:
-    """A tokenizer by name or folder."""
-    name = model_name(name)
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"The tokenizer {name!r} cannot be loaded: {error}") from error
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
