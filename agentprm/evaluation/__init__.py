@@ -2,7 +2,14 @@
 
 from agentprm.evaluation.bootstrap import Interval, bootstrap_difference, bootstrap_interval
 from agentprm.evaluation.data import QaDataset, QaQuestion, read_dataset
-from agentprm.evaluation.qa import contains_answer, exact_match, normalize_answer, recall_at_k, token_f1
+from agentprm.evaluation.qa import (
+    contains_answer,
+    exact_match,
+    normalize_answer,
+    normalize_unicode,
+    recall_at_k,
+    token_f1,
+)
 from agentprm.evaluation.report import QaReport, markdown_table, qa_report
 from agentprm.evaluation.runner import QaRecord, evidence_order, read_records, run_questions
 
@@ -19,6 +26,7 @@ __all__ = [
     "exact_match",
     "markdown_table",
     "normalize_answer",
+    "normalize_unicode",
     "qa_report",
     "read_dataset",
     "read_records",

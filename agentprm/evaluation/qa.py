@@ -1,7 +1,8 @@
 """Metrics of extractive question answering and of the evidence behind it.
 
 The normalisation and the scores are the ones of SQuAD (Rajpurkar et al., 2016) and HotpotQA (Yang et
-al., 2018), so that numbers can be put beside published ones.
+al., 2018), so that numbers can be put beside published ones. These scripts know English in ASCII only:
+`normalize_unicode` does the same for every language, and gives the same for ASCII.
 """
 
 from __future__ import annotations
@@ -9,13 +10,24 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+
+import regex
 
 from agentprm.errors import InputError
+from agentprm.text import fold, words
 
-__all__ = ["contains_answer", "exact_match", "normalize_answer", "recall_at_k", "token_f1"]
+__all__ = [
+    "contains_answer",
+    "exact_match",
+    "normalize_answer",
+    "normalize_unicode",
+    "recall_at_k",
+    "token_f1",
+]
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ANY_PUNCTUATION = regex.compile(r"[\p{P}\p{S}]++")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _CLOSED = frozenset({"yes", "no", "noanswer"})
 
@@ -30,22 +42,47 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(prediction: str, answers: Iterable[str]) -> float:
+def normalize_unicode(text: str) -> str:
+    """As `normalize_answer`, for any language: typographic punctuation goes, accents and widths are folded.
+
+    Languages that put no blanks between words are compared by their characters.
+
+    Example:
+        >>> normalize_unicode("The “Café Bar” of 東京")
+        'cafe bar of 東 京'
+    """
+    if text.isascii():
+        return normalize_answer(text)
+    bare = _ANY_PUNCTUATION.sub("", fold(text).casefold())
+    return " ".join(word.text for word in words(_ARTICLE.sub(" ", bare)))
+
+
+def exact_match(
+    prediction: str, answers: Iterable[str], *, normalize: Callable[[str], str] = normalize_answer
+) -> float:
     """1 if the normalised prediction equals a normalised answer, else 0.
 
     Args:
-        prediction: What the system said; an empty one never matches.
+        prediction: What the system said; one without letters and digits, say "?!", never matches an
+            answer of which normalisation leaves nothing, say "A".
         answers: The right answers, at least one.
+        normalize: `normalize_answer` for published numbers, `normalize_unicode` for other languages.
 
     Raises:
         InputError: If there is no right answer to compare with.
     """
-    said = normalize_answer(prediction)
-    matches = [said == normalize_answer(answer) for answer in _some(answers)]
-    return float(bool(prediction.strip()) and any(matches))
+    said = normalize(prediction)
+    matches = [said == normalize(answer) for answer in _some(answers)]
+    return float(bool(said or words(prediction)) and any(matches))
 
 
-def token_f1(prediction: str, answers: Iterable[str], *, hotpot: bool = False) -> float:
+def token_f1(
+    prediction: str,
+    answers: Iterable[str],
+    *,
+    hotpot: bool = False,
+    normalize: Callable[[str], str] = normalize_answer,
+) -> float:
     """Harmonic mean of the precision and recall of tokens, against the best of the answers.
 
     Args:
@@ -53,12 +90,13 @@ def token_f1(prediction: str, answers: Iterable[str], *, hotpot: bool = False) -
         answers: The right answers, at least one.
         hotpot: Apply the rule of the official HotpotQA script: where the prediction or the answer is
             yes, no or noanswer, anything but equality scores 0.
+        normalize: As for `exact_match`.
 
     Raises:
         InputError: If there is no right answer to compare with.
     """
-    said = normalize_answer(prediction)
-    return max(_f1(said, normalize_answer(answer), hotpot) for answer in _some(answers))
+    said = normalize(prediction)
+    return max(_f1(said, normalize(answer), hotpot) for answer in _some(answers))
 
 
 def _f1(said: str, gold: str, hotpot: bool) -> float:
@@ -69,21 +107,30 @@ def _f1(said: str, gold: str, hotpot: bool) -> float:
     return 2 * shared / (len(tokens) + len(gold_tokens)) if shared else 0.0
 
 
-def contains_answer(prediction: str, answers: Iterable[str], *, whole_words: bool = True) -> float:
+def contains_answer(
+    prediction: str,
+    answers: Iterable[str],
+    *,
+    whole_words: bool = True,
+    normalize: Callable[[str], str] = normalize_unicode,
+) -> float:
     """ACC_R: 1 if the prediction contains an answer, both normalised, else 0.
+
+    It has no official script, so that it is aware of Unicode by default.
 
     Args:
         prediction: What the system said.
         answers: The right answers, at least one.
         whole_words: Match at word boundaries, so that "not known" does not contain "no". Published
             numbers often come from a bare substring test; pass `False` to compare with those.
+        normalize: As for `exact_match`.
 
     Raises:
         InputError: If there is no right answer to compare with.
     """
     edge = " " if whole_words else ""
-    said = f"{edge}{normalize_answer(prediction)}{edge}"
-    golds = [normalize_answer(answer) for answer in _some(answers)]
+    said = f"{edge}{normalize(prediction)}{edge}"
+    golds = [normalize(answer) for answer in _some(answers)]
     # an answer that consists of articles and punctuation is nothing that could be contained
     return float(any(gold and f"{edge}{gold}{edge}" in said for gold in golds))
 

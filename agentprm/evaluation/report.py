@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from agentprm.errors import InputError
 from agentprm.evaluation.bootstrap import Interval, bootstrap_interval
 from agentprm.evaluation.data import QaQuestion
-from agentprm.evaluation.qa import contains_answer, exact_match, recall_at_k, token_f1
+from agentprm.evaluation.qa import (
+    contains_answer,
+    exact_match,
+    normalize_answer,
+    normalize_unicode,
+    recall_at_k,
+    token_f1,
+)
 from agentprm.evaluation.runner import QaRecord
 
 __all__ = ["QaReport", "markdown_table", "percent", "qa_report", "scores"]
@@ -55,12 +62,18 @@ def scores(
 
     Returns:
         `EM`, `F1`, `ACC_R` over the questions with answers and `R@k` over those with gold passages;
-        a metric without any question is left out.
+        a metric without any question is left out. `EM` and `F1` are the official ones, made for English in
+        ASCII; where an answer is written otherwise, `EM_U` and `F1_U` stand beside them.
 
     Raises:
         InputError: If a record's question is not among the questions.
     """
     known = {question.id: question for question in questions}
+    beyond_ascii = any(
+        normalize_unicode(answer) != normalize_answer(answer)
+        for question in questions
+        for answer in question.answers
+    )
     found: dict[str, list[float]] = {}
     for record in records:
         question = known.get(record["question_id"])
@@ -73,6 +86,9 @@ def scores(
         if question.answers:
             row["EM"] = exact_match(record["prediction"], question.answers)
             row["F1"] = token_f1(record["prediction"], question.answers)
+            if beyond_ascii:
+                row["EM_U"] = exact_match(record["prediction"], question.answers, normalize=normalize_unicode)
+                row["F1_U"] = token_f1(record["prediction"], question.answers, normalize=normalize_unicode)
             row["ACC_R"] = contains_answer(record["prediction"], question.answers)
         if question.gold:
             row.update({f"R@{k}": recall_at_k(record["retrieved"], question.gold, k) for k in ks})

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentprm.errors import InputError
-from agentprm.evaluation import contains_answer, exact_match, normalize_answer, recall_at_k, token_f1
+from agentprm.evaluation import (
+    contains_answer,
+    exact_match,
+    normalize_answer,
+    normalize_unicode,
+    recall_at_k,
+    token_f1,
+)
 
 WORDS = st.lists(
     st.sampled_from(["a", "the", "The", "paris", "Paris.", "rome", "of", "1912", "yes", "no", "U.S."]),
@@ -63,6 +70,40 @@ def test_hotpot_rule():
     assert token_f1("no.", ["No"], hotpot=True) == 1
     assert token_f1("yes", ["no way, yes"], hotpot=True) == 0
     assert token_f1("Paris France", ["Paris"], hotpot=True) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        ("It was “O’Brien’s” bar.", "O'Brien's bar"),
+        ("He lived 1890\u20131963 there", "1890-1963"),
+        ("答案是东京都。", "東京都".replace("東", "东")),
+        ("首都は東京です。", "東京"),
+        ("กรุงเทพมหานครครับ", "กรุงเทพมหานคร"),
+        ("यह आगरा में है।", "आगरा"),
+        ("في عام ١٩٩٠، هنا", "عام 1990"),
+        ("서울, 한국", "서울"),
+        ("im Cafe\u0301 Noir", "Café Noir"),
+        ("the ＧＤＰ grew", "GDP"),
+    ],
+)
+def test_answers_of_any_language_are_contained(prediction, answer):
+    assert contains_answer(prediction, [answer]) == 1
+    assert token_f1(prediction, [answer], normalize=normalize_unicode) > 0
+    assert exact_match(f"«{answer}»", [answer], normalize=normalize_unicode) == 1
+    assert contains_answer(prediction, ["猫"]) == contains_answer(prediction, ["बिल्ली"]) == 0
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_unicode_changes_nothing_in_ascii(text):
+    assert normalize_unicode(text) == normalize_answer(text)
+
+
+def test_nothing_said_matches_nothing():
+    for normalize in (normalize_answer, normalize_unicode):
+        assert exact_match("?!", ["A"], normalize=normalize) == 0
+        assert exact_match("？！", ["A"], normalize=normalize) == 0  # full-width
+        assert exact_match("a", ["A"], normalize=normalize) == 1
 
 
 def naive_normal(text):
