@@ -7,24 +7,27 @@ prompt, so that it cannot open a line of the prompt's own grammar.
 
 from __future__ import annotations
 
+import json
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
-from agentprm.lm.base import Completion, Prompt, Role
+from agentprm.lm.base import Completion, LanguageModel, Prompt, Role, SamplingParams
+from agentprm.replies import inert, without_thought
 from agentprm.state import Step, title_of
-from agentprm.text import cut, sentence_ends
+from agentprm.text import clean_text, cut, sentence_ends
 
 if TYPE_CHECKING:
     from agentprm.rewards.base import RewardStep
 
 __all__ = [
     "PROMPTS",
+    "PROPOSAL",
     "ChatTemplate",
     "Prompts",
     "Proposal",
@@ -36,10 +39,32 @@ __all__ = [
     "parse_proposal",
     "passage_line",
     "passages_text",
+    "reply_params",
 ]
 
 #: How a proposal to search begins; the other form is `Final answer:`.
 SEARCH = "Search:"
+
+#: A proposal in JSON, for models that are held to a schema.
+PROPOSAL = {
+    "title": "next_step",
+    "description": "What to do next: search for one thing, or give the final answer. The other one is null.",
+    "type": "object",
+    "properties": {
+        "search": {
+            "type": ["string", "null"],
+            "description": "A short question about one thing that is not known yet.",
+        },
+        "final_answer": {
+            "type": ["string", "null"],
+            "description": "The answer to the question, once it is known.",
+        },
+    },
+    "required": ["search", "final_answer"],
+    "additionalProperties": False,
+}
+
+_ROOM = 256  # tokens of a reply that is not led by a prefix: some words may stand before what is asked for
 
 
 @dataclass(frozen=True)
@@ -69,10 +94,45 @@ class ChatTemplate:
             )
 
     def render(self, *, prefill: bool = False, **values: str) -> Prompt:
-        """The prompt with `values` filled in; with `prefill` it begins the assistant's turn."""
+        """The prompt with `values` filled in; with `prefill` it begins the assistant's turn.
+
+        Tags of thinking inside the values are pulled apart: a passage can end no thought.
+        """
         messages: list[tuple[Role, str]] = [("system", self.system)] if self.system else []
-        messages.append(("user", self.user.format(**{name: values.get(name, "") for name in self.fields})))
+        filled = {name: inert(values.get(name, "")) for name in self.fields}
+        messages.append(("user", self.user.format(**filled)))
         return Prompt(tuple(messages), self.prefix if prefill else "")
+
+
+def reply_params(
+    model: LanguageModel,
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int | None = 0,
+    schema: Mapping[str, Any] | None = None,
+) -> SamplingParams:
+    """How to sample the reply to one of these prompts.
+
+    A model that continues a prefix is led to a line, which ends the reply. Any other one replies as it
+    likes: it gets room for that, no stop string, and the schema if it can be held to one.
+
+    Args:
+        model: The model.
+        max_tokens: Most tokens of what is asked for.
+        temperature: See `SamplingParams`.
+        seed: See `SamplingParams`.
+        schema: JSON schema of the reply, for instance `PROPOSAL`.
+    """
+    can = model.capabilities
+    if can.prefill:
+        return SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=("\n",), seed=seed)
+    return SamplingParams(
+        max_tokens=max(max_tokens, _ROOM),
+        temperature=temperature,
+        seed=seed,
+        schema=schema if can.structured else None,
+    )
 
 
 def one_line(text: str) -> str:
@@ -112,41 +172,109 @@ class Proposal:
     final_answer: str | None = None
 
 
-# A model that was led to write "Search:" may write the label once more, or conclude all the same.
-_LINE = re.compile(r"^\W*(?:search\s*:\W*)*(search|final answer)\W*:\s*(.*?)\s*$", re.IGNORECASE)
+# A model that was led to write "Search:" may write the label once more, or conclude all the same. Every
+# pattern here is linear in its text: possessive, or bounded.
+_LABEL = re.compile(r"\W*+(search|final\s{1,4}answer)\W*[:\uff1a]", re.IGNORECASE)
+# Further on in a reply a label counts where a sentence could begin, and not in "I did a search: …".
+_LATER = re.compile(
+    r"(?:^|[.!?\u2026:;,\u2014\u3002\uff1a)])[\s*_#>`\"'-]{0,8}(?=(?:search|final\s{1,4}answer)[\s*_`]{0,8}[:\uff1a])",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANSWER_LABEL = re.compile(
+    r"[\s*_#>`\"']{0,20}(?:final\s{1,4}answer|answer|finding)[\s*_`\"']{0,20}[:\uff1a][\s*_`]{0,20}",
+    re.IGNORECASE,
+)
+_MARKS = " \t\"'*`"
 
 
-def parse_proposal(text: str) -> Proposal | None:
-    """Reads the first line of `text` that is not blank; `None` if it is neither form.
+def parse_proposal(text: str, shown: str = "") -> Proposal | None:
+    """Reads what a model wants to do next; `None` if it says neither `Search:` nor `Final answer:`.
 
-    Only the model's own output is ever parsed, and only its first line: what follows, a copied
-    passage for instance, has no say.
+    The first line that is not blank counts. If it has no label, the first label after it where a
+    sentence begins does, or a reply in JSON (`PROPOSAL`). Thinking is not read. Only the model's own
+    output is ever parsed: where the text that it was shown holds a label itself, a later line might be
+    a copy of it, and only the first one is read.
+
+    Args:
+        text: The reply, after the prompt's prefix if it has one.
+        shown: What the model was shown that is not ours: the question, findings and passages.
     """
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    match = _LINE.match(first)
-    if match is None or not re.search(r"\w", match.group(2)):
+    reply = clean_text(without_thought(text)).strip()
+    fields = _json_object(reply)
+    if fields is not None:
+        query, answer = fields.get("search"), fields.get("final_answer")
+        reply = f"Search: {query}" if query else f"Final answer: {answer}" if answer else ""
+    found = _proposal(reply)
+    if found is None and not _LATER.search(shown):
+        later = _LATER.search(reply)
+        found = _proposal(reply[later.end() :]) if later else None
+    return found
+
+
+def _proposal(reply: str) -> Proposal | None:
+    """The proposal that `reply` begins with."""
+    label, at = "", 0
+    while not label.startswith("final") and (match := _LABEL.match(reply, at)):
+        label, at = match.group(1).lower(), match.end()
+    rest = reply[at:].strip().removeprefix("**").lstrip()
+    if not label or not re.search(r"\w", rest):
         return None
-    if match.group(1).lower() == "search":
+    if label == "search":
         # One question; what a small model babbles after it is not part of it.
-        question, mark, _ = match.group(2).partition("?")
-        return Proposal(query=one_line(question + mark)) if re.search(r"\w", question) else None
-    return Proposal(final_answer=parse_finding(match.group(2)))
+        line = rest.splitlines()[0].lstrip(_MARKS)
+        question, mark, _ = line.partition("\uff1f" if "\uff1f" in line else "?")
+        query = one_line(question + mark).rstrip("*`")
+        return Proposal(query=query) if re.search(r"\w", query) else None
+    paragraph = re.split(r"\n[ \t]*+\n", rest, maxsplit=1)[0]
+    return Proposal(final_answer=parse_finding(paragraph))
 
 
 def parse_finding(text: str) -> str:
-    """The first line of `text` that is not blank, without quotes and label; empty if there is none."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    first = re.sub(r"^\s*(?:answer|finding|final answer)\s*:\s*", "", one_line(first), flags=re.IGNORECASE)
-    cleaned = first.strip(" \t\"'*`")
-    return cleaned if re.search(r"\w", cleaned) else ""
+    """The answer in a reply, of one line or several; empty if there is none.
+
+    Left out are thinking, a label before it, and quotes or markup around it; of a reply in JSON its
+    only text is taken.
+    """
+    reply = clean_text(without_thought(text)).strip()
+    fields = _json_object(reply)
+    if fields is not None and len(fields) == 1 and isinstance(value := next(iter(fields.values())), str):
+        reply = value.strip()
+    label = _ANSWER_LABEL.match(reply)
+    lines = [line.rstrip() for line in (reply[label.end() :] if label else reply).strip().splitlines()]
+    answer = _unquoted(one_line(lines[0])) if len(lines) == 1 else "\n".join(lines)
+    return answer if re.search(r"\w", answer) else ""
+
+
+def _unquoted(line: str) -> str:
+    """`line` without quotes and markup around it; a list of quoted names keeps its own."""
+    inner = line.strip(_MARKS)
+    return line if any(mark in inner for mark in set(line) & set('"*`')) else inner
+
+
+def _json_object(reply: str) -> dict[str, Any] | None:
+    """The object that a reply consists of, in a code fence or not."""
+    body = reply
+    if reply.startswith("```"):
+        body = reply.removeprefix("```").removeprefix("json").removesuffix("```").strip()
+    if not body.startswith("{"):
+        return None
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def finished_text(completion: Completion) -> str:
-    """What of a completion is finished: all of it, or if its tokens ran out its whole sentences."""
+    """What of a completion is finished: all of it, or if its tokens ran out its whole sentences.
+
+    A thought that was cut off has no answer after it, so nothing is finished.
+    """
+    text = without_thought(completion.text)
     if completion.finish_reason == "stop":
-        return completion.text
-    ends = sentence_ends(completion.text)
-    return completion.text[: ends[-1]] if ends else ""
+        return text
+    # A line of a list is whole without a full stop.
+    return text[: max([*sentence_ends(text), text.rstrip("\n").rfind("\n"), 0])]
 
 
 @dataclass(frozen=True)

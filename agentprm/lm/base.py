@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
 
@@ -52,6 +52,8 @@ class SamplingParams:
         top_p: Nucleus sampling mass, in (0, 1].
         stop: Strings that end a completion; they are not part of its text and may span tokens.
         seed: Same seed, same prompts, same machine: same samples. `None` draws a fresh one.
+        schema: JSON schema of an object that the reply should be. Backends with the capability
+            `structured` hold the model to it where it lets them; others write free text.
     """
 
     max_tokens: int = 128
@@ -59,6 +61,7 @@ class SamplingParams:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -98,12 +101,14 @@ class Capabilities:
         prefill: `Prompt.prefix` is continued.
         loglikelihood: `LanguageModel.loglikelihood` works.
         prefix_cache: Prefixes that calls have in common are computed once.
+        structured: Completions can be held to `SamplingParams.schema`.
     """
 
     n: bool = False
     prefill: bool = False
     loglikelihood: bool = False
     prefix_cache: bool = False
+    structured: bool = False
 
 
 class LanguageModel(ABC):

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage, convert_to_messages
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
-from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
+from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import documents_of
 from agentprm.plans import wait
@@ -24,6 +24,7 @@ from agentprm.prompts import (
     one_line,
     parse_finding,
     passages_text,
+    reply_params,
 )
 from agentprm.state import ReasoningState, Step, cite, merge_documents, path_to
 
@@ -87,7 +88,7 @@ class Answer(Node):
             usage = state.get("prm_usage")
             spent = budget.exhausted(usage)
             if spent is None and budget.affordable("model_calls", 1, usage):
-                params = SamplingParams(max_tokens=self.max_tokens, temperature=0.0, stop=("\n",), seed=0)
+                params = reply_params(self.model, max_tokens=self.max_tokens)
                 prompt = self._prompt(state["question"], path, documents)
                 rows = yield from wait(self.model.sample, self.model.asample, [prompt], 1, params)
                 answer = parse_finding(finished_text(rows[0][0]) or rows[0][0].text)

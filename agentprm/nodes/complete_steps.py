@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
-from agentprm.lm import LanguageModel, SamplingParams, as_language_model
+from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, concludes, documents_of, with_implicit_step
 from agentprm.plans import wait
@@ -21,6 +21,7 @@ from agentprm.prompts import (
     one_line,
     parse_finding,
     passages_text,
+    reply_params,
 )
 from agentprm.state import ReasoningState, Step, open_steps
 
@@ -94,10 +95,10 @@ class CompleteSteps(Node):
             )
             for step, passages in zip(steps, shown, strict=True)
         ]
-        params = SamplingParams(
+        params = reply_params(
+            self.model,
             max_tokens=self.max_tokens,
             temperature=self.setting("temperature"),
-            stop=("\n",),
             seed=self.setting("seed"),
         )
         sampled = yield from wait(self.model.sample, self.model.asample, prompts, 1, params)

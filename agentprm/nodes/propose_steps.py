@@ -8,11 +8,20 @@ from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
+from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes._node import Node, Plan, emit_proposed
 from agentprm.nodes._tree import new_step, same_text
 from agentprm.plans import wait
-from agentprm.prompts import PROMPTS, Prompts, finished_text, known_text, one_line, parse_proposal
+from agentprm.prompts import (
+    PROMPTS,
+    PROPOSAL,
+    Prompts,
+    finished_text,
+    known_text,
+    one_line,
+    parse_proposal,
+    reply_params,
+)
 from agentprm.state import ReasoningState, Step, path_to
 
 __all__ = ["ProposeSteps"]
@@ -89,17 +98,20 @@ class ProposeSteps(Node):
             return {"prm_stop_reason": f"budget: {reason}"}
         searches = [self._searches(path) for path in paths]
         asking = [path for path, wanted in zip(paths, searches, strict=True) if wanted]
-        params = SamplingParams(
+        params = reply_params(
+            self.model,
             max_tokens=self.max_tokens,
             temperature=self.setting("temperature"),
-            stop=("\n",),
             seed=self.setting("seed"),
+            schema=PROPOSAL,
         )
         outputs: list[list[str]] = []
+        shown: list[str] = []
         # All frontier steps at the same depth ask for the same number of samples: one batch.
         if asking:
             wanted = max(searches)
             prompts = [self._prompt(state["question"], path) for path in asking]
+            shown = [prompt.messages[-1][1] for prompt in prompts]
             calls = self.model.sample_calls(len(prompts), wanted)
             if budget.affordable("model_calls", calls, usage, reserve=1) < calls:
                 return {"prm_stop_reason": "budget: model_calls"}
@@ -109,9 +121,10 @@ class ProposeSteps(Node):
                 for prompt, row in zip(prompts, sampled, strict=True)
             ]
         proposed: list[Step] = []
-        remaining = iter(outputs)
+        remaining = iter(zip(outputs, shown, strict=True))
         for path, count in zip(paths, searches, strict=True):
-            proposed += self._candidates(state, path, next(remaining)[:count] if count else [])
+            row, seen = next(remaining) if count else ([], "")
+            proposed += self._candidates(state, path, row[:count], seen)
         emit_proposed(proposed)
         return {"prm_steps": proposed}
 
@@ -133,7 +146,9 @@ class ProposeSteps(Node):
             prefill=self.model.capabilities.prefill,
         )
 
-    def _candidates(self, state: ReasoningState, path: list[Step], outputs: list[str]) -> list[Step]:
+    def _candidates(
+        self, state: ReasoningState, path: list[Step], outputs: list[str], shown: str
+    ) -> list[Step]:
         parent = path[-1] if path else None
         taken = sum(
             1
@@ -155,7 +170,7 @@ class ProposeSteps(Node):
             return steps[-1]
 
         for output in outputs:
-            proposal = parse_proposal(output)
+            proposal = parse_proposal(output, shown)
             if proposal is None:
                 step = add("")
                 step["status"], step["output"] = "unparsed", output[:500]

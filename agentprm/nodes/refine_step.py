@@ -7,19 +7,22 @@ from collections.abc import Mapping
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
-from agentprm.lm import LanguageModel, SamplingParams, as_language_model
+from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes._node import Node, Plan, emit_proposed
 from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text, with_implicit_step
 from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
+    PROPOSAL,
     Prompts,
     finished_text,
     known_text,
     one_line,
     parse_proposal,
     passages_text,
+    reply_params,
 )
+from agentprm.replies import without_thought
 from agentprm.state import ReasoningState, Step, path_to
 
 __all__ = ["RefineStep"]
@@ -94,28 +97,23 @@ class RefineStep(Node):
             1,
             greedy,
         )
-        texts = [one_line(row[0].text) for row in critiques]
-        params = SamplingParams(
+        texts = [one_line(without_thought(row[0].text)) for row in critiques]
+        params = reply_params(
+            self.model,
             max_tokens=48,
             temperature=self.setting("temperature"),
-            stop=("\n",),
             seed=self.setting("seed"),
+            schema=PROPOSAL,
         )
         prefill = self.model.capabilities.prefill
-        actions = yield from wait(
-            self.model.sample,
-            self.model.asample,
-            [
-                self.prompts.refine.render(**values, critique=text, prefill=prefill)
-                for values, text in zip(fields, texts, strict=True)
-            ],
-            1,
-            params,
-        )
-        prefix = self.prompts.refine.prefix if prefill else ""
+        prompts = [
+            self.prompts.refine.render(**values, critique=text, prefill=prefill)
+            for values, text in zip(fields, texts, strict=True)
+        ]
+        actions = yield from wait(self.model.sample, self.model.asample, prompts, 1, params)
         refined = [
-            self._refined(state, step, text, prefix + finished_text(row[0]))
-            for step, text, row in zip(weak, texts, actions, strict=True)
+            self._refined(state, step, text, prompt, finished_text(row[0]))
+            for step, text, prompt, row in zip(weak, texts, prompts, actions, strict=True)
         ]
         emit_proposed(refined)
         kept = weak if implicit else []
@@ -141,10 +139,11 @@ class RefineStep(Node):
             "future": one_line("; ".join(future)) or "unknown",
         }
 
-    def _refined(self, state: ReasoningState, weak: Step, critique: str, output: str) -> Step:
+    def _refined(self, state: ReasoningState, weak: Step, critique: str, prompt: Prompt, reply: str) -> Step:
         parents = ancestors(state, weak)
         parent = parents[-1] if parents else None
-        proposal = parse_proposal(output)
+        output = prompt.prefix + reply
+        proposal = parse_proposal(output, prompt.messages[-1][1])
         step = new_step(f"{weak['id']}r", parent, proposal.query if proposal else "")
         step["refines"], step["critique"] = weak["id"], critique
         asked = [weak["query"], *(step["query"] for step in parents)]

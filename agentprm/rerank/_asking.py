@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -13,14 +12,12 @@ from agentprm.prompts import one_line
 from agentprm.rerank.judging import Judge, width_of
 from agentprm.text import cut
 
-__all__ = ["DEFINITION", "sampling", "scoring", "shown", "without_thought"]
+__all__ = ["DEFINITION", "sampling", "scoring", "shown"]
 
 #: What "relevant" means unless a reranker is told otherwise.
 DEFINITION = "A passage is relevant if it helps to answer the query."
 
 T = TypeVar("T")
-
-_THOUGHT = re.compile(r"^\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 def shown(document: Document, max_chars: int) -> str:
@@ -30,11 +27,6 @@ def shown(document: Document, max_chars: int) -> str:
         text = cut(text, max_chars) + " […]"
     title = one_line(str(document.metadata.get("title") or ""))
     return f"{title}: {text}" if title else text
-
-
-def without_thought(text: str) -> str:
-    """A model's answer without the thinking that it wrote before, finished or not."""
-    return _THOUGHT.sub("", text)
 
 
 def scoring(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from agentprm.replies import without_thought
+
 __all__ = ["parse_label"]
 
 # Before the label: markup and "The answer is:". After it: markup, then the end of the line or a reason.
@@ -14,7 +16,6 @@ _LEAD = (
     rf"(?:(?:answer|output|verdict|choice|decision){_MARK}(?:is\b)?:?{_MARK})?"
 )
 _TAIL = rf"(?:{_MARK}(?:\n|$)|\s+(?:is|answers)\s+(?:the\s+)?(?:more|better|best)\b)"
-_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 
 
 def parse_label(text: str, labels: tuple[str, str]) -> int | None:
@@ -29,7 +30,7 @@ def parse_label(text: str, labels: tuple[str, str]) -> int | None:
         text: What the model wrote.
         labels: The two labels, for instance `("Passage A", "Passage B")`.
     """
-    text = _THOUGHT.sub("", text).strip()
+    text = without_thought(text).strip()
     if all(_mentions(label, text) for label in labels):
         return None
     found = [i for i, label in enumerate(labels) if _chosen(label, text)]

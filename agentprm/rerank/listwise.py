@@ -12,7 +12,8 @@ from pydantic import PrivateAttr, model_validator
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts, one_line
-from agentprm.rerank._asking import DEFINITION, sampling, scoring, shown, without_thought
+from agentprm.replies import without_thought
+from agentprm.rerank._asking import DEFINITION, sampling, scoring, shown
 from agentprm.rerank.base import Plan, Ranked, Reranker
 from agentprm.rerank.judging import Judge, Judging, Missing
 
@@ -40,8 +41,9 @@ def parse_permutation(text: str, count: int) -> list[int] | None:
 
     Read are numbers in square brackets, or if there are none a first line of bare numbers such as
     `2 > 1 > 3`. What is out of range or comes again is left out, passages that are not named follow
-    in their order. `None` if no passage is named.
+    in their order. `None` if no passage is named. Thinking is not read.
     """
+    text = without_thought(text)
     found = re.findall(r"\[\s*(\d{1,3})\s*\]", text)
     if not found:
         line = next((line for line in text.splitlines() if line.strip()), "")
@@ -169,7 +171,7 @@ class ListwiseReranker(Reranker):
             ]
 
         def parsed(places: Sequence[int], rows: list[list[Completion]]) -> list[int] | None:
-            permutation = parse_permutation(without_thought(rows[0][0].text), len(places))
+            permutation = parse_permutation(rows[0][0].text, len(places))
             return None if permutation is None else [places[i] for i in permutation]
 
         if self.mode == "scoring" or (self.mode == "auto" and sorter.capabilities.loglikelihood):

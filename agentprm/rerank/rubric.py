@@ -13,7 +13,8 @@ from pydantic import PrivateAttr, model_validator
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.prompts import PROMPTS, Prompts, one_line
-from agentprm.rerank._asking import DEFINITION, sampling, shown, without_thought
+from agentprm.replies import without_thought
+from agentprm.rerank._asking import DEFINITION, sampling, shown
 from agentprm.rerank.base import Plan, Ranked, Reranker
 from agentprm.rerank.judging import Judging, Missing
 from agentprm.rerank.pointwise import filled, order_by_scores
@@ -43,8 +44,9 @@ def parse_grade(text: str) -> float | None:
     """The grade in the last `<score>` tag of a model's output; `None` if there is none from 0 to 100.
 
     The last one, since a model may quote the instruction or a passage before it concludes.
+    Thinking is not read.
     """
-    found = _TAG.findall(text)
+    found = _TAG.findall(without_thought(text))
     if not found:
         return None
     grade = float(found[-1])
@@ -161,6 +163,6 @@ class RubricReranker(Reranker):
 
 
 def _mean_grade(_: Any, rows: Sequence[Sequence[Completion]]) -> _Graded:
-    grades = [parse_grade(without_thought(completion.text)) for completion in rows[0]]
+    grades = [parse_grade(completion.text) for completion in rows[0]]
     known = [grade for grade in grades if grade is not None]
     return _Graded(fmean(known) if known else None, len(grades) - len(known))

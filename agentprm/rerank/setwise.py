@@ -13,7 +13,8 @@ from pydantic import PrivateAttr, model_validator
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts, one_line
-from agentprm.rerank._asking import DEFINITION, sampling, scoring, shown, without_thought
+from agentprm.replies import without_thought
+from agentprm.rerank._asking import DEFINITION, sampling, scoring, shown
 from agentprm.rerank.base import Plan, Ranked, Reranker
 from agentprm.rerank.judging import Judge, Judging, Missing
 
@@ -120,9 +121,9 @@ def parse_choice(text: str, labels: str) -> str | None:
     """The one label that a model's answer names; `None` if it names none, several or a foreign one.
 
     Only the first line that is not blank counts. `B`, `[B]`, `Passage B.` and `**Passage B**` name B;
-    "A good passage" names nothing.
+    "A good passage" names nothing. Thinking is not read.
     """
-    line = next((line for line in text.splitlines() if line.strip()), "")
+    line = next((line for line in without_thought(text).splitlines() if line.strip()), "")
     alone = re.fullmatch(r"\W*(?:passage\W*)?([A-Za-z])\W*", line, re.IGNORECASE)
     named = {alone.group(1).upper()} if alone else set(_NAMED.findall(line))
     return named.pop() if len(named) == 1 and named <= set(labels) else None
@@ -256,7 +257,7 @@ class SetwiseReranker(Reranker):
         def parsed(members: Members, rows: list[list[Completion]]) -> list[list[float] | None]:
             votes: list[list[float] | None] = []
             for turn, prompt, row in zip(turns(members), prompts(members), rows, strict=True):
-                label = parse_choice(prompt.prefix + without_thought(row[0].text), LABELS[: len(members)])
+                label = parse_choice(prompt.prefix + row[0].text, LABELS[: len(members)])
                 chosen = None if label is None else turn[LABELS.index(label)]
                 votes.append(None if chosen is None else [float(i == chosen) for i in members])
             return votes

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm.base import Role
+from agentprm.replies import without_thought
 from agentprm.rewards.verdict_templates import Found, VerdictTemplate, only_last
 
 __all__ = ["Principled", "Rubric"]
@@ -47,7 +48,8 @@ class Principled(VerdictTemplate):
 
     def find(self, text: str, question: str, count: int) -> list[Found | None]:
         """See `VerdictTemplate.find`."""
-        for match in reversed(list(re.finditer(r'"scores"\s*:\s*(\{[^{}]*\})', text))):
+        answer = without_thought(text)
+        for match in reversed(list(re.finditer(r'"scores"\s*:\s*(\{[^{}]*\})', answer))):
             try:
                 scores = json.loads(match.group(1))
             except json.JSONDecodeError:
@@ -107,7 +109,7 @@ class Rubric(VerdictTemplate):
 
     def find(self, text: str, question: str, count: int) -> list[Found | None]:
         """See `VerdictTemplate.find`."""
-        answer = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
+        answer = without_thought(text)
         lists = re.findall(r"\[[^\[\]]*\]", answer)
         written = re.findall(r"\b(not_support|partial_support|support)\b", lists[-1] if lists else answer)
         if len(written) != len(self._statements(question)):

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from agentprm.lm.base import Completion, Role
+from agentprm.replies import answer_span
 
 __all__ = [
     "Found",
@@ -138,10 +139,10 @@ def only_last(found: Found | None, count: int) -> list[Found | None]:
     return [*([None] * (count - 1)), found]
 
 
-def _after(text: str, mark: str, words: tuple[str, str]) -> Found | None:
-    """The verdict word after the last occurrence of `mark`."""
+def _after(text: str, mark: str, words: tuple[str, str], span: tuple[int, int]) -> Found | None:
+    """The verdict word after the last occurrence of `mark` in a part of the text."""
     pattern = rf"{mark}\s*\W{{0,4}}({re.escape(words[0])}|{re.escape(words[1])})\b"
-    matches = list(re.finditer(pattern, text, re.IGNORECASE))
+    matches = list(re.compile(pattern, re.IGNORECASE).finditer(text, *span))
     if not matches:
         return None
     return at_word(text, matches[-1].start(1), words)
@@ -192,7 +193,7 @@ class Judge(VerdictTemplate):
 
     def find(self, text: str, question: str, count: int) -> list[Found | None]:
         """See `VerdictTemplate.find`."""
-        return only_last(_after(text, r"Verdict\s*:", self.words), count)
+        return only_last(_after(text, r"Verdict\s*:", self.words, answer_span(text)), count)
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,8 @@ class SolutionCheck(VerdictTemplate):
 
     def find(self, text: str, question: str, count: int) -> list[Found | None]:
         """See `VerdictTemplate.find`."""
-        return only_last(_after(text, re.escape(self.closing.strip()), self.words), count)
+        whole = (0, len(text))  # these models are trained to write their verdict into their thinking
+        return only_last(_after(text, re.escape(self.closing.strip()), self.words, whole), count)
 
 
 _GROUNDED = (

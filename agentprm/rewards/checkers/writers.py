@@ -11,6 +11,7 @@ import re
 
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
 from agentprm.prompts import ChatTemplate, joined, known_text, one_line
+from agentprm.replies import without_thought
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.checkers.entailment import Entailment
 
@@ -61,7 +62,7 @@ class _Writer:
             step=one_line(f"{step['query']} {step['thought']}"),
         )
         ((completion,),) = self.model.sample([prompt], 1, self._params)
-        return completion.text
+        return without_thought(completion.text)
 
 
 class ProgramWriter(_Writer):
