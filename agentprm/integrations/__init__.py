@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from agentprm.integrations.actions import ActionState, RewardGuidedActions
     from agentprm.integrations.choosing import ActionCandidate, ActionRound
     from agentprm.integrations.conversation import Conversation, trajectory_of
+    from agentprm.integrations.tool import answer_text, create_search_tool
 
 _HOMES = {
     "ActionCandidate": "choosing",
@@ -19,6 +20,8 @@ _HOMES = {
     "Conversation": "conversation",
     "RewardGuidedActions": "actions",
     "action_trace": "action_trace",
+    "answer_text": "tool",
+    "create_search_tool": "tool",
     "trajectory_of": "conversation",
 }
 
@@ -29,6 +32,8 @@ __all__ = [
     "Conversation",
     "RewardGuidedActions",
     "action_trace",
+    "answer_text",
+    "create_search_tool",
     "trajectory_of",
 ]
 

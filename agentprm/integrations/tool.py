@@ -1,0 +1,140 @@
+"""The search as a tool of an agent: a question in, an answer with its sources out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from pydantic import BaseModel, Field
+
+from agentprm.errors import ConfigurationError
+from agentprm.prompts import one_line
+from agentprm.state import title_of
+from agentprm.trace import Trace, trace_of
+
+__all__ = ["answer_text", "create_search_tool"]
+
+_DESCRIPTION = (
+    "Answers a question from the document collection, in several searches where one does not do. Ask a "
+    "complete question that needs no context. Returns the answer with its numbered sources."
+)
+
+
+class _Question(BaseModel):
+    question: str = Field(description="A complete question, which needs no context.")
+
+
+def create_search_tool(
+    graph: Any,
+    retriever: Any = None,
+    reward: Any = None,
+    *,
+    name: str = "answer_from_documents",
+    description: str = _DESCRIPTION,
+    excerpt: int = 300,
+) -> BaseTool:
+    """A tool that runs a graph of agentprm, for any LangChain or LangGraph agent, sync and async.
+
+    Its only argument is `question`. Its content is the answer with numbered citations, each with the
+    document's title, metadata (page, url, …) and an excerpt; its artifact is the `Trace`, which stays
+    out of the model's sight. Events of the search reach the agent's custom stream with
+    `subgraphs=True`.
+
+    Args:
+        graph: A graph of agentprm, compiled or not; or a language model, chat model or name of one,
+            from which `create_reasoning_graph(graph, retriever, reward)` makes the graph.
+        retriever: Where to search, if `graph` is a model.
+        reward: Scores the steps, if `graph` is a model.
+        name: What the agent calls the tool.
+        description: What the agent is told about it; say here what the documents are about.
+        excerpt: Characters of each cited passage that are shown; 0 shows none.
+
+    Raises:
+        ConfigurationError: If `graph` is a model without a retriever, or a graph with one.
+
+    Example:
+        >>> from agentprm.graphs import create_rag_graph
+        >>> from agentprm.testing import ScriptedChatModel, fake_store
+        >>> model = ScriptedChatModel(script={"Brunel": "Portsmouth"})
+        >>> tool = create_search_tool(create_rag_graph(model, fake_store(["Brunel, born in Portsmouth."])))
+        >>> print(tool.invoke({"question": "Where was Brunel born?"}))
+        Portsmouth
+        <BLANKLINE>
+        Sources:
+        [1] d1: Brunel, born in Portsmouth.
+    """
+    is_graph = isinstance(graph, StateGraph | CompiledStateGraph)
+    if is_graph and (retriever is not None or reward is not None):
+        raise ConfigurationError("A graph has its retriever and reward already; leave them out.")
+    if not is_graph:
+        if retriever is None:
+            raise ConfigurationError(
+                f"A search tool needs a graph, or a model and a retriever; a {type(graph).__name__} alone "
+                "is neither."
+            )
+        from agentprm.graphs import create_reasoning_graph
+
+        graph = create_reasoning_graph(graph, retriever, reward)
+    # A run of the tool is finished in one go. With the agent's checkpointer, calls side by side collide.
+    if isinstance(graph, CompiledStateGraph):
+        compiled: CompiledStateGraph[Any, Any, Any, Any] = graph.copy({"checkpointer": False})
+    else:
+        compiled = graph.compile(checkpointer=False)
+
+    def run(question: str) -> tuple[str, Trace]:
+        return _result(compiled.invoke({"question": question}), excerpt)
+
+    async def arun(question: str) -> tuple[str, Trace]:
+        return _result(await compiled.ainvoke({"question": question}), excerpt)
+
+    return StructuredTool.from_function(
+        run,
+        arun,
+        name=name,
+        description=description,
+        args_schema=_Question,
+        response_format="content_and_artifact",
+    )
+
+
+def _result(state: Mapping[str, Any], excerpt: int) -> tuple[str, Trace]:
+    return answer_text(state, excerpt=excerpt), trace_of(state)
+
+
+def answer_text(state: Mapping[str, Any], *, excerpt: int = 300) -> str:
+    """What a graph returned as text: the answer, and the passages that it cites as a numbered list.
+
+    Args:
+        state: What the graph returned.
+        excerpt: Characters of each passage that are shown; 0 shows none.
+    """
+    answer = str(state.get("answer") or "").strip()
+    if not answer:
+        return f"No answer was found ({state.get('prm_stop_reason') or 'the documents do not say'})."
+    documents = [*(state.get("prm_documents") or []), *(state.get("documents") or [])]
+    known = {str(document.id): document for document in documents}
+    lines = [
+        f"[{number}] {_source(known.get(citation['doc_id']), citation, excerpt)}"
+        for number, citation in enumerate(state.get("citations") or [], 1)
+    ]
+    return "\n".join([answer, "", "Sources:", *lines]) if lines else answer
+
+
+def _source(document: Document | None, citation: Mapping[str, str], excerpt: int) -> str:
+    metadata = document.metadata if document is not None else {"source": citation["source"]}
+    title = title_of(document) if document is not None else citation["title"]
+    # What other parts of agentprm have noted about the search is a mapping, and no news to the agent.
+    known = [
+        f"{key}: {one_line(str(value))}"
+        for key, value in metadata.items()
+        if isinstance(value, str | int | float) and str(value).strip() and str(value) != title
+    ]
+    line = one_line(title) + (f" ({', '.join(known)})" if known else "")
+    text = one_line(citation["text"])
+    if len(text) > excerpt:
+        text = text[:excerpt].rsplit(" ", 1)[0] + " […]"
+    return f"{line}: {text}" if excerpt else line
