@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from langchain_core.documents.compressor import BaseDocumentCompressor
@@ -26,7 +27,7 @@ from agentprm.nodes import (
 )
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
-from agentprm.rewards import Fused, Grounding, ProcessRewardModel, Relevance
+from agentprm.rewards import ProcessRewardModel, as_reward, default_reward
 from agentprm.search import Plain, ValueFunction
 from agentprm.search.selection import Accept
 
@@ -36,7 +37,7 @@ __all__ = ["create_reasoning_graph"]
 def create_reasoning_graph(
     model: LanguageModel | BaseChatModel | str,
     retriever: BaseRetriever | VectorStore,
-    reward: ProcessRewardModel | None = None,
+    reward: ProcessRewardModel | Callable[..., Any] | None = None,
     *,
     candidates: int = 3,
     max_steps: int = 5,
@@ -44,7 +45,7 @@ def create_reasoning_graph(
     k: int = 1,
     value: ValueFunction | None = None,
     shallow: int = 3,
-    threshold: float | None = 0.5,
+    threshold: float | Literal["reward"] | None = "reward",
     accept: Accept = "if_better",
     critic: LanguageModel | BaseChatModel | str | None = None,
     reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
@@ -64,8 +65,9 @@ def create_reasoning_graph(
         model: Proposes, reads and answers.
         retriever: Any LangChain retriever or vector store.
         reward: Scores steps; by default `Grounding` and `Relevance` fused, the training-free reward
-            that told right steps from wrong ones best (`benchmarks/rewards.py`). It needs a
-            `model` with log-likelihoods.
+            that told right steps from wrong ones best (`benchmarks/rewards.py`); with a `model` without
+            log-likelihoods, as chat models are, its own verdict on each step. Functions are taken too, see
+            `agentprm.rewards.FunctionReward`.
         candidates: Steps proposed at a time (M); 3 in the paper.
         max_steps: Most steps of a path (T); 5 in the paper.
         min_steps: Committed steps before a model that continues a prefix is led to conclude.
@@ -74,8 +76,9 @@ def create_reasoning_graph(
             look-ahead. It costs two to three times as much, and the paper's own ablations find it the
             least valuable part; try it where the reward model is a trained one.
         shallow: Deepest steps that are looked ahead from; 3 in the paper.
-        threshold: Gate of the refinement, in the reward's space; .5 in the paper, `None` never
-            refines.
+        threshold: Gate of the refinement, in the reward's space. By default the reward's own: that of
+            its calibration or family, else the middle of its space, .5 (as in the paper) or 0. `None`
+            never refines.
         accept: `if_better`, or `always` as in the paper.
         critic: A model of its own for the critique; `None` means `model`.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
@@ -91,16 +94,13 @@ def create_reasoning_graph(
         `prm_stop_reason`.
 
     Raises:
-        CapabilityError: If no reward is given and `model` has no log-likelihoods.
+        ConfigurationError: If a setting is wrong, or the value function does not fit the reward's space.
     """
     language_model = as_language_model(model)
     if reward is None:
-        reward = Fused(
-            [
-                Grounding(language_model, passages=k, prompts=prompts),
-                Relevance(language_model, passages=k, prompts=prompts),
-            ]
-        )
+        reward = default_reward(language_model, passages=k, prompts=prompts)
+    reward = as_reward(reward)
+    gate = reward.gate if threshold == "reward" else threshold
     value = value if value is not None else Plain()
 
     proposing: dict[str, Any] = {
@@ -126,7 +126,7 @@ def create_reasoning_graph(
     way: list[Any] = [ProposeSteps(language_model, n=candidates, **proposing), *work]
     if not isinstance(value, Plain):
         way.append(LookAhead(rollout, value=value, shallow=shallow, budget=budget))
-    way.append(SelectSteps(threshold=threshold, accept=accept, max_steps=max_steps, budget=budget))
+    way.append(SelectSteps(threshold=gate, accept=accept, max_steps=max_steps, budget=budget))
 
     builder.add_node("begin", begin_search)
     builder.add_edge(START, "begin")

@@ -10,8 +10,9 @@ from langchain_core.runnables import Runnable
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Node, Plan, apply_update, emit
+from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.plans import wait
-from agentprm.search.value import TD, ValueFunction
+from agentprm.search.value import TD, ValueFunction, check_space
 from agentprm.state import ReasoningState, Step, open_steps, path_to
 
 __all__ = ["LookAhead"]
@@ -53,6 +54,9 @@ class LookAhead(Node):
                 "CompleteSteps and ScoreSteps."
             )
         self.rollout = list(rollout)
+        for node in self.rollout:
+            if isinstance(node, ScoreSteps):
+                check_space(self.value, node.reward.space)
         self.shallow = shallow
         super().__init__(
             name=name,

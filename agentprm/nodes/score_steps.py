@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from langchain_core.runnables import Runnable
 
 from agentprm.budget import SearchBudget
-from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._tree import ancestors, reward_step, with_implicit_step
 from agentprm.plans import wait
-from agentprm.rewards.base import ProcessRewardModel
+from agentprm.rewards import ProcessRewardModel, as_reward, check_scores
 from agentprm.state import ReasoningState, Step, StepStatus, number, open_steps
 
 __all__ = ["ScoreSteps"]
@@ -25,25 +27,21 @@ class ScoreSteps(Node):
     reward model's context) becomes `unparsed` and takes no further part.
 
     Args:
-        reward: A process reward model.
+        reward: A process reward model; or a function from the question and the steps to the score of the
+            last one, see `agentprm.rewards.FunctionReward`.
         keys: Own names for `question`, `messages`, `documents` and `answer`.
         budget: Bounds of the run.
     """
 
     def __init__(
         self,
-        reward: ProcessRewardModel,
+        reward: ProcessRewardModel | Callable[..., Any] | Runnable[Any, Any],
         *,
         keys: Mapping[str, str] | None = None,
         budget: SearchBudget | None = None,
         name: str = "score",
     ) -> None:
-        if not isinstance(reward, ProcessRewardModel):
-            raise ConfigurationError(
-                f"ScoreSteps needs a ProcessRewardModel, not {type(reward).__name__}; "
-                "subclass agentprm.rewards.ProcessRewardModel."
-            )
-        self.reward = reward
+        self.reward = as_reward(reward)
         super().__init__(
             name=name,
             reads=("documents", "answer", "prm_documents", "prm_frontier"),
@@ -67,12 +65,7 @@ class ScoreSteps(Node):
         trajectories = [[reward_step(state, s) for s in [*ancestors(state, step), step]] for step in steps]
         rows = yield from wait(self.reward.score, self.reward.ascore, state["question"], trajectories)
         scored: list[Step] = []
-        for step, row, trajectory in zip(steps, rows, trajectories, strict=True):
-            if len(row) != len(trajectory):
-                raise ConfigurationError(
-                    f"{type(self.reward).__name__} returned {len(row)} scores for {len(trajectory)} steps; "
-                    "a reward model gives exactly one score per step."
-                )
+        for step, row in zip(steps, check_scores(self.reward, rows, trajectories), strict=True):
             score = None if math.isnan(row[-1]) else number(row[-1])
             status: StepStatus = "unparsed" if score is None else "scored"
             scored.append({**step, "score": score, "value": score, "status": status})

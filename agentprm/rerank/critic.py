@@ -15,7 +15,7 @@ from agentprm.errors import ConfigurationError
 from agentprm.rerank._asking import shown
 from agentprm.rerank.judging import Judge
 from agentprm.rerank.pointwise import PointwiseReranker
-from agentprm.rewards.base import ProcessRewardModel, RewardStep
+from agentprm.rewards import ProcessRewardModel, RewardStep, check_scores
 
 __all__ = ["Critic", "CriticReranker", "CriticState"]
 
@@ -121,17 +121,14 @@ class CriticReranker(PointwiseReranker):
                 for document in documents
             ]
 
-        def last(rows: Sequence[Sequence[float]]) -> list[float]:
-            if any(len(row) != len(state["path"]) + 1 for row in rows):
-                raise ConfigurationError(
-                    f"{type(reward).__name__} must give one score for each of {len(state['path']) + 1} steps."
-                )
-            return [row[-1] for row in rows]
-
         def sync(documents: list[Document]) -> list[float]:
-            return last(reward.score(state["question"], trajectories(documents)))
+            asked = trajectories(documents)
+            rows = reward.score(state["question"], asked)
+            return [row[-1] for row in check_scores(reward, rows, asked)]
 
         async def on_loop(documents: list[Document]) -> list[float]:
-            return last(await reward.ascore(state["question"], trajectories(documents)))
+            asked = trajectories(documents)
+            rows = await reward.ascore(state["question"], asked)
+            return [row[-1] for row in check_scores(reward, rows, asked)]
 
         return Judge(sync, on_loop)

@@ -13,16 +13,16 @@ from agentprm.rewards.aggregation import (
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory
 from agentprm.rewards.calibration import Calibrated, Calibration
 from agentprm.rewards.checked import Checked, check_weights
+from agentprm.rewards.default import default_reward
 from agentprm.rewards.family import Family
+from agentprm.rewards.function import FunctionReward, as_reward, check_scores
 from agentprm.rewards.fused import Fused, NearestType, Routed, reliability
 from agentprm.rewards.genprm import GenPRM
 from agentprm.rewards.graded_templates import Principled, Rubric
-from agentprm.rewards.grounding import Grounding
 from agentprm.rewards.labels import LabelledRow, labelled_row, step_cross_entropy
+from agentprm.rewards.likelihood import Grounding, LikelihoodReward, Relevance, SelfJudgement
 from agentprm.rewards.loading import load_reward
 from agentprm.rewards.registry import families, register, register_readout
-from agentprm.rewards.relevance import Relevance
-from agentprm.rewards.self_judgement import SelfJudgement
 from agentprm.rewards.step_text import StepText, as_trajectory, evidence_line
 from agentprm.rewards.templates import (
     ChatPrefix,
@@ -63,6 +63,7 @@ __all__ = [
     "CurrentStep",
     "Dialogue",
     "Family",
+    "FunctionReward",
     "Fused",
     "GenPRM",
     "Grounded",
@@ -70,6 +71,7 @@ __all__ = [
     "HttpClassifier",
     "Judge",
     "LabelledRow",
+    "LikelihoodReward",
     "LogRatio",
     "NearestType",
     "PieceSteps",
@@ -99,9 +101,12 @@ __all__ = [
     "VerdictReward",
     "VerdictTemplate",
     "aggregate",
+    "as_reward",
     "as_trajectory",
     "best_of_n",
+    "check_scores",
     "check_weights",
+    "default_reward",
     "evidence_line",
     "families",
     "first_error",

@@ -11,7 +11,8 @@ from typing_extensions import TypedDict
 
 from agentprm.budget import record
 from agentprm.errors import InputError
-from agentprm.memory import Memory
+from agentprm.plans import Plan, adrive, drive, wait
+from agentprm.rewards.prefix_memory import PrefixMemory
 
 __all__ = ["PrefixReward", "ProcessRewardModel", "RewardStep", "Trajectory"]
 
@@ -58,10 +59,18 @@ class ProcessRewardModel(ABC):
     Attributes:
         space: `probability` (scores in [0, 1]) or `logit` (any real number).
         calibrated: Whether a score of .8 means right in about 80 % of the cases.
+        threshold: Score below which a step is held wrong, where the reward or its calibration says so.
     """
 
     space: Literal["probability", "logit"] = "probability"
     calibrated: bool = False
+    threshold: float | None = None
+
+    @property
+    def gate(self) -> float:
+        """Score up to which a step is weak: `threshold`, else the middle of the space, .5 or 0."""
+        middle = 0.5 if self.space == "probability" else 0.0
+        return middle if self.threshold is None else self.threshold
 
     @abstractmethod
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
@@ -80,6 +89,15 @@ class ProcessRewardModel(ABC):
         """Async twin of `score`; by default it runs in a thread."""
         return await asyncio.to_thread(self.score, question, trajectories)
 
+    def __repr__(self) -> str:
+        inner = getattr(self, "model", None)
+        return f"{type(self).__name__}({'' if inner is None else type(inner).__name__})"
+
+
+def step_key(step: RewardStep) -> str:
+    """A text that tells a step from others, whatever the order of its keys."""
+    return repr(sorted(step.items()))
+
 
 class PrefixReward(ProcessRewardModel):
     """Base of rewards that score a step from its prefix alone, and remember what they scored.
@@ -92,27 +110,30 @@ class PrefixReward(ProcessRewardModel):
     """
 
     def __init__(self, cache_size: int = 10_000) -> None:
-        self._scores = Memory[str, float](cache_size)
+        self._known = PrefixMemory[float](cache_size)
 
     @abstractmethod
     def score_prefixes(self, question: str, prefixes: Sequence[Trajectory]) -> list[float]:
         """Score of the last step of each prefix, in order."""
 
+    async def ascore_prefixes(self, question: str, prefixes: Sequence[Trajectory]) -> list[float]:
+        """Async twin of `score_prefixes`; by default it runs in a thread."""
+        return await asyncio.to_thread(self.score_prefixes, question, prefixes)
+
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""
+        return drive(self._plan(question, trajectories))
+
+    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """Async twin of `score`."""
+        return await adrive(self._plan(question, trajectories))
+
+    def _plan(self, question: str, trajectories: Sequence[Trajectory]) -> Plan[list[list[float]]]:
         check_trajectories(trajectories)
-        prefixes = [[list(t[: i + 1]) for i in range(len(t))] for t in trajectories]
-        keys = [[repr((question, prefix)) for prefix in row] for row in prefixes]
-        wanted = {
-            key: prefix
-            for ks, ps in zip(keys, prefixes, strict=True)
-            for key, prefix in zip(ks, ps, strict=True)
-        }
-        known = self._scores.known(wanted)
-        missing = {key: prefix for key, prefix in wanted.items() if key not in known}
-        if missing:
-            new = self.score_prefixes(question, list(missing.values()))
-            record(reward_calls=len(missing))
-            known.update(zip(missing, (float(s) for s in new), strict=True))
-        self._scores.keep({key: known[key] for key in wanted})
-        return [[known[key] for key in row] for row in keys]
+        recall = self._known.recall(question, [[step_key(step) for step in row] for row in trajectories])
+        found: list[float] = []
+        if recall.new:
+            prefixes = [trajectories[i][: k + 1] for i, k in recall.new.values()]
+            found = yield from wait(self.score_prefixes, self.ascore_prefixes, question, prefixes)
+            record(reward_calls=len(prefixes))
+        return self._known.settle(recall, map(float, found))

@@ -264,6 +264,9 @@ class Calibrated(ProcessRewardModel):
         """Async twin of `score`."""
         return self._apply(await self.reward.ascore(question, trajectories))
 
+    def __repr__(self) -> str:
+        return f"Calibrated({self.reward!r}, {self.calibration.method!r})"
+
     def _apply(self, rows: list[list[float]]) -> list[list[float]]:
         return [[self.calibration(score) for score in row] for row in rows]
 

@@ -69,6 +69,7 @@ class Checked(ProcessRewardModel):
                 )
         self.reward, self.checkers = reward, list(checkers)
         self.space = "probability" if reward is None else reward.space
+        self.threshold = None if reward is None else reward.threshold
         self._known = Memory[str, list[CheckResult]](cache_size)
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
@@ -86,6 +87,9 @@ class Checked(ProcessRewardModel):
             return await asyncio.to_thread(self.score, question, trajectories)
         rows = await self.reward.ascore(question, trajectories)
         return await asyncio.to_thread(self._fuse, question, trajectories, rows)
+
+    def __repr__(self) -> str:
+        return f"Checked({self.reward!r}, {list(self.weights)})"
 
     def checks(self, question: str, trajectory: Trajectory) -> list[list[CheckResult]]:
         """For each step what each checker says, in the order of the checkers; for critiques and traces."""

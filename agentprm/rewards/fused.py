@@ -63,6 +63,9 @@ class Fused(ProcessRewardModel):
         """Async twin of `score`; the rewards are asked one after the other."""
         return self._fuse([await reward.ascore(question, trajectories) for reward in self.rewards])
 
+    def __repr__(self) -> str:
+        return f"Fused({self.rewards!r}, {self.how!r})"
+
     def _fuse(self, parts: list[list[list[float]]]) -> list[list[float]]:
         return [
             [self._one(scores) for scores in zip(*rows, strict=True)] for rows in zip(*parts, strict=True)
@@ -133,6 +136,9 @@ class Routed(ProcessRewardModel):
             raise ConfigurationError(f"The default {default!r} is none of the types {sorted(experts)}.")
         self.space = _common_space(list(experts.values()), "Routed")
         self.route, self.experts, self.default = route, dict(experts), default
+
+    def __repr__(self) -> str:
+        return f"Routed({self.experts!r})"
 
     def expert(self, question: str) -> ProcessRewardModel:
         """The reward that scores this question.

@@ -52,6 +52,7 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
         )
     reward = build(model, template=template, **arguments)
     reward.family = chosen  # type: ignore[attr-defined]
+    reward.threshold = chosen.threshold
     return reward
 
 

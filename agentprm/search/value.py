@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from agentprm.errors import ConfigurationError, InputError
 
-__all__ = ["PAV", "TD", "Plain", "Snell", "ValueFunction"]
+__all__ = ["PAV", "TD", "Plain", "Snell", "ValueFunction", "check_space"]
 
 Space = Literal["probability", "logit"]
 
@@ -38,6 +38,19 @@ class ValueFunction(Protocol):
     def value(self, scores: Sequence[float], parent: float | None = None) -> float:
         """Value of the candidate; `parent` is the score of the step before it, `None` at the root."""
         ...
+
+
+def check_space(value: ValueFunction, space: Space) -> None:
+    """Refuses a value function that cannot work on scores in this space.
+
+    Raises:
+        ConfigurationError: If it needs probabilities and gets logits.
+    """
+    if isinstance(value, PAV) and space != "probability":
+        raise ConfigurationError(
+            "PAV needs scores that are probabilities, but the reward scores in logit space. Calibrate it "
+            "(agentprm.rewards.Calibrated), or use Plain, TD or Snell."
+        )
 
 
 def _check_horizon(horizon: int, least: int) -> None:

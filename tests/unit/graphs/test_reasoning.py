@@ -9,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agentprm.budget import SearchBudget
-from agentprm.errors import CapabilityError, ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import Capabilities
 from agentprm.retrievers import FeedbackRetriever
@@ -254,11 +254,6 @@ def test_a_reward_that_returns_too_few_scores_is_named():
 
     with pytest.raises(ConfigurationError, match="exactly one score per step"):
         run(reward=Broken())
-
-
-def test_a_model_without_likelihoods_needs_a_reward():
-    with pytest.raises(CapabilityError, match="loglikelihood"):
-        create_reasoning_graph(chat_model(), store())
 
 
 @pytest.mark.parametrize("state", [{"question": ""}, {"question": "   "}, {"messages": []}])

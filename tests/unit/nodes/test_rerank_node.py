@@ -57,7 +57,7 @@ class Grade(BaseCrossEncoder):
 KINDS = {
     "reranker": lambda: QueryLikelihoodReranker(model=model()),
     "cross-encoder": Grade,
-    "reward": lambda: FakeReward(lambda q, prefix: grade_in(prefix[-1]["passages"][0])),
+    "reward": lambda: FakeReward(lambda q, prefix: grade_in(prefix[-1]["passages"][0]) / 10),
     "function": lambda: lambda state, query, docs: [grade_in(d.page_content) for d in docs],
 }
 

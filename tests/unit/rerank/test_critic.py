@@ -89,7 +89,7 @@ def test_a_reward_model_with_the_wrong_number_of_scores_is_an_error():
         def score(self, question, trajectories):
             return [[*row, 0.5] for row in super().score(question, trajectories)]
 
-    with pytest.raises(ValueError, match="one score for each"):
+    with pytest.raises(ValueError, match="2 scores for 1 steps"):
         CriticReranker(critic=Phantom()).rank(documents([1, 2]), "q")
 
 

@@ -1,0 +1,37 @@
+"""The reward that a model gets if the user names none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentprm.lm import LanguageModel, as_language_model
+from agentprm.prompts import PROMPTS, Prompts
+from agentprm.rewards.base import ProcessRewardModel
+from agentprm.rewards.fused import Fused
+from agentprm.rewards.likelihood import Grounding, Relevance
+from agentprm.rewards.step_text import StepText
+from agentprm.rewards.verdict import VerdictReward
+from agentprm.rewards.verdict_templates import Judge
+
+__all__ = ["default_reward"]
+
+
+def default_reward(
+    model: LanguageModel | Any, *, passages: int = 1, prompts: Prompts = PROMPTS
+) -> ProcessRewardModel:
+    """The reward without training that suits a model.
+
+    With log-likelihoods `Grounding` and `Relevance` fused, which told right steps from wrong ones best
+    (`benchmarks/rewards.py`). A chat model gives none, so it judges each step in words
+    (`VerdictReward`), at the cost of a call a step.
+
+    Args:
+        model: A language model, or whatever `as_language_model` takes.
+        passages: Most passages of a step that are shown.
+        prompts: Templates of the likelihoods.
+    """
+    model = as_language_model(model)
+    if model.capabilities.loglikelihood:
+        kinds = (Grounding, Relevance)
+        return Fused([kind(model, passages=passages, prompts=prompts) for kind in kinds])
+    return VerdictReward(model, Judge(), step_text=StepText(max_passages=passages))
