@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import regex
 
-__all__ = ["Word", "clean_text", "cut", "fold", "is_unspaced", "sentence_ends", "terms", "words"]
+__all__ = ["Word", "cut", "fold", "is_unspaced", "sentence_ends", "terms", "words"]
 
 # Letters of scripts without blanks; the last three belong to several scripts and so to none by name.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{LB=SA}\u30fc\uff70\u3005]"
@@ -164,19 +164,3 @@ def cut(text: str, limit: int) -> str:
         if kept:
             return kept
     return text[:limit]
-
-
-def clean_text(text: str) -> str:
-    r"""`text` as valid Unicode: half of a surrogate pair becomes the replacement character.
-
-    Noisy models and files hold such halves, and nothing that is stored or sent as UTF-8 can.
-
-    Example:
-        >>> clean_text("a\ud83d") == "a\ufffd"
-        True
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
+from agentprm.plain import clean_text
 
 __all__ = ["Capabilities", "Completion", "LanguageModel", "Prompt", "Role", "SamplingParams", "require"]
 
@@ -40,6 +41,9 @@ class Prompt:
                 raise InputError(f"Unknown role {role!r} in a prompt; use system, user or assistant.")
             if not isinstance(text, str):
                 raise InputError(f"A message's text must be a string, not {type(text).__name__}.")
+        # Tokenizers and requests take valid Unicode only.
+        object.__setattr__(self, "messages", tuple((role, clean_text(text)) for role, text in self.messages))
+        object.__setattr__(self, "prefix", clean_text(self.prefix))
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Completion:
     """One sampled continuation.
 
     Attributes:
-        text: The new text, without the prompt's prefix and without the stop string.
+        text: The new text, without the prompt's prefix and without the stop string. It is valid Unicode:
+            half a surrogate pair, which noisy models emit, becomes U+FFFD.
         tokens: Number of generated tokens, the ones of a stop string included.
         finish_reason: `stop` (end of turn or stop string) or `length`.
         logprob: Sum of the natural log-probabilities of the generated tokens, where known.
@@ -90,6 +95,9 @@ class Completion:
     tokens: int
     finish_reason: Literal["stop", "length"]
     logprob: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean_text(self.text))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from agentprm.text import clean_text, cut, fold, is_unspaced, sentence_ends, terms, words
+from agentprm.plain import clean_text
+from agentprm.text import cut, fold, is_unspaced, sentence_ends, terms, words
 
 
 @pytest.mark.parametrize(

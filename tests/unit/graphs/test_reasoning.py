@@ -1,6 +1,7 @@
 """The search graph: right answers, independent candidates, stops, budgets, refinement, resumption."""
 
 import asyncio
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from agentprm.lm import Capabilities
 from agentprm.retrievers import FeedbackRetriever
 from agentprm.search import TD, Plain, Snell
 from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
+from agentprm.trace import trace_of
 from tests.unit.world import QUESTION, chat_model, good_reward, language_model, likelihood, store
 
 COST = ("seconds", "computed_tokens")
@@ -289,6 +291,19 @@ def test_checkpoints_survive_strict_serialisation_at_every_step():
     assert tree(state) == tree(result)
     for document in state["prm_documents"]:
         assert type(document).__name__ == "Document"
+
+
+def test_half_a_surrogate_from_a_model_kills_no_run():
+    noisy = {
+        "lm": ScriptedLanguageModel(lambda text: ["Who is\ud83d it?", "\ud83d"], likelihood=likelihood),
+        "chat": ScriptedChatModel(script=lambda text: "Search: who\ud83d is it?"),
+    }
+    for model in noisy.values():
+        saver = InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+        graph = create_reasoning_graph(model, store(), good_reward(), max_steps=2).compile(checkpointer=saver)
+        result = graph.invoke({"question": QUESTION}, {"configurable": {"thread_id": "1"}})
+        assert result["prm_steps"]
+        json.dumps(trace_of(result), ensure_ascii=False).encode()
 
 
 def test_numbers_of_numpy_and_torch_never_reach_the_state():
