@@ -19,8 +19,9 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError
 from agentprm.lm.base import Completion, LanguageModel, Prompt, Role, SamplingParams
 from agentprm.replies import inert, without_thought
+from agentprm.plain import clean_text
 from agentprm.state import Step, title_of
-from agentprm.text import clean_text, cut, sentence_ends
+from agentprm.text import cut, sentence_ends
 
 if TYPE_CHECKING:
     from agentprm.rewards.base import RewardStep
