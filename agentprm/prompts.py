@@ -18,8 +18,8 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm.base import Completion, LanguageModel, Prompt, Role, SamplingParams
-from agentprm.replies import inert, without_thought
 from agentprm.plain import clean_text
+from agentprm.replies import inert, without_thought
 from agentprm.state import Step, title_of
 from agentprm.text import cut, sentence_ends
 
