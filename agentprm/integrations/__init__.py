@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from agentprm.integrations.actions import ActionState, RewardGuidedActions
     from agentprm.integrations.choosing import ActionCandidate, ActionRound
     from agentprm.integrations.conversation import Conversation, trajectory_of
+    from agentprm.integrations.decisions import DecisionReward, RewardDecisionModel
     from agentprm.integrations.tool import answer_text, create_search_tool
 
 _HOMES = {
@@ -18,6 +19,8 @@ _HOMES = {
     "ActionRound": "choosing",
     "ActionState": "actions",
     "Conversation": "conversation",
+    "DecisionReward": "decisions",
+    "RewardDecisionModel": "decisions",
     "RewardGuidedActions": "actions",
     "action_trace": "action_trace",
     "answer_text": "tool",
@@ -30,6 +33,8 @@ __all__ = [
     "ActionRound",
     "ActionState",
     "Conversation",
+    "DecisionReward",
+    "RewardDecisionModel",
     "RewardGuidedActions",
     "action_trace",
     "answer_text",

@@ -4,7 +4,6 @@ import asyncio
 import math
 import re
 import sys
-import types
 from dataclasses import replace
 
 import pytest
@@ -324,37 +323,9 @@ class TestFunctions:
 
 
 @pytest.fixture
-def decisions(monkeypatch):
-    """LangChain's decision models; where the installed version has none, the few names that count."""
-    try:
-        import langchain_core.decisions as module
-    except ImportError:
-        module = types.ModuleType("langchain_core.decisions")
-
-        class BaseDecisionModel:
-            def __init__(self, model):
-                self.model = model
-
-            def batch(self, requests):
-                return [self.invoke(request) for request in requests]
-
-            def invoke(self, request):
-                return self._classify(request["state"], request["questions"])
-
-            async def ainvoke(self, request):
-                return self.invoke(request)
-
-        module.BaseDecisionModel = BaseDecisionModel
-        module.Choice = types.SimpleNamespace
-        module.ClassifierResponse = Response
-        module.ChoiceAnswer = lambda **fields: types.SimpleNamespace(**fields)
-        monkeypatch.setitem(sys.modules, "langchain_core.decisions", module)
-    return module
-
-
-class Response:
-    def __init__(self, model, answers, usage=None):
-        self.choices, self.usage = answers, usage
+def decisions():
+    """LangChain's decision models."""
+    return pytest.importorskip("langchain_core.decisions")
 
 
 def decision_model(module, p_first, answered=True):
