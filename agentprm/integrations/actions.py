@@ -16,6 +16,7 @@ from agentprm.integrations.choosing import ActionRound, Choice, Outcome, Rules
 from agentprm.plans import adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel
+from agentprm.rewards.function import as_reward
 
 try:
     from langchain.agents.middleware import (
@@ -63,7 +64,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
     Args:
         reward: Scores the action as the last step of `trajectory_of(messages)`, which shows it the
             conversation, the calls so far and what they returned. `VerdictReward(chat_model)` needs no
-            training.
+            training; a function from the question and the steps will do.
         n: Most samples of an action, the first included.
         below: A score under which an action is weak, in the reward's space; `None` always samples `n`.
         refine: How often a weak action is reconsidered.
@@ -89,7 +90,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
 
     def __init__(
         self,
-        reward: ProcessRewardModel,
+        reward: ProcessRewardModel | Callable[..., Any],
         n: int = 4,
         below: float | None = 0.3,
         refine: int = 1,
@@ -101,7 +102,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
         super().__init__()
         self.tools = []
         self.rules = Rules(
-            reward=reward,
+            reward=as_reward(reward),
             n=n,
             below=below,
             refine=refine,

@@ -16,11 +16,12 @@ from agentprm.budget import SearchBudget, Usage, add_usage, record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, TransientModelError
 from agentprm.integrations.conversation import Conversation, action_text, trajectory_of
 from agentprm.lm._retry import transient
+from agentprm.plain import plain
 from agentprm.plans import Plan, wait
 from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.rewards.base import ProcessRewardModel, RewardStep
+from agentprm.rewards.function import check_scores
 from agentprm.rewards.verdict import VerdictReward
-from agentprm.state import number, plain
 
 try:
     from langchain.agents.middleware import ModelRequest, ModelResponse
@@ -86,11 +87,6 @@ class Rules:
     prompts: Prompts = PROMPTS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.reward, ProcessRewardModel):
-            raise ConfigurationError(
-                f"RewardGuidedActions needs a ProcessRewardModel, not a {type(self.reward).__name__}; "
-                "VerdictReward(chat_model) makes one of any chat model."
-            )
         if self.n < 1 or self.refine < 0:
             raise ConfigurationError(
                 f"n must be at least 1 and refine at least 0, not {self.n} and {self.refine}."
@@ -260,13 +256,8 @@ class Choice:
         except TransientModelError as error:  # the agent can act without a judge
             self.note = f"reward: {one_line(str(error))}"
             return
-        for candidate, row, trajectory in zip(candidates, rows, trajectories, strict=True):
-            if len(row) != len(trajectory):
-                raise ConfigurationError(
-                    f"{type(self.rules.reward).__name__} returned {len(row)} scores for {len(trajectory)} "
-                    "steps; a reward model gives exactly one score per step."
-                )
-            candidate.score = None if math.isnan(row[-1]) else number(row[-1])
+        for candidate, row in zip(candidates, check_scores(reward, rows, trajectories), strict=True):
+            candidate.score = None if math.isnan(row[-1]) else row[-1]
 
     @property
     def _question(self) -> str:

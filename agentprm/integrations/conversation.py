@@ -11,10 +11,12 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, convert
 
 from agentprm.errors import InputError
 from agentprm.prompts import one_line
+from agentprm.replies import without_thought
 from agentprm.rewards.base import RewardStep
 from agentprm.rewards.step_text import evidence_line
+from agentprm.text import cut
 
-__all__ = ["Conversation", "action_text", "call_text", "trajectory_of"]
+__all__ = ["Conversation", "action_text", "call_text", "shortened", "trajectory_of"]
 
 
 class Conversation(NamedTuple):
@@ -86,8 +88,8 @@ def trajectory_of(messages: Sequence[Any], *, max_chars: int = 2000, earlier: in
 
 
 def action_text(message: AIMessage) -> str:
-    """What an AI message says and calls, as text; empty if it does neither."""
-    parts = [message.text.strip()]
+    """What an AI message says, without its thinking, and calls; empty if it does neither."""
+    parts = [without_thought(message.text).strip()]
     if message.tool_calls:
         parts.append("Calls " + "; ".join(map(call_text, message.tool_calls)))
     return "\n".join(part for part in parts if part)
@@ -105,7 +107,7 @@ def _evidence(message: ToolMessage, max_chars: int) -> list[str]:
     artifact = message.artifact
     if isinstance(artifact, list) and artifact and all(isinstance(one, Document) for one in artifact):
         return [evidence_line(document, max_chars) for document in artifact]
-    return [cut] if (cut := _cut(message.text, max_chars)) else []
+    return [text] if (text := shortened(message.text, max_chars)) else []
 
 
 def _quoted(messages: Sequence[BaseMessage], most: int, max_chars: int) -> str:
@@ -113,9 +115,15 @@ def _quoted(messages: Sequence[BaseMessage], most: int, max_chars: int) -> str:
     said = [m for m in messages if m.type in names and m.text.strip()]
     kept = said[len(said) - min(most, len(said)) :]
     lines = ["[…]"] if kept and len(kept) < len(said) else []
-    return "\n".join([*lines, *(f"{names[m.type]}: {_cut(one_line(m.text), max_chars)}" for m in kept)])
+    return "\n".join(
+        [
+            *lines,
+            *(f"{names[m.type]}: {shortened(one_line(without_thought(m.text)), max_chars)}" for m in kept),
+        ]
+    )
 
 
-def _cut(text: str, max_chars: int) -> str:
+def shortened(text: str, max_chars: int) -> str:
+    """`text` without white space at its ends, cut between words with a visible mark."""
     text = text.strip()
-    return text if len(text) <= max_chars else text[:max_chars].rsplit(" ", 1)[0] + " […]"
+    return text if len(text) <= max_chars else cut(text, max_chars) + " […]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from langchain_core.documents import Document
@@ -22,6 +22,7 @@ from agentprm.errors import (
 from agentprm.integrations.conversation import call_text, trajectory_of
 from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory
+from agentprm.rewards.function import as_reward, check_scores
 from agentprm.rewards.step_text import StepText, StepWriter, evidence_line
 
 try:
@@ -137,11 +138,8 @@ class RewardDecisionModel(BaseDecisionModel):
     reward: Any
     yes: Literal["good", "bad"] = "good"
 
-    def __init__(self, reward: ProcessRewardModel, **settings: Any) -> None:
-        if not isinstance(reward, ProcessRewardModel):
-            raise ConfigurationError(
-                f"RewardDecisionModel needs a ProcessRewardModel, not a {type(reward).__name__}."
-            )
+    def __init__(self, reward: ProcessRewardModel | Callable[..., Any], **settings: Any) -> None:
+        reward = as_reward(reward)
         super().__init__(**{"model": type(reward).__name__, **settings, "reward": reward})
 
     @property
@@ -192,7 +190,7 @@ class RewardDecisionModel(BaseDecisionModel):
 
     def _scores(self, question: str, trajectories: list[list[RewardStep]]) -> Plan[list[float]]:
         rows = yield from wait(self.reward.score, self.reward.ascore, question, trajectories)
-        scores = [float(row[-1]) for row in rows]
+        scores = [row[-1] for row in check_scores(self.reward, rows, trajectories)]
         if any(map(math.isnan, scores)):
             raise ParseError(f"{self.model} has no score for this state, so there is no decision.")
         return scores

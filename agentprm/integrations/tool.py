@@ -12,6 +12,7 @@ from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, Field
 
 from agentprm.errors import ConfigurationError
+from agentprm.integrations.conversation import shortened
 from agentprm.prompts import one_line
 from agentprm.state import title_of
 from agentprm.trace import Trace, trace_of
@@ -134,7 +135,4 @@ def _source(document: Document | None, citation: Mapping[str, str], excerpt: int
         if isinstance(value, str | int | float) and str(value).strip() and str(value) != title
     ]
     line = one_line(title) + (f" ({', '.join(known)})" if known else "")
-    text = one_line(citation["text"])
-    if len(text) > excerpt:
-        text = text[:excerpt].rsplit(" ", 1)[0] + " […]"
-    return f"{line}: {text}" if excerpt else line
+    return f"{line}: {shortened(one_line(citation['text']), excerpt)}" if excerpt else line

@@ -353,5 +353,17 @@ def test_the_choices_can_be_drawn(capsys):
 def test_unusable_settings(wrong):
     with pytest.raises(ConfigurationError):
         RewardGuidedActions(liking(), **wrong)
-    with pytest.raises(ConfigurationError, match="VerdictReward"):
-        RewardGuidedActions(lambda question, steps: 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="default_reward"):
+        RewardGuidedActions(ScriptedAgentModel(replies=[]))
+
+
+def test_a_function_is_a_reward_and_thinking_is_no_part_of_an_action():
+    seen: list[str] = []
+
+    def judge(question: str, steps: Any) -> float:
+        seen.append(steps[-1]["thought"])
+        return 0.9
+
+    agent = agent_of(["<think>Paris, I guess.</think>Portsmouth"], RewardGuidedActions(judge))
+    agent.invoke({"messages": "Where?"}, CONFIG)
+    assert seen == ["Portsmouth"]

@@ -142,7 +142,7 @@ def test_what_it_cannot_answer():
             ask(model, state)
     with pytest.raises(ParseError, match="no score"):
         ask(RewardDecisionModel(FakeReward(lambda question, steps: math.nan)), "x")
-    with pytest.raises(ConfigurationError, match="ProcessRewardModel"):
+    with pytest.raises(ConfigurationError, match="default_reward"):
         RewardDecisionModel(ScriptedChatModel(script={}))
 
 
