@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from agentprm.integrations.choosing import ActionCandidate, ActionRound
     from agentprm.integrations.conversation import Conversation, trajectory_of
     from agentprm.integrations.decisions import DecisionReward, RewardDecisionModel
+    from agentprm.integrations.retrieval import Lookup, RetrievalControl, RetrievalState
     from agentprm.integrations.tool import answer_text, create_search_tool
 
 _HOMES = {
@@ -20,6 +21,9 @@ _HOMES = {
     "ActionState": "actions",
     "Conversation": "conversation",
     "DecisionReward": "decisions",
+    "Lookup": "retrieval",
+    "RetrievalControl": "retrieval",
+    "RetrievalState": "retrieval",
     "RewardDecisionModel": "decisions",
     "RewardGuidedActions": "actions",
     "action_trace": "action_trace",
@@ -34,6 +38,9 @@ __all__ = [
     "ActionState",
     "Conversation",
     "DecisionReward",
+    "Lookup",
+    "RetrievalControl",
+    "RetrievalState",
     "RewardDecisionModel",
     "RewardGuidedActions",
     "action_trace",

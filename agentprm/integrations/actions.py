@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, NotRequired, cast
 
-from langchain_core.runnables import RunnableConfig, ensure_config
-from langchain_core.runnables.config import ContextThreadPoolExecutor, merge_configs, set_config_context
+from langchain_core.runnables.config import ContextThreadPoolExecutor
 from langgraph.types import Command
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
 from agentprm.errors import MissingDependencyError
 from agentprm.integrations.choosing import ActionRound, Choice, Outcome, Rules
+from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.plans import adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel
@@ -26,17 +26,12 @@ try:
         ModelRequest,
         ModelResponse,
     )
-    from langchain.agents.middleware.internal_call_transformer import (
-        InternalCallTransformer,
-        internal_call_metadata,
-    )
+    from langchain.agents.middleware.internal_call_transformer import InternalCallTransformer
     from langchain.agents.middleware.types import PrivateStateAttr
 except ImportError as error:
     raise MissingDependencyError.for_extra("langchain (1.5 or newer)", "agents") from error
 
 __all__ = ["ActionState", "RewardGuidedActions"]
-
-_NOSTREAM = "nostream"  # LangGraph's tag: not streamed as the agent's own words
 
 
 class ActionState(AgentState[Any]):
@@ -122,8 +117,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
 
         def attempt(one: ModelRequest[Any]) -> Outcome:
             try:
-                with set_config_context(_unseen()) as context:
-                    return context.run(handler, one)
+                return unseen(handler, one)
             except Exception as error:
                 return error
 
@@ -146,12 +140,8 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
         """See `AgentMiddleware.awrap_model_call`."""
 
         async def attempt(one: ModelRequest[Any]) -> Outcome:
-            async def call() -> ModelResponse[Any]:
-                return await handler(one)
-
             try:
-                with set_config_context(_unseen()) as context:
-                    return await asyncio.create_task(call(), context=context)
+                return await aunseen(handler, one)
             except Exception as error:
                 return error
 
@@ -162,12 +152,6 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
             choice = Choice(self.rules, request, _spent(request), meter)
             response = await adrive(choice.run(lambda requests: wait(_needs_a_loop, ask, requests)))
         return _respond(request, response, choice)
-
-
-def _unseen() -> RunnableConfig:
-    """The current config, with marks that keep a call's tokens out of every stream."""
-    marks: RunnableConfig = {"tags": [_NOSTREAM], "metadata": internal_call_metadata()}
-    return merge_configs(ensure_config(), marks)
 
 
 def _needs_a_loop(requests: Sequence[ModelRequest[Any]]) -> list[Outcome]:

@@ -1,0 +1,234 @@
+"""`RetrievalControl`: passages for an agent, where it needs them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, NotRequired, cast
+
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, SystemMessage
+from langgraph.types import Command
+from typing_extensions import TypedDict
+
+from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.integrations.conversation import trajectory_of
+from agentprm.integrations.unseen import aunseen, unseen
+from agentprm.nodes import Retrieve
+from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
+from agentprm.prompts import PROMPTS, Prompts, joined
+from agentprm.rewards.base import ProcessRewardModel
+from agentprm.rewards.function import as_reward, check_scores
+from agentprm.rewards.step_text import evidence_line
+
+try:
+    from langchain.agents.middleware import (
+        AgentMiddleware,
+        AgentState,
+        ExtendedModelResponse,
+        ModelRequest,
+        ModelResponse,
+    )
+    from langchain.agents.middleware.internal_call_transformer import InternalCallTransformer
+    from langchain.agents.middleware.types import PrivateStateAttr
+except ImportError as error:
+    raise MissingDependencyError.for_extra("langchain (1.5 or newer)", "agents") from error
+
+__all__ = ["Lookup", "RetrievalControl", "RetrievalState"]
+
+_NEED = (
+    "Must documents be looked up to answer the last message of the user well? Not for a greeting, for what "
+    "everybody knows, or for what the conversation already holds."
+)
+
+Decide = Callable[[str], bool | float]
+_Ask = Callable[[ModelRequest[Any], bool], Plan[ModelResponse[Any]]]
+
+
+class Lookup(TypedDict):
+    """What was looked up in a turn, and why.
+
+    Attributes:
+        documents: The passages; empty if none were looked up.
+        need: How likely it was thought that the question needs them; `None` if nobody was asked.
+        score: The reward of an answer without them; `None` if there was none.
+    """
+
+    documents: list[Document]
+    need: float | None
+    score: float | None
+
+
+class RetrievalState(AgentState[Any]):
+    """The agent's state with the lookup of its current turn, which input and output leave out."""
+
+    prm_lookup: NotRequired[Annotated[Lookup | None, PrivateStateAttr]]
+
+
+class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
+    """Looks passages up for an agent's question, or does not, and thinks again if the answer is weak.
+
+    Once a turn, `decide` says whether the question needs passages. They are put into the system
+    message, for every model call of the turn. Where a reward is given and the agent answers without
+    passages, the answer is scored: if it is weak, they are looked up after all, the agent answers
+    again, and the better answer stays. Such first answers are not streamed: what stays comes whole.
+
+    The lookup of the turn stands in the private state key `prm_lookup`.
+
+    Args:
+        retriever: Whatever `agentprm.nodes.Retrieve` takes; with a `FeedbackRetriever` the first hits
+            improve the query.
+        decide: A decision model of `langchain_core.decisions`, or a function from the question to a
+            truth value or a probability. By default it is looked up at once without a reward, and with
+            one only for a weak answer.
+        reward: Scores answers that were given without passages; a reward, or a function.
+        below: A score under which an answer is weak, in the reward's space.
+        k: Passages.
+        prompts: Templates; `context` is used.
+
+    Raises:
+        ConfigurationError: If `decide` is neither.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> from agentprm.testing import ScriptedChatModel, fake_store
+        >>> model = ScriptedChatModel(script={"born in Portsmouth": "In Portsmouth.", "": "Hello."})
+        >>> control = RetrievalControl(fake_store(["Brunel was born in Portsmouth."]), lambda q: "?" in q)
+        >>> agent = create_agent(model, middleware=[control])
+        >>> [agent.invoke({"messages": said})["messages"][-1].text for said in ("Hi!", "Where was he born?")]
+        ['Hello.', 'In Portsmouth.']
+    """
+
+    state_schema = RetrievalState
+    transformers = (InternalCallTransformer,)
+
+    def __init__(
+        self,
+        retriever: Any,
+        decide: Decide | Any = None,
+        *,
+        reward: ProcessRewardModel | Callable[..., Any] | None = None,
+        below: float = 0.5,
+        k: int = 5,
+        prompts: Prompts = PROMPTS,
+    ) -> None:
+        super().__init__()
+        from agentprm.rerank.decisions import is_decision_model
+
+        if decide is not None and not is_decision_model(decide) and not callable(decide):
+            raise ConfigurationError(
+                "decide must be a decision model or a function from the question, not a "
+                f"{type(decide).__name__}."
+            )
+        if not math.isfinite(below):
+            raise ConfigurationError(f"below must be a finite number, not {below}.")
+        self.tools = []
+        self.search = Retrieve(retriever, k=k)
+        self.decide, self.reward = decide, None if reward is None else as_reward(reward)
+        self.below, self.prompts = below, prompts
+
+    def before_agent(self, state: RetrievalState, runtime: Any) -> dict[str, Any]:
+        """A new turn starts without the passages of the last one."""
+        return {"prm_lookup": None}
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ExtendedModelResponse[Any]:
+        """See `AgentMiddleware.wrap_model_call`."""
+
+        def ask(one: ModelRequest[Any], hidden: bool) -> Plan[ModelResponse[Any]]:
+            return wait_in_thread(unseen, handler, one) if hidden else wait_in_thread(handler, one)
+
+        return drive(self._plan(request, ask))
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ExtendedModelResponse[Any]:
+        """See `AgentMiddleware.awrap_model_call`."""
+
+        def ask(one: ModelRequest[Any], hidden: bool) -> Plan[ModelResponse[Any]]:
+            async def call() -> ModelResponse[Any]:
+                return await (aunseen(handler, one) if hidden else handler(one))
+
+            return wait(_needs_a_loop, call)
+
+        return await adrive(self._plan(request, ask))
+
+    def _plan(self, request: ModelRequest[Any], ask: _Ask) -> Plan[ExtendedModelResponse[Any]]:
+        lookup = cast("RetrievalState", request.state).get("prm_lookup")
+        question = next(
+            (m.text for m in reversed(request.messages) if m.type == "human" and m.text.strip()), ""
+        )
+        if lookup is None:
+            lookup = Lookup(documents=[], need=None, score=None)
+            needed = bool(question) and self.reward is None
+            if self.decide is not None and question:
+                lookup["need"] = need = yield from self._need(question, request.messages)
+                needed = need >= 0.5
+            if needed:
+                lookup["documents"] = yield from self._documents(question)
+        hidden = self.reward is not None and not lookup["documents"] and bool(question)
+        response = yield from ask(self._informed(request, lookup["documents"]), hidden)
+        if hidden and (answer := _answer(response)) is not None:
+            score = yield from self._score(request, answer, [])
+            lookup = {**lookup, "score": None if math.isnan(score) else score}
+            if score < self.below:
+                documents = yield from self._documents(question)
+                lookup = {**lookup, "documents": documents}
+                second = yield from ask(self._informed(request, documents), True)
+                again = _answer(second)
+                better = again is None or (yield from self._score(request, again, documents)) >= score
+                response = second if better else response
+        return ExtendedModelResponse(model_response=response, command=Command(update={"prm_lookup": lookup}))
+
+    def _need(self, question: str, messages: Sequence[Any]) -> Plan[float]:
+        from agentprm.rerank.decisions import is_decision_model
+
+        decide: Any = self.decide
+        if not is_decision_model(decide):
+            return float((yield from wait_in_thread(decide, question)))
+        from langchain_core.decisions import Noul
+
+        asked = {"state": list(messages), "questions": {"needed": Noul(instructions=_NEED)}}
+        response = yield from wait(decide.invoke, decide.ainvoke, asked)
+        answer = response.nouls.get("needed")
+        return 1.0 if answer is None else float(answer.noul)
+
+    def _documents(self, question: str) -> Plan[list[Document]]:
+        state = {"question": question}
+        update: dict[str, Any] = yield from wait(self.search.invoke, self.search.ainvoke, state)
+        return list(update.get("documents", []))
+
+    def _score(self, request: ModelRequest[Any], answer: AIMessage, documents: list[Document]) -> Plan[float]:
+        assert self.reward is not None
+        question, steps = trajectory_of([*request.messages, answer])
+        steps[-1]["passages"] = [*map(evidence_line, documents), *steps[-1]["passages"]]
+        rows = yield from wait(self.reward.score, self.reward.ascore, question, [steps])
+        return check_scores(self.reward, rows, [steps])[0][-1]
+
+    def _informed(self, request: ModelRequest[Any], documents: list[Document]) -> ModelRequest[Any]:
+        """The request with the passages at the end of its system message."""
+        if not documents:
+            return request
+        passages = joined([evidence_line(document) for document in documents])
+        text = self.prompts.context.render(passages=passages).messages[-1][1]
+        system = request.system_message
+        if system is None:
+            message = SystemMessage(text)
+        elif isinstance(system.content, str):
+            message = SystemMessage(f"{system.content}\n\n{text}")
+        else:
+            message = SystemMessage([*system.content, {"type": "text", "text": text}])
+        return request.override(system_message=message)
+
+
+def _answer(response: ModelResponse[Any]) -> AIMessage | None:
+    """The message of a response that answers in words; `None` if it calls tools or says nothing."""
+    message = next((m for m in response.result if isinstance(m, AIMessage)), None)
+    return message if message is not None and not message.tool_calls and message.text.strip() else None
+
+
+def _needs_a_loop() -> ModelResponse[Any]:
+    raise RuntimeError("An async handler cannot be called without an event loop.")
