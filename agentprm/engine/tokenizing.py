@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,23 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from agentprm._fork import reset_after_fork
 from agentprm._names import model_name
+from agentprm.engine.control_tokens import as_data, special_ids
 from agentprm.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     from agentprm.lm.base import Prompt
 
-__all__ = ["PromptText", "as_data", "cut_at_stop", "load_tokenizer", "without_partial"]
+__all__ = ["PromptText", "cut_at_stop", "load_tokenizer", "neutral_messages", "without_partial"]
 
 _ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 _PARTIAL = "\ufffd"  # what a decoder writes for the bytes of an unfinished character
 _CONTEXT = 8  # prompt tokens that are decoded along, so that word-initial spaces survive
-# What control tokens look like: <|im_end|>, the same with full-width bars, </s>, <end_of_turn>, [INST].
-# A server does not say which ones its model has.
-_CONTROL = re.compile(
-    r"<[|\uff5c][^\s<>|\uff5c]{1,40}[|\uff5c]>"
-    r"|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>"
-    r"|\[/?(?:INST|SYS|AVAILABLE_TOOLS)\]"
-)
 
 
 def load_tokenizer(tokenizer: Any) -> Any:
@@ -49,16 +42,18 @@ def load_tokenizer(tokenizer: Any) -> Any:
         raise ConfigurationError(f"The tokenizer {name!r} cannot be loaded: {error}") from error
 
 
-def as_data(text: str) -> str:
-    """The text with control tokens pulled apart, so that a passage cannot end the turn."""
-    return _CONTROL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+def neutral_messages(prompt: Prompt, tokenizer: Any = None) -> list[dict[str, str]]:
+    """A prompt's messages as templates and servers take them, no control token in what they say."""
+    return [
+        {"role": role, "content": as_data(text, tokenizer, own_turn=role == "assistant")}
+        for role, text in prompt.messages
+    ]
 
 
 class PromptText:
     """A tokenizer and its chat template, safe to use from threads.
 
-    Strings that the tokenizer would take for control tokens (`<|im_end|>`, `</s>`) are data when
-    they occur in a message or a prefix: a space after their first character keeps them text.
+    What a message or a prefix says is data: no control token comes out of it (see `control_tokens`).
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -71,8 +66,7 @@ class PromptText:
         self._kwargs = dict(template_kwargs or {})
         self.after_fork()
         reset_after_fork(self)
-        self._special_ids = set(tokenizer.all_special_ids)
-        self._special_texts = sorted((t for t in tokenizer.all_special_tokens if len(t) > 1), key=len)[::-1]
+        self._special_ids = special_ids(tokenizer)
 
     def after_fork(self) -> None:
         """Makes the tokenizer usable in a forked process."""
@@ -86,8 +80,8 @@ class PromptText:
         message. Without a template: `User: …` paragraphs, then `Assistant:`, a line break and the
         prefix.
         """
-        messages = [{"role": role, "content": self._as_data(text)} for role, text in prompt.messages]
-        prefix = self._as_data(prompt.prefix)
+        messages = neutral_messages(prompt, self.tokenizer)
+        prefix = as_data(prompt.prefix, self.tokenizer, own_turn=True)
         if not self.has_template:
             turns = "\n\n".join(f"{_ROLE_NAMES[m['role']]}: {m['content']}" for m in messages)
             return f"{turns}\n\nAssistant:\n{prefix}"
@@ -107,12 +101,6 @@ class PromptText:
             messages, tokenize=False, add_generation_prompt=True, **self._kwargs
         )
         return str(text)
-
-    def _as_data(self, text: str) -> str:
-        for special in self._special_texts:
-            if special in text:
-                text = text.replace(special, f"{special[0]} {special[1:]}")
-        return text
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered texts; a template writes its own control tokens."""

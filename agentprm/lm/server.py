@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from agentprm.background import all_of, arun, run
+from agentprm.engine.control_tokens import as_data
 from agentprm.engine.spans import Context, Span
-from agentprm.engine.tokenizing import PromptText, as_data, load_tokenizer
+from agentprm.engine.tokenizing import PromptText, load_tokenizer, neutral_messages
 from agentprm.errors import (
     CapabilityError,
     ConfigurationError,
@@ -200,10 +201,10 @@ class ServerLM(TokenLM):
     async def _chat_samples(
         self, prompt: Prompt, n: int, params: SamplingParams, cost: Cost
     ) -> list[Completion]:
-        messages = [{"role": role, "content": as_data(text)} for role, text in prompt.messages]
+        messages = neutral_messages(prompt)
         body: dict[str, Any] = {"messages": messages, "max_tokens": params.max_tokens}
         if prompt.prefix:
-            messages.append({"role": "assistant", "content": as_data(prompt.prefix)})
+            messages.append({"role": "assistant", "content": as_data(prompt.prefix, own_turn=True)})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if self._kwargs:
             body["chat_template_kwargs"] = self._kwargs

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from agentprm.engine.tokenizing import PromptText, as_data
+from agentprm.engine.control_tokens import as_data
+from agentprm.engine.tokenizing import PromptText, neutral_messages
 from agentprm.errors import ModelServerError
 from agentprm.lm._http import JsonHttp, Refused
 from agentprm.lm.base import Prompt
@@ -55,7 +56,8 @@ class ServerText:
     async def tokens(self, prompt: Prompt, continuations: Sequence[str] = ()) -> list[list[int]]:
         """See `TokenText.tokens`."""
         ids, text = await self._head(prompt)
-        tails = [as_data(prompt.prefix), *(as_data(prompt.prefix) + c for c in continuations)]
+        prefix = as_data(prompt.prefix, own_turn=True)
+        tails = [prefix, *(prefix + c for c in continuations)]
 
         async def joint(tail: str) -> list[int]:
             if not tail:
@@ -71,7 +73,7 @@ class ServerText:
         known = self._heads.get(prompt.messages)
         if known is not None:
             return known
-        messages = [{"role": role, "content": as_data(text)} for role, text in prompt.messages]
+        messages = neutral_messages(prompt)
         body = {"model": self._model, "add_generation_prompt": True, "chat_template_kwargs": self._kwargs}
         try:
             ids = await self._ids({**body, "messages": messages})

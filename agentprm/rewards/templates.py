@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentprm.engine.control_tokens import as_data as without_controls
 from agentprm.errors import ConfigurationError
 
 __all__ = [
@@ -33,16 +34,17 @@ def as_data(tokenizer: Any, text: str, tags: Sequence[str] = ()) -> str:
     """`text` with its control tokens and step tags broken up by a space, so that they stay text.
 
     Args:
-        tokenizer: Its special tokens are broken up.
+        tokenizer: Its control tokens are broken up.
         text: A question or a step.
         tags: Further strings with a meaning of their own. Those of white space are shortened to one
             line break instead.
     """
-    for special in sorted([*tokenizer.all_special_tokens, *tags], key=len, reverse=True):
-        mark = special.strip()
+    text = without_controls(text, tokenizer)
+    for tag in sorted(tags, key=len, reverse=True):
+        mark = tag.strip()
         if not mark:
             # Line breaks: as many as the separator has would end the step.
-            text = re.sub(r"[ \t]*\n\s*", "\n", text) if special in text else text
+            text = re.sub(r"[ \t]*\n\s*", "\n", text) if tag in text else text
         elif mark.isalnum():
             # A word of its own; inside another word it is not the tag's token.
             text = re.sub(rf"(?<!\w){re.escape(mark)}(?!\w)", " ".join([mark[0], mark[1:]]).strip(), text)

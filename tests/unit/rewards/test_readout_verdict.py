@@ -8,6 +8,7 @@ import string
 import pytest
 
 from agentprm.budget import metered
+from agentprm.engine.control_tokens import as_data
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.lm import Capabilities, SamplingParams
 from agentprm.rewards import (
@@ -401,7 +402,7 @@ def test_a_local_model_gives_the_probability_of_its_own_words(tiny, tokenizer):
     chat = tokenizer.apply_chat_template(
         [{"role": r, "content": c} for r, c in messages], tokenize=False, add_generation_prompt=True
     )
-    text = chat + lm._text._as_data(verdict.critiques[0])
+    text = chat + as_data(verdict.critiques[0], tokenizer, own_turn=True)
     total = {}
     for word in (" Yes", " No"):
         ids = tokenizer(text + word, add_special_tokens=False)["input_ids"]
