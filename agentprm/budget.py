@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from typing import cast
+from typing import Any, cast
 
 from typing_extensions import TypedDict
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, unknown_name
 
 __all__ = ["SearchBudget", "Usage", "add_usage", "empty_usage", "metered", "record"]
 
@@ -125,9 +125,13 @@ def record(
         meter.add(amount)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchBudget:
     """Upper bounds of one run. `None` means no bound; zero means nothing may be spent.
+
+    In the ready-made graphs, and wherever `prm_usage` is handed to a node, a run is all that was spent
+    since its question was asked. A single node in another graph is held to the bounds in each call, since
+    it does not see what the calls before it cost.
 
     A search that reaches a bound stops with the best answer so far and names the bound in
     `prm_stop_reason`; it never raises. The calls of the nodes themselves are never exceeded. Tokens,
@@ -148,6 +152,10 @@ class SearchBudget:
     reward_calls: int | None = None
     deadline_s: float | None = None
 
+    def __repr__(self) -> str:
+        bounds = {field.name: getattr(self, field.name) for field in fields(self)}
+        return f"SearchBudget({', '.join(f'{k}={v}' for k, v in bounds.items() if v is not None)})"
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
@@ -157,6 +165,27 @@ class SearchBudget:
                 raise ConfigurationError(
                     f"SearchBudget.{field.name} must be a number of at least 0 or None, not {value!r}."
                 )
+
+    @classmethod
+    def of(cls, value: SearchBudget | Mapping[str, Any] | None) -> SearchBudget:
+        """The budget that a user wrote: as such, or as a mapping of its bounds; `None` has no bounds.
+
+        Raises:
+            ConfigurationError: If a name or a value is none of a budget.
+        """
+        if value is None:
+            return cls()
+        if isinstance(value, cls):
+            return value
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(
+                f"A budget is a SearchBudget or a mapping of its bounds ({', '.join(names)}), not {value!r}."
+            )
+        for name in value:
+            if name not in names:
+                raise ConfigurationError(unknown_name("A SearchBudget", "bound", name, names))
+        return cls(**value)
 
     def exhausted(self, usage: Usage | None) -> str | None:
         """Name of the first bound that leaves nothing to spend, or `None`."""

@@ -5,6 +5,9 @@ Each message says what is wrong and what to do about it.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "AgentPRMError",
     "CapabilityError",
@@ -17,6 +20,7 @@ __all__ = [
     "ModelServerError",
     "ParseError",
     "TransientModelError",
+    "unknown_name",
 ]
 
 
@@ -67,3 +71,11 @@ class ModelServerError(AgentPRMError):
 
 class ParseError(AgentPRMError):
     """Text could not be parsed where the caller asked for an exception instead of a status."""
+
+
+def unknown_name(owner: str, kind: str, name: object, known: Iterable[str]) -> str:
+    """The sentence that says that `owner` has no `kind` of that name, and which ones it has."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{owner} has no {kind} {name!r}.{hint} It has {', '.join(names)}."

@@ -11,9 +11,11 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 __all__ = [
+    "AnswerJudged",
     "Answered",
     "DocumentsReranked",
     "DocumentsRetrieved",
+    "QuestionCondensed",
     "SearchEvent",
     "SearchStopped",
     "StepCommitted",
@@ -92,6 +94,25 @@ class SearchStopped(TypedDict):
     reason: str
 
 
+class AnswerJudged(TypedDict):
+    """An answer was judged; without a score `reason` says why."""
+
+    type: Literal["agentprm.answer_judged"]
+    judgement_id: str
+    judge: str
+    score: float | None
+    reason: str
+
+
+class QuestionCondensed(TypedDict):
+    """A follow-up was made a question of its own; if it stayed as it was, `reason` says why."""
+
+    type: Literal["agentprm.question_condensed"]
+    asked: str
+    question: str
+    reason: str
+
+
 class Answered(TypedDict):
     """The answer is written."""
 
@@ -108,5 +129,7 @@ SearchEvent = (
     | StepScored
     | StepCommitted
     | SearchStopped
+    | AnswerJudged
+    | QuestionCondensed
     | Answered
 )

@@ -292,6 +292,7 @@ class Prompts:
         answer: Answer from passages; fields `passages`, `question`.
         recall: Answer without passages; field `question`.
         summarise: Answer from the chain; fields `question`, `known`.
+        condense: A follow-up as a question of its own; fields `conversation`, `question`.
         relate: Which question does a passage answer?; field `passages`.
         judge: Is a finding right?; fields `question`, `known`, `query`, `passages`, `thought`.
         compare: Which of two passages fits better?; fields `definition`, `query`, `first`, `second`.
@@ -312,6 +313,7 @@ class Prompts:
     answer: ChatTemplate
     recall: ChatTemplate
     summarise: ChatTemplate
+    condense: ChatTemplate
     relate: ChatTemplate
     judge: ChatTemplate
     compare: ChatTemplate
@@ -411,6 +413,16 @@ PROMPTS = Prompts(
             "Question: {question}"
         ),
         prefix="Answer:",
+    ),
+    condense=ChatTemplate(
+        fields=("conversation", "question"),
+        system=(
+            "Rewrite the last question of a conversation so that it can be understood without the "
+            "conversation: put names in the place of words such as he, it, there or that one, and leave "
+            "everything else as it is. Reply with the question only."
+        ),
+        user="Conversation:\n{conversation}\n\nLast question: {question}",
+        prefix="Question:",
     ),
     relate=ChatTemplate(
         fields=("passages",),

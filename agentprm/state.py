@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.documents import Document
@@ -21,10 +21,13 @@ from agentprm.plain import clean_text, plain
 
 __all__ = [
     "Citation",
+    "Judgement",
     "RagState",
     "ReasoningState",
     "Step",
     "StepStatus",
+    "as_document",
+    "distinct_documents",
     "merge_documents",
     "merge_steps",
     "open_steps",
@@ -92,6 +95,28 @@ class Citation(TypedDict):
     title: str
     source: str
     text: str
+
+
+class Judgement(TypedDict):
+    """What a judge said of one answer.
+
+    Attributes:
+        id: Its own; judging the same answer again gives another one.
+        judge: Name of the node.
+        question: The question asked.
+        answer: The answer judged.
+        doc_ids: The passages it was judged by, in their order.
+        score: The score; `None` where the reward has none, or there was no answer.
+        reason: Why there is no score; empty if there is one.
+    """
+
+    id: str
+    judge: str
+    question: str
+    answer: str
+    doc_ids: list[str]
+    score: float | None
+    reason: str
 
 
 def merge_steps(left: list[Step] | None, right: list[Step] | None) -> list[Step]:
@@ -175,19 +200,84 @@ def number(value: Any, where: str = "score") -> float:
     return result
 
 
-def plain_document(document: Document) -> Document:
-    """Copy of `document` with plain metadata, valid text and an id; without one, a hash of its text serves.
+_TEXT_KEYS = ("page_content", "text", "content")
+
+
+def as_document(value: Any) -> Document:
+    """A passage in any of its usual forms as a `Document`.
+
+    Args:
+        value: A document; its text; or a mapping that holds the text under `page_content`, `text` or
+            `content`, and maybe `id` and `metadata`. Other entries of a mapping become metadata.
 
     Raises:
-        InputError: Its metadata cannot be stored; the message names the document.
+        InputError: If it is something else.
     """
+    if isinstance(value, Document):
+        return value
+    if isinstance(value, str):
+        return Document(page_content=value)
+    if isinstance(value, Mapping):
+        key = next((key for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
+        metadata = value.get("metadata") or {}
+        if key is not None and isinstance(metadata, Mapping):
+            identity = value.get("id")
+            others = {k: v for k, v in value.items() if k not in (key, "id", "metadata", "type")}
+            return Document(
+                id=None if identity is None else str(identity),
+                page_content=value[key],
+                metadata={**others, **metadata},
+            )
+        raise InputError(
+            f"A document has the keys {sorted(map(str, value))}; its text must stand under 'page_content', "
+            "'text' or 'content', and its metadata, if any, in a mapping."
+        )
+    raise InputError(
+        f"A {type(value).__name__} is no document. Give langchain_core Documents, texts, or mappings "
+        "such as {'page_content': text, 'metadata': {...}}."
+    )
+
+
+def plain_document(value: Any) -> Document:
+    """`as_document`, with plain metadata, valid text and an id; without one, a hash of its text serves.
+
+    Raises:
+        InputError: It is no document, or its metadata cannot be stored; the message names it.
+    """
+    document = as_document(value)
     text = clean_text(document.page_content)
-    identity = document.id or hashlib.sha256(text.encode()).hexdigest()[:16]
+    identity = document.id or text_hash(text)
     return Document(
         id=clean_text(str(identity)),
         page_content=text,
         metadata=plain(document.metadata, f"The metadata of document {str(identity)!r}"),
     )
+
+
+def text_hash(text: str) -> str:
+    """Sixteen digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def distinct_documents(documents: Iterable[Any], known: Iterable[Document] = ()) -> list[Document]:
+    """Plain copies of `documents`, each passage once, each id with one text.
+
+    Where an id stands for another text already, as where all chunks of a file bear its name, the later
+    one gets an id of its own, made of the old one and its text.
+
+    Args:
+        documents: Passages in any form that `as_document` takes, in order.
+        known: Passages whose ids are taken.
+    """
+    texts = {str(d.id): d.page_content for d in known}
+    kept: dict[str, Document] = {}
+    for value in documents:
+        document = plain_document(value)
+        if texts.setdefault(str(document.id), document.page_content) != document.page_content:
+            document.id = f"{document.id}#{text_hash(document.page_content)[:8]}"
+            texts[document.id] = document.page_content
+        kept.setdefault(str(document.id), document)
+    return list(kept.values())
 
 
 def title_of(document: Document) -> str:

@@ -521,12 +521,12 @@ _NODES: list[Any] = []
 def sample_steps(runner: Runner, args: argparse.Namespace, question: Row) -> list[Row]:
     from qa import index  # the benchmark beside this one
 
-    from agentprm.nodes import CompleteSteps, ProposeSteps, Retrieve, apply_update
+    from agentprm.nodes import CompleteSteps, ProposeSteps, RetrieveSteps, apply_update
     from agentprm.nodes._tree import reward_step
 
     if not _NODES:
         store = index(read_dataset(args.data), args)
-        _NODES.extend([ProposeSteps(runner.model), Retrieve(store, k=1), CompleteSteps(runner.model)])
+        _NODES.extend([ProposeSteps(runner.model), RetrieveSteps(store, k=1), CompleteSteps(runner.model)])
     state: dict[str, Any] = {"question": question["text"]}
     batches = []
     for number in range(2):

@@ -1,6 +1,6 @@
 """A node of agentprm inside somebody else's agent, whose state knows nothing of it.
 
-The agent answers from its own notes; `ScoreSteps` judges each answer, and a weak one is sent back once.
+The agent answers from its own notes; `JudgeAnswer` judges each answer, and a weak one is sent back once.
 
     python examples/node_in_your_graph.py
 """
@@ -11,18 +11,18 @@ from langchain_core.documents import Document
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
-from agentprm.nodes import ScoreSteps
-from agentprm.state import Step
+from agentprm.nodes import JudgeAnswer
 from agentprm.testing import FakeReward
 
 
 class MyState(TypedDict, total=False):
-    """What the agent knows; nothing of agentprm in it."""
+    """What the agent knows; a key for the judge's score is all that it adds."""
 
     question: str
     documents: list[Document]
     answer: str
     attempts: int
+    score: float | None
 
 
 NOTES = [Document(id="n1", page_content="The Clifton Suspension Bridge was designed by Brunel.")]
@@ -38,15 +38,9 @@ def draft(state: MyState) -> MyState:
     }
 
 
-class Judged(MyState):
-    """What the agent knows after the judge has spoken."""
-
-    prm_steps: list[Step]
-
-
-def good_enough(state: Judged) -> str:
-    score = state["prm_steps"][-1]["score"] or 0.0
-    return END if score > 0.5 or state["attempts"] == 3 else "draft"
+def good_enough(state: MyState) -> str:
+    """An answer without a score (`None`) is not good enough either."""
+    return END if (state["score"] or 0.0) > 0.5 or state["attempts"] == 3 else "draft"
 
 
 # Any reward model will do, for instance agentprm.Grounding(model). This one checks the wording.
@@ -54,7 +48,7 @@ reward = FakeReward(lambda question, steps: float(steps[-1]["thought"] in steps[
 
 builder = StateGraph(MyState)
 builder.add_node("draft", draft)
-builder.add_node("judge", ScoreSteps(reward))
+builder.add_node("judge", JudgeAnswer(reward))
 builder.add_edge(START, "draft")
 builder.add_edge("draft", "judge")
 builder.add_conditional_edges("judge", good_enough)

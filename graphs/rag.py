@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.language_models import BaseChatModel
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.vectorstores import VectorStore
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
 from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes import Answer, PairwiseRerank, Retrieve
+from agentprm.nodes import Answer, CondenseQuestion, PairwiseRerank, Retrieve, RetrieverLike
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
 
@@ -22,23 +21,27 @@ __all__ = ["create_rag_graph"]
 
 def create_rag_graph(
     model: LanguageModel | BaseChatModel | str,
-    retriever: BaseRetriever | VectorStore,
+    retriever: RetrieverLike,
     *,
-    k: int = 5,
+    k: int | None = None,
     passages: int | None = None,
     reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
-    budget: SearchBudget | None = None,
+    condense: LanguageModel | BaseChatModel | str | bool = False,
+    budget: SearchBudget | Mapping[str, Any] | None = None,
     prompts: Prompts = PROMPTS,
 ) -> StateGraph[Any, Any, Any, Any]:
-    """Builds retrieve → (rerank) → answer.
+    """Builds (condense) → retrieve → (rerank) → answer.
 
     Args:
         model: Reads the passages and writes the answer.
-        retriever: Any LangChain retriever or vector store; a `FeedbackRetriever` for relevance feedback.
-        k: Passages that are retrieved.
-        passages: Passages that are read; by default all.
+        retriever: Any LangChain retriever or vector store, or a function from a query to documents; a
+            `FeedbackRetriever` for relevance feedback.
+        k: Passages that are found; by default 5, and 10 with a reranker.
+        passages: Passages that are read; by default all that are found, and 5 with a reranker.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
             it out.
+        condense: Make a follow-up of a conversation a question that stands alone before it is searched
+            for: with `model` (`True`) or another one; see `CondenseQuestion`.
         budget: Bounds of a run.
         prompts: Templates.
 
@@ -57,15 +60,22 @@ def create_rag_graph(
         RagGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Answered
     )
     language_model = as_language_model(model)
-    chain: list[Any] = [Retrieve(retriever, k=k, budget=budget)]
+    found = k or (5 if reranker is None else 10)
+    read = passages or (found if reranker is None else min(5, found))
+    chain: list[Any] = []
+    if condense is not False:
+        condenser = language_model if condense is True else as_language_model(condense)
+        chain.append(CondenseQuestion(condenser, prompts=prompts, budget=budget))
+    chain.append(Retrieve(retriever, k=found, budget=budget))
     if reranker is not None:
         chain.append(PairwiseRerank(reranker, budget=budget))
-    chain.append(Answer(language_model, passages=passages or k, prompts=prompts, speak=True, budget=budget))
+    chain.append(Answer(language_model, passages=read, prompts=prompts, speak=True, budget=budget))
     builder.add_node("begin", begin)
     builder.add_edge(START, "begin")
     previous = "begin"
     for node in chain:
-        builder.add_node(node.name, node)
+        # With the cost so far among what they see, the nodes share one budget.
+        builder.add_node(node.name, node, input_schema=RagGraphState)
         builder.add_edge(previous, node.name)
         previous = node.name
     builder.add_edge(previous, END)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.language_models import BaseChatModel
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.vectorstores import VectorStore
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
 from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched, begin_search
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
-    Answer,
+    AnswerFromSteps,
     CompleteSteps,
+    CondenseQuestion,
     LookAhead,
-    PairwiseRerank,
     ProposeSteps,
     RefineStep,
-    Retrieve,
+    RerankSteps,
+    RetrieverLike,
+    RetrieveSteps,
     ScoreSteps,
     SelectSteps,
 )
+from agentprm.nodes.pairwise_rerank import pairwise_compressor
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
 from agentprm.rewards import ProcessRewardModel, as_reward, default_reward
@@ -36,22 +37,24 @@ __all__ = ["create_reasoning_graph"]
 
 def create_reasoning_graph(
     model: LanguageModel | BaseChatModel | str,
-    retriever: BaseRetriever | VectorStore,
+    retriever: RetrieverLike,
     reward: ProcessRewardModel | Callable[..., Any] | None = None,
     *,
     candidates: int = 3,
     max_steps: int = 5,
     min_steps: int = 1,
-    k: int = 1,
+    k: int | None = None,
+    passages: int | None = None,
     value: ValueFunction | None = None,
     shallow: int = 3,
     threshold: float | Literal["reward"] | None = "reward",
     accept: Accept = "if_better",
     critic: LanguageModel | BaseChatModel | str | None = None,
     reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
+    condense: LanguageModel | BaseChatModel | str | bool = False,
     temperature: float = 0.7,
     seed: int | None = 0,
-    budget: SearchBudget | None = None,
+    budget: SearchBudget | Mapping[str, Any] | None = None,
     prompts: Prompts = PROMPTS,
 ) -> StateGraph[Any, Any, Any, Any]:
     """Builds propose → retrieve → complete → score → (look ahead) → select, until answered.
@@ -63,7 +66,8 @@ def create_reasoning_graph(
 
     Args:
         model: Proposes, reads and answers.
-        retriever: Any LangChain retriever or vector store.
+        retriever: Any LangChain retriever or vector store, or a function from a query to documents; a
+            `FeedbackRetriever` for relevance feedback.
         reward: Scores steps; by default `Grounding` and `Relevance` fused, the training-free reward
             that told right steps from wrong ones best (`benchmarks/rewards.py`); with a `model` without
             log-likelihoods, as chat models are, its own verdict on each step. Functions are taken too, see
@@ -71,7 +75,10 @@ def create_reasoning_graph(
         candidates: Steps proposed at a time (M); 3 in the paper.
         max_steps: Most steps of a path (T); 5 in the paper.
         min_steps: Committed steps before a model that continues a prefix is led to conclude.
-        k: Passages a step is given; 1 in the paper. Small models read one much better than several.
+        k: Passages found for a step; by default as many as are read, and 10 with a reranker, which
+            chooses among them.
+        passages: Passages a step reads; 1 by default and in the paper. Small models read one much better
+            than several.
         value: Value function: `Plain()`, a step's own score, by default; `TD()` is the paper's
             look-ahead. It costs two to three times as much, and the paper's own ablations find it the
             least valuable part; try it where the reward model is a trained one.
@@ -83,6 +90,8 @@ def create_reasoning_graph(
         critic: A model of its own for the critique; `None` means `model`.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
             it out.
+        condense: Make a follow-up of a conversation a question that stands alone before the search: with
+            `model` (`True`) or another one; see `CondenseQuestion`.
         temperature: Of the proposals.
         seed: Same seed, inputs and machine: same tree.
         budget: Bounds of a run; reaching one ends the search with the best answer so far.
@@ -97,8 +106,10 @@ def create_reasoning_graph(
         ConfigurationError: If a setting is wrong, or the value function does not fit the reward's space.
     """
     language_model = as_language_model(model)
+    read = passages or (1 if reranker is not None or k is None else k)
+    found = read if reranker is None else k or max(10, read)
     if reward is None:
-        reward = default_reward(language_model, passages=k, prompts=prompts)
+        reward = default_reward(language_model, passages=read, prompts=prompts)
     reward = as_reward(reward)
     gate = reward.gate if threshold == "reward" else threshold
     value = value if value is not None else Plain()
@@ -111,11 +122,12 @@ def create_reasoning_graph(
         "prompts": prompts,
         "budget": budget,
     }
-    work: list[Any] = [Retrieve(retriever, k=k, budget=budget)]
+    work: list[Any] = [RetrieveSteps(retriever, k=found, budget=budget)]
     if reranker is not None:
-        work.append(PairwiseRerank(reranker, budget=budget))
+        # What a step was found but not given is not read: the next step may still be given it.
+        work.append(RerankSteps(pairwise_compressor(reranker), top_k=read, budget=budget))
     work += [
-        CompleteSteps(language_model, passages=k, prompts=prompts, budget=budget),
+        CompleteSteps(language_model, passages=read, prompts=prompts, budget=budget),
         ScoreSteps(reward, budget=budget),
     ]
     rollout = [ProposeSteps(language_model, n=1, look_ahead=True, **proposing), *work]
@@ -123,7 +135,11 @@ def create_reasoning_graph(
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(
         ReasoningGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Searched
     )
-    way: list[Any] = [ProposeSteps(language_model, n=candidates, **proposing), *work]
+    way: list[Any] = []
+    if condense is not False:
+        condenser = language_model if condense is True else as_language_model(condense)
+        way.append(CondenseQuestion(condenser, prompts=prompts, budget=budget))
+    way += [ProposeSteps(language_model, n=candidates, **proposing), *work]
     if not isinstance(value, Plain):
         way.append(LookAhead(rollout, value=value, shallow=shallow, budget=budget))
     way.append(SelectSteps(threshold=gate, accept=accept, max_steps=max_steps, budget=budget))
@@ -132,7 +148,7 @@ def create_reasoning_graph(
     builder.add_edge(START, "begin")
     previous = "begin"
     for node in way:
-        builder.add_node(node.name, node)
+        builder.add_node(node.name, node, input_schema=ReasoningGraphState)
         builder.add_edge(previous, node.name)
         previous = node.name
     builder.add_node(
@@ -147,7 +163,7 @@ def create_reasoning_graph(
         ),
     )
     builder.add_edge("refine", "retrieve")
-    builder.add_node("answer", Answer(language_model, passages=k, prompts=prompts, speak=True, budget=budget))
+    builder.add_node("answer", AnswerFromSteps(language_model, prompts=prompts, speak=True, budget=budget))
     builder.add_conditional_edges("select", _after_selection)
     builder.add_edge("answer", END)
     return builder

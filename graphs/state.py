@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from langchain_core.documents import Document
-from langchain_core.messages import AnyMessage, convert_to_messages
+from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
 from langgraph.types import Overwrite
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
+from agentprm.conversation import answer_text, as_messages, last_question, open_question
 from agentprm.errors import InputError
+from agentprm.nodes.settings import check_context
 from agentprm.search.selection import Accept
 from agentprm.state import Citation, RagState, ReasoningState, Step, merge_documents, merge_steps
 
@@ -28,7 +31,7 @@ __all__ = [
 
 
 class RagGraphState(RagState, total=False):
-    """`RagState` of a graph that also converses: give `question`, or `messages` that end in it."""
+    """`RagState` of a graph that also converses: give `question`, or `messages` that hold it."""
 
     messages: Annotated[list[AnyMessage], add_messages]
 
@@ -39,11 +42,15 @@ class ReasoningGraphState(ReasoningState, total=False):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
-class Question(TypedDict, total=False):
-    """Input of the graphs: one of the two."""
+class Question(BaseModel):
+    """Input of the graphs: one of the two.
 
-    question: str
-    messages: Annotated[list[AnyMessage], add_messages]
+    A model with defaults, since LangGraph takes every key of a `TypedDict` for required where it makes a
+    tool of a graph.
+    """
+
+    question: str = ""
+    messages: Annotated[list[Any], add_messages] = Field([], description="LangChain messages")
 
 
 class Answered(TypedDict, total=False):
@@ -66,13 +73,18 @@ class Searched(Answered, total=False):
 
 
 class SearchContext(TypedDict, total=False):
-    """Settings of one run, given as `context`; they override those of the nodes."""
+    """Settings of one run, given as `context`; they override those of the nodes.
+
+    The budget may be a mapping, `{"model_calls": 3}`. Other names and wrong values are refused.
+    """
 
     budget: SearchBudget
     k: int
+    passages: int
     n: int
     max_steps: int
     min_steps: int
+    max_tokens: int
     temperature: float
     seed: int
     threshold: float
@@ -82,16 +94,20 @@ class SearchContext(TypedDict, total=False):
 def begin(state: RagGraphState) -> dict[str, Any]:
     """Settles the question and clears what an earlier one on the same thread has left.
 
-    A human message that nobody has answered is the question; otherwise `question` is.
+    The last human message is the question if nobody has answered it yet, whatever stands after it.
+    Otherwise `question` is, which then joins the conversation; without one, the last human message.
 
     Raises:
         InputError: If there is neither.
+        ConfigurationError: If the run's context has an unknown name or a wrong value.
     """
-    last = convert_to_messages(state.get("messages") or [])[-1:]
-    question = last[0].text if last and last[0].type == "human" else state.get("question", "")
-    if not isinstance(question, str) or not question.strip():
+    check_context()
+    messages = as_messages(state.get("messages"))
+    given = answer_text(state.get("question") or "", "question")
+    question = open_question(messages) or given or last_question(messages)
+    if not question.strip():
         raise InputError("Ask something: give a question that is not empty, or a human message.")
-    return {
+    update = {
         "question": question,
         "documents": [],
         "answer": "",
@@ -99,6 +115,10 @@ def begin(state: RagGraphState) -> dict[str, Any]:
         "prm_usage": Overwrite(empty_usage()),
         "prm_stop_reason": "",
     }
+    if not open_question(messages):
+        # Not as a message object, which LangGraph would stream as if the graph had said it.
+        update["messages"] = [{"role": "user", "content": question}]
+    return update
 
 
 def begin_search(state: RagGraphState) -> dict[str, Any]:

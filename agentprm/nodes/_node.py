@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MethodType
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 from langchain_core.documents import Document
-from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.config import get_stream_writer
-from langgraph.runtime import get_runtime
+from langgraph.types import Overwrite
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from agentprm import plans
-from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
+from agentprm.budget import SearchBudget, Usage, add_usage, metered
+from agentprm.conversation import answer_text, as_messages, last_question
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.events import SearchEvent
+from agentprm.nodes.settings import overridden
 from agentprm.state import (
     Citation,
+    Judgement,
     ReasoningState,
     Step,
+    distinct_documents,
     merge_documents,
     merge_steps,
-    plain_document,
 )
 
-__all__ = ["Node", "Plan", "State", "apply_update", "emit", "emit_proposed", "share_usage"]
+__all__ = ["Node", "Plan", "State", "apply_update", "emit"]
 
-State = Mapping[str, Any]
-Plan = plans.Plan[dict[str, Any]]
+State: TypeAlias = Mapping[str, Any]
+Plan: TypeAlias = plans.Plan[dict[str, Any]]
 
 # Channels that nodes may read or write, with the types that a foreign graph gets when it lacks them.
 # Without a reducer a plain key yields to whatever the graph declares itself.
@@ -40,6 +44,8 @@ _CHANNELS: dict[str, Any] = {
     "documents": list[Document],
     "answer": str,
     "citations": list[Citation],
+    "score": float | None,
+    "judgements": list[Judgement],
     "prm_steps": Annotated[list[Step], merge_steps],
     "prm_documents": Annotated[list[Document], merge_documents],
     "prm_usage": Annotated[Usage, add_usage],
@@ -47,6 +53,10 @@ _CHANNELS: dict[str, Any] = {
     "prm_weak": list[str],
     "prm_stop_reason": str,
 }
+# Every node writes its cost, and why it stopped early. A graph that wants them declares them, as
+# `RagState` does; LangGraph drops what no channel takes. Among the channels that a node asks for they
+# would be part of its input, and so of the key that a cache looks it up by.
+_ALWAYS_WRITTEN = ("prm_usage", "prm_stop_reason")
 
 
 def emit(event: SearchEvent) -> None:
@@ -58,73 +68,42 @@ def emit(event: SearchEvent) -> None:
     writer(event)
 
 
-def emit_proposed(steps: Sequence[Step]) -> None:
-    """Sends an event for each step that was proposed."""
-    for step in steps:
-        emit(
-            {
-                "type": "agentprm.step_proposed",
-                "step_id": step["id"],
-                "parent_id": step["parent_id"],
-                "query": step["query"],
-                "final_answer": step["final_answer"],
-                "status": step["status"],
-            }
-        )
-
-
-def _run_context() -> Any:
-    try:
-        runtime: Any = get_runtime()
-    except (RuntimeError, KeyError):
-        return None
-    return getattr(runtime, "context", None)  # outside a graph there is a config, but no runtime
-
-
-def share_usage(usage: Usage, parts: int) -> list[Usage]:
-    """Splits `usage` into `parts` nearly equal shares that add up to it exactly."""
-    shares = [empty_usage() for _ in range(parts)]
-    for key in empty_usage():
-        amount = usage[key]  # type: ignore[literal-required]
-        for index, share in enumerate(shares):
-            if key == "seconds":
-                share["seconds"] = amount / parts
-            else:
-                share[key] = amount // parts + (index < amount % parts)  # type: ignore[literal-required]
-    return shares
-
-
 def apply_update(state: State, update: State) -> dict[str, Any]:
     """`state` after a node's `update`, by the reducers of `ReasoningState`; for running nodes by hand."""
     result = dict(state)
     for key, value in update.items():
         hint = _CHANNELS.get(key)
         reducer = getattr(hint, "__metadata__", (None,))[-1]
-        result[key] = reducer(result.get(key), value) if reducer else value
+        if isinstance(value, Overwrite):
+            result[key] = value.value
+        else:
+            result[key] = reducer(result.get(key), value) if reducer else value
     return result
 
 
 class Node(Runnable[Any, dict[str, Any]]):
     """Base of the nodes: a `Runnable` from a state to an update of it.
 
-    Works as a LangGraph node (sync, async, streamed, retried), in a chain, or called by hand. In a
-    graph whose state lacks the node's channels LangGraph adds them, since `__call__` is annotated
+    Works as a LangGraph node (sync, async, streamed, retried, cached), in a chain, or called by hand.
+    In a graph whose state lacks the node's channels LangGraph adds them, since `__call__` is annotated
     with a schema of exactly these channels.
 
-    Subclasses implement `plan`, a generator that pauses where it waits and returns the
+    A node works from what its state shows now: the question, the documents, the answer. It never takes
+    what it wrote before for a sign of anything, so it may run in loops, on later turns of a thread,
+    twice in a row and side by side with itself.
+
+    Subclasses implement `plan`, a generator that pauses for each call it waits for and returns the
     update, so that sync and async runs share all logic.
 
     Args:
-        reads: Channels that the node reads, besides the question and its cost.
-        writes: Channels that it writes.
+        reads: Channels that the node reads, besides the question and the messages.
+        writes: Channels that it writes, besides its cost.
         keys: Own names for channels, for instance `{"question": "user_query"}`.
-        budget: Bounds of the run.
+        budget: Bounds of a run, see `SearchBudget`.
         settings: Names of attributes that the run's `context` may override.
     """
 
     name: str
-    #: Whether the cost of a run is shared out over the steps that it returns.
-    shares_usage: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -133,13 +112,12 @@ class Node(Runnable[Any, dict[str, Any]]):
         reads: Sequence[str],
         writes: Sequence[str],
         keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
         settings: Sequence[str] = (),
     ) -> None:
         self.name = name
-        self.budget = budget or SearchBudget()
-        channels = dict.fromkeys(["question", "messages", "prm_usage", "prm_stop_reason", *reads, *writes])
-        self._keys = {channel: channel for channel in channels}
+        self.budget = SearchBudget.of(budget)
+        self._keys = {channel: channel for channel in ["question", "messages", *reads, *writes]}
         for channel, key in (keys or {}).items():
             if channel not in self._keys or channel.startswith("prm_"):
                 usable = sorted(c for c in self._keys if not c.startswith("prm_"))
@@ -147,6 +125,10 @@ class Node(Runnable[Any, dict[str, Any]]):
                     f"{type(self).__name__} has no channel {channel!r} to rename; it has {usable}."
                 )
             self._keys[channel] = key
+        if twice := sorted({key for key in self._keys.values() if list(self._keys.values()).count(key) > 1}):
+            raise ConfigurationError(
+                f"{type(self).__name__} would use the key {twice[0]!r} for two things; name another one."
+            )
         self._settings = ("budget", *settings)
         # LangGraph reads the annotation of the instance's own __call__ to infer the channels.
         schema = TypedDict(  # type: ignore[misc]
@@ -163,11 +145,17 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     @abstractmethod
     def plan(self, state: ReasoningState) -> Plan:
-        """The node's work on a state with canonical keys; pauses where it waits, returns the update."""
+        """The node's work on a state with canonical keys; pauses for calls, returns the update."""
 
     def __call__(self, state: State) -> dict[str, Any]:
         """Same as `invoke`, so that the node can be called like a function."""
         return self.invoke(state)
+
+    def __repr__(self) -> str:
+        settings = {name: getattr(self, name) for name in self._settings}
+        if self.budget == SearchBudget():
+            del settings["budget"]
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
     def invoke(self, input: State, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
         """Runs the node on `input` and returns the update."""
@@ -181,12 +169,8 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     def setting(self, name: str) -> Any:
         """The attribute `name`, or what the run's `context` puts in its place."""
-        value = getattr(self, name)
-        if name not in self._settings:
-            return value
-        context = _run_context()
-        override = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
-        return value if override is None else override
+        override = overridden(name) if name in self._settings else None
+        return getattr(self, name) if override is None else override
 
     def _run(self, input: State) -> dict[str, Any]:
         with metered() as meter:
@@ -198,31 +182,47 @@ class Node(Runnable[Any, dict[str, Any]]):
             update = await plans.adrive(self.plan(self._read(input)))
         return self._write(update, meter.usage)
 
-    def _read(self, input: State) -> ReasoningState:
-        if not isinstance(input, Mapping):
-            raise InputError(f"{self.name} takes a state, a mapping, not {type(input).__name__}.")
-        state = {channel: input[key] for channel, key in self._keys.items() if input.get(key) is not None}
-        if "question" not in state and state.get("messages"):
-            last = [m for m in convert_to_messages(state["messages"]) if isinstance(m, HumanMessage)]
-            if last:
-                state["question"] = last[-1].text
-        question = state.get("question", "")
-        if not isinstance(question, str) or not question.strip():
+    def _read(self, input: Any) -> ReasoningState:
+        """The input under canonical names, with everything in its usual form."""
+        given = _mapping(input, self.name)
+        keys = {**{channel: channel for channel in _ALWAYS_WRITTEN}, **self._keys}
+        state = {channel: given[key] for channel, key in keys.items() if given.get(key) is not None}
+        if "question" not in state:
+            state["question"] = last_question(as_messages(state.get("messages")))
+        question = state["question"] = answer_text(state["question"], self._keys["question"])
+        if not question.strip():
             raise InputError(
                 f"{self.name} needs a question that is not empty: put one under {self._keys['question']!r} "
                 f"in the state, or a human message under {self._keys['messages']!r}."
             )
         if "documents" in state:
-            state["documents"] = [plain_document(document) for document in state["documents"]]
+            state["documents"] = distinct_documents(_listed(state["documents"], self._keys["documents"]))
+        if "answer" in state:
+            state["answer"] = answer_text(state["answer"], self._keys["answer"])
         return cast(ReasoningState, state)
 
     def _write(self, update: dict[str, Any], usage: Usage) -> dict[str, Any]:
         if not update:
             return {}
-        steps: list[Step] = update.get("prm_steps", [])
-        if steps and self.shares_usage:
-            update["prm_steps"] = [
-                {**step, "usage": add_usage(step["usage"], share)}
-                for step, share in zip(steps, share_usage(usage, len(steps)), strict=True)
-            ]
-        return {self._keys[channel]: value for channel, value in {**update, "prm_usage": usage}.items()}
+        return {self._keys.get(channel, channel): value for channel, value in update.items()} | {
+            "prm_usage": usage
+        }
+
+
+def _mapping(state: Any, name: str) -> Mapping[str, Any]:
+    """A state as a mapping, whichever way its schema was written."""
+    if isinstance(state, Mapping):
+        return state
+    if isinstance(state, BaseModel):
+        return {key: getattr(state, key) for key in type(state).model_fields}
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    raise InputError(f"{name} takes a state, a mapping, not {type(state).__name__}.")
+
+
+def _listed(documents: Any, key: str) -> Sequence[Any]:
+    if isinstance(documents, list | tuple):
+        return documents
+    raise InputError(
+        f"{key!r} holds a {type(documents).__name__}, not a list of documents. Put a single one in a list."
+    )

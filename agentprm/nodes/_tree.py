@@ -1,4 +1,4 @@
-"""Questions that several nodes ask of the search tree."""
+"""Questions that several nodes ask of the search tree, and what its nodes share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ __all__ = [
     "reward_step",
     "same_text",
     "search_text",
-    "with_implicit_step",
 ]
 
 
@@ -93,25 +92,3 @@ def reward_step(state: ReasoningState, step: Step) -> RewardStep:
     if "cited_ids" in step:
         seen["cited"] = [i for i, d in enumerate(documents) if d.id in step["cited_ids"]]
     return seen
-
-
-def with_implicit_step(state: ReasoningState) -> tuple[ReasoningState, list[Document]]:
-    """`state` with a step made of its plain keys, for graphs that answer without searching.
-
-    Each new answer of such a graph becomes a further step at the root of its tree.
-
-    Returns:
-        The state, and the documents that the tree now refers to (none if nothing was added).
-    """
-    steps = list(state.get("prm_steps", []))
-    answer = state.get("answer", "")
-    answered = bool(answer) and "prm_frontier" not in state and all(s["thought"] != answer for s in steps)
-    if steps and not answered:
-        return state, []
-    documents = list(state.get("documents", []))
-    step = new_step(str(len(steps) + 1), None, state["question"])
-    step["doc_ids"] = [str(d.id) for d in documents]
-    if answer:
-        step["thought"] = step["final_answer"] = answer
-        step["status"] = "completed"
-    return {**state, "prm_steps": [*steps, step]}, documents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
@@ -10,8 +11,9 @@ from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes._node import Node, Plan, emit
-from agentprm.nodes._tree import ancestors, concludes, documents_of, with_implicit_step
+from agentprm.nodes._node import Plan, emit
+from agentprm.nodes._search_node import SearchNode
+from agentprm.nodes._tree import ancestors, concludes, documents_of
 from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
@@ -28,10 +30,10 @@ from agentprm.state import ReasoningState, Step, open_steps
 __all__ = ["CompleteSteps"]
 
 
-class CompleteSteps(Node):
+class CompleteSteps(SearchNode):
     """Writes the finding of each proposed step from its passages and from what is known.
 
-    Without a search tree the question and its documents are taken as the only step. A completion that
+    A completion that
     holds no word, or whose tokens ran out before its first sentence ended, leaves the step `unparsed`:
     it is neither scored nor committed.
 
@@ -42,7 +44,7 @@ class CompleteSteps(Node):
         seed: Seed of the sampling, where the temperature is not 0.
         max_tokens: Most tokens of a finding.
         prompts: Templates; `complete` is used.
-        keys: Own names for `question`, `messages` and `documents`.
+        keys: Own names for `question` and `messages`.
         budget: Bounds of the run. One model call is kept back for the answer.
     """
 
@@ -56,7 +58,7 @@ class CompleteSteps(Node):
         max_tokens: int = 40,
         prompts: Prompts = PROMPTS,
         keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "complete",
     ) -> None:
         if passages < 1:
@@ -66,26 +68,24 @@ class CompleteSteps(Node):
         self.temperature, self.seed = temperature, seed
         super().__init__(
             name=name,
-            reads=("documents", "prm_documents"),
-            writes=("prm_steps", "prm_documents"),
             keys=keys,
             budget=budget,
-            settings=("temperature", "seed"),
+            settings=("temperature", "seed", "passages"),
         )
 
     def plan(self, state: ReasoningState) -> Plan:
         """See `Node.plan`."""
-        state, documents = with_implicit_step(state)
         steps = open_steps(state.get("prm_steps"), "proposed")
         if not steps:
             return {}
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        allowed = budget.affordable("model_calls", len(steps), usage, reserve=1)
+        wanted = len(steps)
+        allowed = budget.affordable("model_calls", wanted, usage, reserve=1)
         if budget.exhausted(usage) or not allowed:
             return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or 'model_calls'}"}
         steps = steps[:allowed]
-        shown = [documents_of(state, step["doc_ids"])[: self.passages] for step in steps]
+        shown = [documents_of(state, step["doc_ids"])[: self.setting("passages")] for step in steps]
         prompts = [
             self.prompts.complete.render(
                 passages=passages_text(passages),
@@ -114,4 +114,5 @@ class CompleteSteps(Node):
                     done["final_answer"] = thought
             finished.append(done)
             emit({"type": "agentprm.step_completed", "step_id": step["id"], "thought": thought})
-        return {"prm_steps": finished, **({"prm_documents": documents} if documents else {})}
+        cut = {"prm_stop_reason": "budget: model_calls"} if allowed < wanted else {}
+        return {"prm_steps": finished, **cut}

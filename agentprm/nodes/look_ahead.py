@@ -9,7 +9,8 @@ from langchain_core.runnables import Runnable
 
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes._node import Node, Plan, apply_update, emit
+from agentprm.nodes._node import Plan, apply_update, emit
+from agentprm.nodes._search_node import SearchNode
 from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.plans import wait
 from agentprm.search.value import TD, ValueFunction, check_space
@@ -18,7 +19,7 @@ from agentprm.state import ReasoningState, Step, open_steps, path_to
 __all__ = ["LookAhead"]
 
 
-class LookAhead(Node):
+class LookAhead(SearchNode):
     """Values each scored candidate by the rewards of steps simulated after it.
 
     All candidates go ahead side by side, one step at a time; the stop rule of the value function is
@@ -44,7 +45,7 @@ class LookAhead(Node):
         value: ValueFunction | None = None,
         shallow: int = 3,
         keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "look_ahead",
     ) -> None:
         self.value = value if value is not None else TD()
@@ -60,8 +61,6 @@ class LookAhead(Node):
         self.shallow = shallow
         super().__init__(
             name=name,
-            reads=("prm_documents", "prm_frontier"),
-            writes=("prm_steps", "prm_documents"),
             keys=keys,
             budget=budget,
             settings=("shallow",),
@@ -76,7 +75,9 @@ class LookAhead(Node):
             return {}
         rollouts = {c["id"]: [c] for c in candidates}
         local: dict[str, Any] = {**state, "question": state["question"]}
-        active = [c["id"] for c in candidates if c["depth"] <= self.setting("shallow")]
+        shallow = self.setting("shallow")
+        ended = bool(state.get("prm_stop_reason"))
+        active = [c["id"] for c in candidates if c["depth"] <= shallow and not ended]
         while active := [i for i in active if self._goes_on(rollouts[i])]:
             leaves = {rollouts[i][-1]["id"]: i for i in active}
             # The nodes see the paths to the leaves only, so that nothing else is worked on.

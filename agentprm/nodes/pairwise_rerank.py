@@ -14,11 +14,11 @@ from agentprm.nodes.rerank import Rerank
 from agentprm.rerank.comparator import Comparator
 from agentprm.rerank.pairwise import PairwiseReranker
 
-__all__ = ["PairwiseRerank"]
+__all__ = ["PairwiseRerank", "pairwise_compressor"]
 
 
 class PairwiseRerank(Rerank):
-    """Reorders the passages of proposed steps, or without a tree `documents`, by pairwise judgements.
+    """Reorders `documents` by pairwise judgements.
 
     A `Rerank` node for whatever can compare two passages: it makes the `PairwiseReranker`. What the
     budget leaves is spent on as many comparisons as it pays for.
@@ -46,9 +46,15 @@ class PairwiseRerank(Rerank):
         k: int = 10,
         top_k: int | None = None,
         keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "rerank",
     ) -> None:
-        if not isinstance(reranker, BaseDocumentCompressor):
-            reranker = PairwiseReranker(model=reranker, aggregation=aggregation, k=k)
-        super().__init__(reranker, top_k=top_k, keys=keys, budget=budget, name=name)
+        compressor = pairwise_compressor(reranker, aggregation=aggregation, k=k)
+        super().__init__(compressor, top_k=top_k, keys=keys, budget=budget, name=name)
+
+
+def pairwise_compressor(reranker: Any, **settings: Any) -> BaseDocumentCompressor:
+    """A `PairwiseReranker` of whatever can compare two passages; a document compressor as it is."""
+    if isinstance(reranker, BaseDocumentCompressor):
+        return reranker
+    return PairwiseReranker(model=reranker, **settings)

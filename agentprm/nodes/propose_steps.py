@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm.budget import SearchBudget
-from agentprm.errors import ConfigurationError
+from agentprm.budget import SearchBudget, Usage
+from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
-from agentprm.nodes._node import Node, Plan, emit_proposed
+from agentprm.nodes._node import Plan
+from agentprm.nodes._search_node import SearchNode, emit_proposed
 from agentprm.nodes._tree import new_step, same_text
 from agentprm.plans import wait
 from agentprm.prompts import (
@@ -27,7 +29,7 @@ from agentprm.state import ReasoningState, Step, path_to
 __all__ = ["ProposeSteps"]
 
 
-class ProposeSteps(Node):
+class ProposeSteps(SearchNode):
     """Proposes `n` different next steps after each step of the frontier (ReARTeR, candidate sampling).
 
     Each candidate is a step of its own; candidates never share text. A search that repeats an
@@ -53,6 +55,8 @@ class ProposeSteps(Node):
         budget: Bounds of the run. One model call is kept back for the answer.
     """
 
+    plants = True
+
     def __init__(
         self,
         model: LanguageModel | BaseChatModel | str,
@@ -66,7 +70,7 @@ class ProposeSteps(Node):
         max_tokens: int = 32,
         prompts: Prompts = PROMPTS,
         keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "propose",
     ) -> None:
         for label, number in (("n", n), ("max_steps", max_steps)):
@@ -80,8 +84,6 @@ class ProposeSteps(Node):
         self.look_ahead, self.prompts = look_ahead, prompts
         super().__init__(
             name=name,
-            reads=("prm_steps", "prm_frontier"),
-            writes=("prm_steps",),
             keys=keys,
             budget=budget,
             settings=("n", "max_steps", "min_steps", "temperature", "seed"),
@@ -89,6 +91,11 @@ class ProposeSteps(Node):
 
     def plan(self, state: ReasoningState) -> Plan:
         """See `Node.plan`."""
+        if ended := state.get("prm_stop_reason"):
+            raise InputError(
+                f"{self.name} cannot go on with a search that has ended ({ended}). Let StartSearch run at "
+                "the beginning of each question."
+            )
         steps = state.get("prm_steps", [])
         paths = [path_to(steps, i) for i in state.get("prm_frontier", [])] or [[]]
         paths = [path for path in paths if not path or path[-1]["final_answer"] is None]
@@ -107,14 +114,21 @@ class ProposeSteps(Node):
         )
         outputs: list[list[str]] = []
         shown: list[str] = []
+        cut: dict[str, str] = {}
         # All frontier steps at the same depth ask for the same number of samples: one batch.
         if asking:
-            wanted = max(searches)
+            wanted = most = max(searches)
             prompts = [self._prompt(state["question"], path) for path in asking]
             shown = [prompt.messages[-1][1] for prompt in prompts]
-            calls = self.model.sample_calls(len(prompts), wanted)
-            if budget.affordable("model_calls", calls, usage, reserve=1) < calls:
-                return {"prm_stop_reason": "budget: model_calls"}
+            # Fewer candidates than wanted are better than none.
+            while wanted and not self._affordable(
+                budget, usage, self.model.sample_calls(len(prompts), wanted)
+            ):
+                wanted -= 1
+            if wanted < most:
+                cut = {"prm_stop_reason": "budget: model_calls"}
+            if not wanted:
+                return cut
             sampled = yield from wait(self.model.sample, self.model.asample, prompts, wanted, params)
             outputs = [
                 [prompt.prefix + finished_text(completion) for completion in row]
@@ -126,7 +140,11 @@ class ProposeSteps(Node):
             row, seen = next(remaining) if count else ([], "")
             proposed += self._candidates(state, path, row[:count], seen)
         emit_proposed(proposed)
-        return {"prm_steps": proposed}
+        return {"prm_steps": proposed, **cut}
+
+    @staticmethod
+    def _affordable(budget: SearchBudget, usage: Usage | None, calls: int) -> bool:
+        return budget.affordable("model_calls", calls, usage, reserve=1) == calls
 
     def _offers_conclusion(self, path: list[Step]) -> bool:
         return self.model.capabilities.prefill and len(path) >= self.setting("min_steps")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.nodes._node import Node, Plan, emit_proposed
-from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text, with_implicit_step
+from agentprm.nodes._node import Plan
+from agentprm.nodes._search_node import SearchNode, emit_proposed
+from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text
 from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
@@ -28,14 +30,12 @@ from agentprm.state import ReasoningState, Step, path_to
 __all__ = ["RefineStep"]
 
 
-class RefineStep(Node):
+class RefineStep(SearchNode):
     """Proposes one better step in place of each weak one: critique, then a new action (ReARTeR, 1.2).
 
     The refinement becomes a sibling of the weak step and goes the same way as any candidate:
     retrieval, completion, scoring, look-ahead, selection. Selection decides whether it is taken. An
     action that cannot be parsed leaves the refinement `unparsed`; it never means to finish.
-
-    Without a search tree the question, its documents and the answer are taken as the weak step.
 
     Args:
         model: A language model, or any LangChain chat model, that proposes the new action.
@@ -44,7 +44,7 @@ class RefineStep(Node):
         seed: Seed of the sampling.
         max_tokens: Most tokens of the critique; a new action has at most 48.
         prompts: Templates; `critique` and `refine` are used.
-        keys: Own names for `question`, `messages`, `documents` and `answer`.
+        keys: Own names for `question` and `messages`.
         budget: Bounds of the run. One model call is kept back for the answer.
     """
 
@@ -58,7 +58,7 @@ class RefineStep(Node):
         max_tokens: int = 64,
         prompts: Prompts = PROMPTS,
         keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "refine",
     ) -> None:
         self.model = as_language_model(model)
@@ -66,8 +66,7 @@ class RefineStep(Node):
         self.temperature, self.seed, self.max_tokens, self.prompts = temperature, seed, max_tokens, prompts
         super().__init__(
             name=name,
-            reads=("documents", "answer", "prm_documents", "prm_frontier", "prm_weak"),
-            writes=("prm_steps", "prm_documents", "prm_weak"),
+            reads=("prm_weak",),
             keys=keys,
             budget=budget,
             settings=("temperature", "seed"),
@@ -75,12 +74,7 @@ class RefineStep(Node):
 
     def plan(self, state: ReasoningState) -> Plan:
         """See `Node.plan`."""
-        known = len(state.get("prm_steps", []))
-        state, documents = with_implicit_step(state)
-        steps = state.get("prm_steps", [])
-        implicit = len(steps) > known
-        weak_ids = [steps[-1]["id"]] if implicit else state.get("prm_weak", [])
-        weak = [path_to(steps, i)[-1] for i in weak_ids]
+        weak = [path_to(state.get("prm_steps", []), i)[-1] for i in state.get("prm_weak", [])]
         if not weak:
             return {}
         budget: SearchBudget = self.setting("budget")
@@ -116,12 +110,7 @@ class RefineStep(Node):
             for step, text, prompt, row in zip(weak, texts, prompts, actions, strict=True)
         ]
         emit_proposed(refined)
-        kept = weak if implicit else []
-        return {
-            "prm_steps": [*kept, *refined],
-            "prm_weak": [],
-            **({"prm_documents": documents} if documents else {}),
-        }
+        return {"prm_steps": refined, "prm_weak": []}
 
     def _fields(self, state: ReasoningState, step: Step) -> dict[str, str]:
         future = [

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes._node import Node, Plan, emit
+from agentprm.nodes._node import Plan, emit
+from agentprm.nodes._search_node import SearchNode
 from agentprm.search.selection import Accept, Selection, select_greedy
 from agentprm.state import ReasoningState, Step, open_steps
 
 __all__ = ["SelectSteps"]
 
 
-class SelectSteps(Node):
+class SelectSteps(SearchNode):
     """Commits the best of the scored siblings and rejects the others (ReARTeR's greedy step search).
 
     Writes the new `prm_frontier`, or `prm_weak` if the best candidate is to be refined first, or
@@ -35,7 +37,7 @@ class SelectSteps(Node):
         accept: Accept = "if_better",
         max_steps: int = 5,
         keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "select",
     ) -> None:
         if accept not in ("if_better", "always"):
@@ -43,8 +45,7 @@ class SelectSteps(Node):
         self.threshold, self.accept, self.max_steps = threshold, accept, max_steps
         super().__init__(
             name=name,
-            reads=("prm_steps", "prm_frontier"),
-            writes=("prm_steps", "prm_frontier", "prm_weak", "prm_stop_reason"),
+            writes=("prm_weak",),
             keys=keys,
             budget=budget,
             settings=("threshold", "accept", "max_steps"),
@@ -78,7 +79,8 @@ class SelectSteps(Node):
         emit({"type": "agentprm.step_committed", "step_id": best["id"], "value": best["value"]})
         update = {"prm_steps": changed, "prm_frontier": [best["id"]], "prm_weak": []}
         if best["final_answer"] is not None:
-            return self._stop(update, "answered")
+            # An answer among candidates that the budget cut short is not the search's own.
+            return self._stop(update, state.get("prm_stop_reason") or "answered")
         if not stopped and best["depth"] >= self.setting("max_steps"):
             stopped = "max_steps"
         return self._stop(update, stopped) if stopped else update

@@ -62,7 +62,18 @@ def _answered(event: Mapping[str, Any]) -> str:
     return f"answer: {event.get('answer', '')}"
 
 
+def _judged(event: Mapping[str, Any]) -> str:
+    score = event.get("score")
+    return f"answer not judged: {event.get('reason', '')}" if score is None else f"answer judged: {score:.2f}"
+
+
+def _condensed(event: Mapping[str, Any]) -> str:
+    return "" if event.get("reason") else f"understood as: {event.get('question', '')}"
+
+
 _TEXTS = {
+    "answer_judged": _judged,
+    "question_condensed": _condensed,
     "step_proposed": _proposed,
     "documents_retrieved": _retrieved,
     "step_completed": _completed,

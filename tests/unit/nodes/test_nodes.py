@@ -16,21 +16,28 @@ from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes import (
     Answer,
+    AnswerFromSteps,
     CompleteSteps,
+    CondenseQuestion,
+    JudgeAnswer,
     LookAhead,
     PairwiseRerank,
     ProposeSteps,
     RefineStep,
+    RerankSteps,
     Retrieve,
+    RetrieveSteps,
     ScoreSteps,
     SelectSteps,
+    StartSearch,
     apply_update,
     retry_policy,
 )
+from agentprm.nodes._tree import new_step
 from agentprm.nodes.retry import is_transient
 from agentprm.rerank import PairwiseReranker
 from agentprm.search import TD
-from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
+from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.world import PASSAGES, QUESTION, good_reward, language_model, store
 
 
@@ -51,36 +58,59 @@ def rollout():
     model = language_model()
     return [
         ProposeSteps(model, n=1, look_ahead=True),
-        Retrieve(store(), k=1),
+        RetrieveSteps(store(), k=1),
         CompleteSteps(model),
         ScoreSteps(good_reward()),
     ]
 
 
-NODES = {
+SINGLE = {
     "retrieve": (lambda: Retrieve(store(), k=2), "documents"),
+    "rerank": (lambda: PairwiseRerank(PairwiseReranker(model=language_model(), cache=None)), "documents"),
+    "answer": (lambda: Answer(language_model()), "answer"),
+    "judge": (lambda: JudgeAnswer(good_reward()), "score"),
+    "condense": (lambda: CondenseQuestion(language_model()), "question"),
+}
+# A search in the order of its nodes.
+SEARCH = {
+    "start": (lambda: StartSearch(), "question"),
     "propose": (lambda: ProposeSteps(language_model()), "prm_steps"),
+    "retrieve_steps": (lambda: RetrieveSteps(store(), k=2), "prm_documents"),
+    "rerank_steps": (
+        lambda: RerankSteps(PairwiseReranker(model=language_model(), cache=None)),
+        "prm_documents",
+    ),
     "complete": (lambda: CompleteSteps(language_model()), "prm_steps"),
     "score": (lambda: ScoreSteps(good_reward()), "prm_steps"),
-    "look_ahead": (lambda: LookAhead(rollout(), value=TD()), None),
-    "select": (lambda: SelectSteps(), "prm_stop_reason"),
+    "look_ahead": (lambda: LookAhead(rollout(), value=TD()), "prm_steps"),
+    "select": (lambda: SelectSteps(threshold=0.9), "prm_weak"),
     "refine": (lambda: RefineStep(language_model()), "prm_steps"),
-    "answer": (lambda: Answer(language_model()), "answer"),
-    "rerank": (lambda: PairwiseRerank(PairwiseReranker(model=language_model(), cache=None)), "documents"),
+    "answer_from_steps": (lambda: AnswerFromSteps(language_model()), "answer"),
 }
+NODES = {**SINGLE, **SEARCH}
+
+
+def way_to(name):
+    """The nodes that run before `name`, itself included."""
+    if name in SINGLE:
+        return [SINGLE[name][0]()]
+    names = list(SEARCH)
+    return [SEARCH[n][0]() for n in names[: names.index(name) + 1]]
 
 
 @pytest.mark.parametrize("name", NODES)
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_each_node_drops_into_a_foreign_graph(name, how):
-    make, written = NODES[name]
     serde = JsonPlusSerializer(allowed_msgpack_modules=None)
     builder = StateGraph(Foreign)
     builder.add_node("theirs", lambda state: {"notes": ["seen"]})
-    builder.add_node("ours", make())
     builder.add_edge(START, "theirs")
-    builder.add_edge("theirs", "ours")
-    builder.add_edge("ours", END)
+    previous = "theirs"
+    for place, node in enumerate(way_to(name)):
+        builder.add_node(f"ours{place}", node)
+        builder.add_edge(previous, f"ours{place}")
+        previous = f"ours{place}"
+    builder.add_edge(previous, END)
     graph = builder.compile(checkpointer=InMemorySaver(serde=serde))
     config = {"configurable": {"thread_id": "1"}}
     state = {"question": QUESTION, "documents": documents(), "answer": "Portsmouth"}
@@ -90,15 +120,17 @@ def test_each_node_drops_into_a_foreign_graph(name, how):
         asyncio.run(graph.ainvoke(state, config))
     result = graph.get_state(config).values
     assert result["notes"] == ["seen"]
-    if written:
-        assert result[written]
-        assert serde.loads_typed(serde.dumps_typed(result[written])) == result[written]
+    written = NODES[name][1]
+    assert result[written]
+    assert serde.loads_typed(serde.dumps_typed(result[written])) == result[written]
 
 
 @pytest.mark.parametrize("name", NODES)
 def test_each_node_works_by_hand_and_refuses_an_empty_question(name):
-    node = NODES[name][0]()
+    *before, node = way_to(name)
     state = {"question": QUESTION, "documents": documents(), "answer": "Portsmouth"}
+    for earlier in before:
+        state = apply_update(state, earlier.invoke(state))
     by_hand, called = node.invoke(state), node(state)
 
     def without_time(update):
@@ -109,6 +141,12 @@ def test_each_node_works_by_hand_and_refuses_an_empty_question(name):
         node.invoke({**state, "question": " "})
     with pytest.raises(InputError, match="state"):
         node.invoke("a string")
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCH if name not in ("start", "propose")])
+def test_a_node_of_a_search_says_that_there_is_none(name):
+    with pytest.raises(InputError, match="StartSearch and ProposeSteps"):
+        SEARCH[name][0]().invoke({"question": QUESTION, "documents": documents(), "answer": "Portsmouth"})
 
 
 def test_the_question_may_be_the_last_human_message():
@@ -161,7 +199,7 @@ def test_the_tree_is_walked_by_hand_as_in_a_graph():
     state = {"question": QUESTION}
     for node in (
         ProposeSteps(model),
-        Retrieve(store(), k=1),
+        RetrieveSteps(store(), k=1),
         CompleteSteps(model),
         ScoreSteps(good_reward()),
         SelectSteps(),
@@ -178,7 +216,7 @@ def test_a_conclusion_gets_passages_that_were_not_given_before():
     state = {"question": QUESTION}
     way = (
         ProposeSteps(model),
-        Retrieve(store(), k=1),
+        RetrieveSteps(store(), k=1),
         CompleteSteps(model),
         ScoreSteps(good_reward()),
         SelectSteps(),
@@ -254,14 +292,6 @@ def test_construction_refuses_what_cannot_work():
         ProposeSteps(language_model(), n=0)
 
 
-def test_scores_the_answers_of_any_rag_graph():
-    update = ScoreSteps(FakeReward(lambda q, p: 0.75)).invoke(
-        {"question": QUESTION, "documents": documents(), "answer": "Portsmouth"}
-    )
-    (step,) = update["prm_steps"]
-    assert (step["score"], step["final_answer"]) == (0.75, "Portsmouth")
-
-
 def test_retry_policy_tells_transient_faults():
     class Limited(Exception):
         status_code = 429
@@ -284,7 +314,7 @@ def test_an_unfinished_thought_is_not_a_finding():
 
     for reply, thought in (("He was born in", ""), ("He was born. In the", "He was born.")):
         (step,) = CompleteSteps(Cut(lambda text, reply=reply: reply)).invoke(
-            {"question": QUESTION, "documents": documents()}
+            {"question": QUESTION, "prm_steps": [new_step("1", None, "Where was he born?")]}
         )["prm_steps"]
         assert step["thought"] == thought
         assert step["status"] == ("completed" if thought else "unparsed")

@@ -15,6 +15,7 @@ from agentprm.budget import SearchBudget, empty_usage
 from agentprm.errors import ConfigurationError
 from agentprm.nodes._tree import new_step
 from agentprm.nodes.rerank import Rerank
+from agentprm.nodes.rerank_steps import RerankSteps
 from agentprm.rerank import QueryLikelihoodReranker, RubricReranker, SetwiseReranker
 from agentprm.testing import FakeReward, ScriptedLanguageModel
 from tests.unit.rerank.graded import best_first, documents, grade_in
@@ -98,7 +99,7 @@ def test_events_say_what_was_done():
         "failures": 0,
         "stopped": None,
     }
-    assert [e["type"] for e in events] == ["agentprm.documents_reranked", "agentprm.documents_retrieved"]
+    assert [e["type"] for e in events] == ["agentprm.documents_reranked"]
 
 
 def test_the_cost_is_accounted_and_sync_equals_async():
@@ -160,7 +161,7 @@ def test_a_reranker_is_held_to_the_calls_that_are_left(make, bound):
 
 def test_several_steps_share_the_budget():
     steps = [{**new_step(str(i), None, f"query {i}"), "doc_ids": ["d0", "d1", "d2", "d3"]} for i in range(3)]
-    node = Rerank(QueryLikelihoodReranker(model=model()), budget=SearchBudget(model_calls=7))
+    node = RerankSteps(QueryLikelihoodReranker(model=model()), budget=SearchBudget(model_calls=7))
     update = node.invoke({"question": "q", "prm_steps": steps, "prm_documents": documents(GRADES)})
     # Four calls for the first step, two for the second, none for the third; one is left for the answer.
     assert update["prm_usage"]["model_calls"] == 6
@@ -185,7 +186,7 @@ def test_a_critic_is_told_the_question_and_the_steps_before():
         "status": "committed",
     }
     second = {**new_step("2", first, "Where was Brunel born?"), "doc_ids": ["d0", "d1"]}
-    update = Rerank(critic).invoke(
+    update = RerankSteps(critic).invoke(
         {
             "question": "Where was its builder born?",
             "prm_steps": [first, second],

@@ -1,0 +1,180 @@
+"""How the reranking nodes work: any reranker, held to the budget, recorded and reported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import Document
+from langchain_core.documents.compressor import BaseDocumentCompressor
+from langchain_core.runnables import Runnable
+
+from agentprm.budget import SearchBudget, Usage, add_usage, metered
+from agentprm.errors import ConfigurationError
+from agentprm.events import DocumentsReranked
+from agentprm.lm import LanguageModel
+from agentprm.nodes._node import emit
+from agentprm.nodes._tree import ancestors, reward_step
+from agentprm.plans import Plan, wait
+from agentprm.rerank.base import Reranker
+from agentprm.rerank.critic import CriticReranker
+from agentprm.rerank.cross_encoder import CrossEncoderReranker
+from agentprm.rewards.base import ProcessRewardModel
+from agentprm.state import ReasoningState, Step, plain_document
+
+__all__ = ["Hits", "RerankerLike", "compressor_of", "reordered"]
+
+_log = logging.getLogger(__name__)
+
+RerankerLike: TypeAlias = (
+    BaseDocumentCompressor
+    | BaseCrossEncoder
+    | ProcessRewardModel
+    | Callable[[Any, str, Sequence[Document]], Any]
+)
+"""A document compressor, or what `Rerank` makes one of."""
+
+
+class Hits(NamedTuple):
+    """A query and the passages found for it; `step` is `None` outside a tree."""
+
+    step: Step | None
+    query: str
+    documents: list[Document]
+
+
+def reordered(
+    reranker: BaseDocumentCompressor,
+    state: ReasoningState,
+    hits: Sequence[Hits],
+    top_k: int | None,
+    budget: SearchBudget,
+) -> Plan[list[Hits]]:
+    """The hits that the budget let be reranked, in their new order, each reported by an event."""
+    spent = state.get("prm_usage")
+    done: list[Hits] = []
+    for hit in hits:
+        if budget.exhausted(spent):
+            break
+        judge = _bounded(_for(reranker, state, hit), budget, spent)
+        ranked, used = yield from _metered(judge, hit)
+        spent = add_usage(spent, used)
+        recorded = [
+            _with_record(document, rank, hit.documents, judge) for rank, document in enumerate(ranked)
+        ]
+        kept = [plain_document(document) for document in recorded][:top_k]
+        event = _event(hit, kept, judge)
+        emit(event)
+        if 0 < event["calls"] <= event["failures"]:
+            _log.warning(
+                "%s gave no usable answer in any of its %d calls, so the passages keep their order. Ask it "
+                "about one pair to see why; agentprm.rerank.suggest finds a comparator that suits a model.",
+                event["method"],
+                event["calls"],
+            )
+        done.append(hit._replace(documents=kept))
+    return done
+
+
+def _for(reranker: BaseDocumentCompressor, state: ReasoningState, hit: Hits) -> BaseDocumentCompressor:
+    """The reranker, told the question and the steps before the one whose passages it ranks."""
+    if not isinstance(reranker, CriticReranker):
+        return reranker
+    path = ancestors(state, hit.step) if hit.step else []
+    return reranker.for_state(state["question"], [reward_step(state, step) for step in path])
+
+
+def compressor_of(reranker: Any) -> BaseDocumentCompressor:
+    """The compressor behind whatever a user passes."""
+    if isinstance(reranker, BaseDocumentCompressor):
+        return reranker
+    if isinstance(reranker, BaseCrossEncoder):
+        return CrossEncoderReranker(model=reranker)
+    if isinstance(reranker, ProcessRewardModel) or (
+        callable(reranker) and not isinstance(reranker, LanguageModel | Runnable | type)
+    ):
+        return CriticReranker(critic=reranker)
+    raise ConfigurationError(
+        f"Rerank needs a LangChain document compressor, a cross-encoder, a ProcessRewardModel or a function "
+        f"of state, query and documents, not a {type(reranker).__name__}. For a language model choose a "
+        "method: agentprm.rerank.QueryLikelihoodReranker(model=...) or PairwiseReranker(model=...)."
+    )
+
+
+def _bounded(
+    reranker: BaseDocumentCompressor, budget: SearchBudget, spent: Usage | None
+) -> BaseDocumentCompressor:
+    """The reranker held to what is left of the budget, as far as it can be held to anything."""
+    if not isinstance(reranker, Reranker):
+        return reranker
+    update: dict[str, Any] = {}
+    # One call stays for the answer. A critic's judgements are reward calls.
+    name, reserve = ("reward_calls", 0) if isinstance(reranker, CriticReranker) else ("model_calls", 1)
+    if getattr(budget, name) is not None:
+        left = budget.affordable(name, int(getattr(budget, name)), spent, reserve) // _calls_each(reranker)
+        update["max_judgements"] = (
+            left if reranker.max_judgements is None else min(left, reranker.max_judgements)
+        )
+    if budget.deadline_s is not None:
+        seconds = max(0.0, budget.deadline_s - add_usage(spent, None)["seconds"])
+        update["deadline"] = seconds if reranker.deadline is None else min(seconds, reranker.deadline)
+    return reranker.model_copy(update=update)
+
+
+def _calls_each(reranker: Reranker) -> int:
+    """Most model calls of one judgement; two for pairs, in both orders, unless the reranker says."""
+    return max(1, int(getattr(reranker, "calls_per_judgement", 2)))
+
+
+def _metered(reranker: BaseDocumentCompressor, hit: Hits) -> Plan[tuple[Sequence[Document], Usage]]:
+    """Ranks the passages of `hit`: their new list and what it cost."""
+
+    def sync() -> tuple[Sequence[Document], Usage]:
+        with metered() as meter:
+            ranked = reranker.compress_documents(hit.documents, hit.query)
+        return ranked, meter.usage
+
+    async def on_loop() -> tuple[Sequence[Document], Usage]:
+        with metered() as meter:
+            ranked = await reranker.acompress_documents(hit.documents, hit.query)
+        return ranked, meter.usage
+
+    return (yield from wait(sync, on_loop))
+
+
+def _with_record(
+    document: Document, rank: int, before: Sequence[Document], reranker: BaseDocumentCompressor
+) -> Document:
+    """The document with its `rerank` record, which foreign compressors do not write."""
+    if isinstance(reranker, Reranker):
+        return document
+    same = [
+        place
+        for place, old in enumerate(before)
+        if (old.id, old.page_content) == (document.id, document.page_content)
+    ]
+    record = {
+        "score": document.metadata.get("relevance_score"),
+        "rank": rank,
+        "prior_rank": same[0] if same else None,
+        "method": type(reranker).__name__,
+        "calls": 0,
+        "failures": 0,
+    }
+    return document.model_copy(update={"metadata": {**document.metadata, "rerank": record}})
+
+
+def _event(hit: Hits, documents: Sequence[Document], reranker: BaseDocumentCompressor) -> DocumentsReranked:
+    record = documents[0].metadata["rerank"] if documents else {}
+    return DocumentsReranked(
+        type="agentprm.documents_reranked",
+        step_id=hit.step["id"] if hit.step else None,
+        query=hit.query,
+        doc_ids=[str(document.id) for document in documents],
+        method=str(record.get("method", type(reranker).__name__)),
+        calls=int(record.get("calls", 0)),
+        failures=int(record.get("failures", 0)),
+        stopped=record.get("stopped"),
+    )

@@ -1,0 +1,96 @@
+"""The node that ends a search with its answer and its citations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
+
+from agentprm.budget import SearchBudget
+from agentprm.lm import LanguageModel, as_language_model
+from agentprm.nodes._node import Plan, emit
+from agentprm.nodes._search_node import SearchNode
+from agentprm.nodes._speaking import spoken, written_answer
+from agentprm.nodes._tree import documents_of
+from agentprm.prompts import PROMPTS, Prompts, known_text, one_line
+from agentprm.state import ReasoningState, Step, cite, merge_documents, path_to
+
+__all__ = ["AnswerFromSteps"]
+
+
+class AnswerFromSteps(SearchNode):
+    """Answers from the committed steps of a search; where nothing was committed, from memory.
+
+    A path that concluded has its answer already. Otherwise one call sums up what was found. If the
+    budget has no call left, the last finding is the answer. The citations are the passages that
+    support the findings on the path; `documents` are all that it read.
+
+    Args:
+        model: A language model, or any LangChain chat model.
+        max_tokens: Most tokens of the answer.
+        prompts: Templates; `recall` and `summarise` are used.
+        speak: Also append the answer to `messages`, for graphs that converse.
+        keys: Own names for `question`, `messages`, `documents`, `answer` and `citations`.
+        budget: Bounds of the search.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | BaseChatModel | str,
+        *,
+        max_tokens: int = 48,
+        prompts: Prompts = PROMPTS,
+        speak: bool = False,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
+        name: str = "answer",
+    ) -> None:
+        self.model = as_language_model(model)
+        self.max_tokens, self.prompts, self.speak = max_tokens, prompts, speak
+        super().__init__(
+            name=name,
+            writes=("answer", "citations", "documents"),
+            keys=keys,
+            budget=budget,
+            settings=("max_tokens",),
+        )
+
+    def plan(self, state: ReasoningState) -> Plan:
+        """See `Node.plan`."""
+        frontier = state.get("prm_frontier", [])
+        path = path_to(state.get("prm_steps", []), frontier[-1]) if frontier else []
+        reason = state.get("prm_stop_reason", "")
+        answer = path[-1]["final_answer"] if path else None
+        if answer is None:
+            budget: SearchBudget = self.setting("budget")
+            usage = state.get("prm_usage")
+            spent = budget.exhausted(usage)
+            if spent or not budget.affordable("model_calls", 1, usage):
+                reason = reason or f"budget: {spent or 'model_calls'}"
+            else:
+                template = self.prompts.summarise if path else self.prompts.recall
+                prompt = template.render(
+                    prefill=self.model.capabilities.prefill,
+                    question=one_line(state["question"]),
+                    known=known_text(path),
+                )
+                answer = yield from written_answer(self.model, prompt, self.setting("max_tokens"))
+        answer = answer or next((s["thought"] for s in reversed(path) if s["thought"]), "")
+        cited = _documents(state, path, "cited_ids")
+        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
+        update: dict[str, Any] = {
+            "answer": answer,
+            "citations": cite(cited),
+            "documents": _documents(state, path, "doc_ids"),
+            "prm_stop_reason": reason or ("answered" if answer else "no answer"),
+        }
+        if self.speak:
+            update["messages"] = spoken(state, answer)
+        return update
+
+
+def _documents(state: ReasoningState, path: list[Step], field: str) -> list[Document]:
+    ids: list[str] = [i for step in path for i in step.get(field, [])]  # type: ignore[attr-defined]
+    return merge_documents([], documents_of(state, ids))

@@ -1,0 +1,95 @@
+"""The node that makes a follow-up a question that stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+from agentprm.budget import SearchBudget
+from agentprm.conversation import as_messages, last_question, open_question
+from agentprm.errors import ConfigurationError
+from agentprm.lm import LanguageModel, as_language_model
+from agentprm.nodes._node import Node, Plan, emit
+from agentprm.nodes._speaking import written_answer
+from agentprm.prompts import PROMPTS, Prompts, one_line
+from agentprm.state import ReasoningState
+
+__all__ = ["CondenseQuestion"]
+
+
+class CondenseQuestion(Node):
+    """Writes `question`: what the last human message asks, readable without the conversation.
+
+    "And what did he build?" becomes "What did Brunel build?", which a search engine understands. The
+    messages stay as they are. The first question of a conversation needs no model; if the model's reply
+    is unusable or the budget has no call left, the follow-up stays as it was asked.
+
+    Args:
+        model: A language model, or any LangChain chat model.
+        turns: Most messages before the follow-up that are shown.
+        max_tokens: Most tokens of the new question.
+        prompts: Templates; `condense` is used.
+        keys: Own names for `question` and `messages`.
+        budget: Bounds of a run. One model call is kept back for the answer.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | BaseChatModel | str,
+        *,
+        turns: int = 6,
+        max_tokens: int = 64,
+        prompts: Prompts = PROMPTS,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
+        name: str = "condense",
+    ) -> None:
+        if turns < 1:
+            raise ConfigurationError(f"turns must be at least 1, not {turns}.")
+        self.model = as_language_model(model)
+        self.turns, self.max_tokens, self.prompts = turns, max_tokens, prompts
+        super().__init__(name=name, reads=(), writes=("question",), keys=keys, budget=budget)
+
+    def plan(self, state: ReasoningState) -> Plan:
+        """See `Node.plan`."""
+        messages = as_messages(state.get("messages"))
+        asked = open_question(messages) or state["question"]
+        before = _turns(messages, asked)[-self.turns :]
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        question, reason = asked, ""
+        if not before:
+            reason = "it is the first question"
+        elif budget.exhausted(usage) or not budget.affordable("model_calls", 1, usage, reserve=1):
+            reason = f"budget: {budget.exhausted(usage) or 'model_calls'}"
+        else:
+            prompt = self.prompts.condense.render(
+                prefill=self.model.capabilities.prefill,
+                conversation="\n".join(before),
+                question=one_line(asked),
+            )
+            question = yield from written_answer(self.model, prompt, self.max_tokens)
+            if not question:
+                question, reason = asked, "the model's reply was no question"
+        emit(
+            {
+                "type": "agentprm.question_condensed",
+                "asked": asked,
+                "question": question,
+                "reason": reason,
+            }
+        )
+        return {"question": question}
+
+
+def _turns(messages: Sequence[BaseMessage], asked: str) -> list[str]:
+    """What was said before the question `asked`, a line a message."""
+    said = [m for m in messages if isinstance(m, HumanMessage | AIMessage) and m.text.strip()]
+    places = [i for i, m in enumerate(said) if isinstance(m, HumanMessage) and m.text == asked]
+    if last_question(messages) == asked and places:
+        said = said[: places[-1]]
+    who = {"human": "User", "ai": "Assistant"}
+    return [f"{who[m.type]}: {one_line(m.text)[:500]}" for m in said]

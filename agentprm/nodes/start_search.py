@@ -1,0 +1,57 @@
+"""The node that begins a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langgraph.types import Overwrite
+
+from agentprm.budget import empty_usage
+from agentprm.conversation import as_messages, open_question
+from agentprm.nodes._node import Plan
+from agentprm.nodes._search_node import SearchNode
+from agentprm.state import ReasoningState
+
+__all__ = ["StartSearch"]
+
+
+class StartSearch(SearchNode):
+    """Plants an empty search tree, and clears what the search for an earlier question has left.
+
+    Goes before `ProposeSteps` in a search of your own; without it the second question of a thread
+    finds the tree of the first. The question is the last human message if nobody has answered it yet,
+    else `question`.
+
+    Args:
+        keys: Own names for `question`, `messages`, `documents`, `answer` and `citations`.
+    """
+
+    plants = True
+
+    def __init__(self, *, keys: Mapping[str, str] | None = None, name: str = "start") -> None:
+        super().__init__(
+            name=name,
+            reads=("prm_weak",),
+            writes=("documents", "answer", "citations"),
+            keys=keys,
+        )
+
+    def plan(self, state: ReasoningState) -> Plan:
+        """See `Node.plan`."""
+        yield from ()
+        return {
+            "question": open_question(as_messages(state.get("messages"))) or state["question"],
+            "documents": [],
+            "answer": "",
+            "citations": [],
+            "prm_steps": Overwrite([]),
+            "prm_documents": Overwrite([]),
+            "prm_frontier": [],
+            "prm_weak": [],
+            "prm_stop_reason": "",
+        }
+
+    def _write(self, update: dict[str, Any], usage: Any) -> dict[str, Any]:
+        named = {self._keys.get(channel, channel): value for channel, value in update.items()}
+        return {**named, "prm_usage": Overwrite(empty_usage())}
