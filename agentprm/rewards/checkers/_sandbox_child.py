@@ -1,11 +1,13 @@
 """What runs inside the sandbox's process: close the doors, then run the programs. Standard library only."""
 
+from __future__ import annotations
+
+import ast
 import contextlib
 import json
 import sys
-
-# Exit codes; a program that leaves by itself (os._exit(0)) is none of them.
-OK, ERROR, ASSERTION, REFUSED = 80, 81, 82, 83
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 # Loaded before the doors close; later imports find these, and nothing else can be read from disk.
 _MODULES = (
@@ -91,63 +93,220 @@ def limit(seconds: float, memory: int) -> None:
             resource.setrlimit(kind, (value, value))
 
 
+_SHUT = frozenset(
+    ("sys._getframe", "sys._current_frames", "sys._current_exceptions", "sys.settrace", "sys.setprofile")
+) | {"sys.addaudithook", "gc.get_objects", "gc.get_referrers", "gc.get_referents"}
+_FRAMES = frozenset(("tb_frame", "gi_frame", "cr_frame", "ag_frame"))
+
+
+def shut_frames(*, allow_ctypes: bool) -> Callable[[], None]:
+    """Keeps Python code from the frames, and so the variables, of its callers; returns what ends this."""
+    shut = [True]
+
+    # What it needs is bound: a program may replace builtins and globals.
+    def hook(event: str, details: Any, *, refused: type = ValueError, begins: Any = str.startswith) -> None:
+        if shut and (
+            event in _shut
+            or (event == "object.__getattr__" and details[1] in _frames)
+            or (not allow_ctypes and begins(event, "ctypes."))
+        ):
+            raise refused(f"{event} is refused in the sandbox")
+
+    _shut, _frames = _SHUT, _FRAMES
+    if not allow_ctypes:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("ctypes", "_ctypes")]:
+            sys.modules[name] = None  # type: ignore[assignment]
+    sys.addaudithook(hook)
+    return shut.clear
+
+
 def main() -> None:
-    """Reads the task, closes the doors, runs the programs; the exit code says how the last one ended."""
+    """Reads the task, runs the programs, and says on the verdict's pipe how the last one ended.
+
+    The judged program shares its process with the code that reports on it. So the report begins with a
+    secret, and what would lead a program to the frame that holds it is shut.
+    """
     import builtins
     import importlib
+    import itertools
     import os
+    import traceback
 
+    channel = int(sys.argv[1])
     task = json.load(sys.stdin)
     for name in _MODULES.split():
         importlib.import_module(name)
     sys.path += task["path"]
     for name in task["modules"]:
         importlib.import_module(name)
-    import traceback
+    # Bound here, as a program may replace them where they are at home.
+    run, leave, write = exec, os._exit, os.write
+    failed, everything, left = AssertionError, BaseException, SystemExit
+    secret = task.pop("secret")
+    *earlier, last = task["programs"]
+    values = values_of(earlier, task, channel) if earlier else {}
+    close(task)
+    open_frames = shut_frames(allow_ctypes="ctypes" in task["modules"])
+    namespace = {"__name__": "__main__", "__builtins__": builtins, **task["variables"]}
+    for definition in definitions(earlier):
+        with contextlib.suppress(Exception):
+            run(compile(ast.Module([definition], []), "<step>", "exec"), namespace)
+    namespace.update(values)
+    asserted = itertools.count()
+    namespace[_ASSERTED] = asserted.__next__
+    status = "ok"
+    problem: BaseException | None = None
+    try:
+        run(compile(counted(last), "<step>", "exec"), namespace)
+    except left as error:
+        status, problem = ("ok", None) if error.code in (None, 0) else ("error", error)
+    except failed as error:
+        status, problem = "assertion", error
+    except everything as error:
+        status, problem = "error", error
+    # Before anything of the program's (a stream, a patched traceback) is touched.
+    write(channel, f"{secret} {status} {next(asserted)}".encode())
+    try:
+        open_frames()
+        if problem is not None:
+            traceback.print_exception(problem)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        leave(0)
 
-    leave = os._exit
+
+def close(task: Mapping[str, Any]) -> None:
+    """Bounds this process, and isolates it or ends it."""
+    import os
+
     limit(task["seconds"], task["memory"])
     if task["isolate"]:
         try:
             close_doors()
         except OSError as error:
             print(error.strerror, file=sys.stderr, flush=True)
-            leave(REFUSED)
-    namespace = {"__name__": "__main__", "__builtins__": builtins, **task["variables"]}
-    status = OK
-    *earlier, last = task["programs"]
-    output = sys.stdout
-    for program in earlier:
-        sys.stdout = Nowhere()
-        with contextlib.suppress(BaseException):  # whatever an earlier step does, this one is judged
+            os._exit(1)
+
+
+_ASSERTED = "<asserted>"  # no name that a program could have chosen
+
+
+def counted(program: str) -> ast.Module:
+    """The program, counting the assertions that hold."""
+
+    class Counted(ast.NodeTransformer):
+        def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
+            call = ast.Expr(ast.Call(ast.Name(_ASSERTED, ast.Load()), [], []))
+            return [node, ast.copy_location(call, node)]
+
+    tree: ast.Module = Counted().visit(ast.parse(program, "<step>"))
+    return ast.fix_missing_locations(tree)
+
+
+# Earlier programs, as they may have been written by someone else than the judged one, run in a process of
+# their own. What they leave to it are values that are plain data, and functions, which do nothing until
+# they are called.
+
+_MOST = 1 << 20  # bytes of values
+
+
+def values_of(programs: Sequence[str], task: Mapping[str, Any], channel: int) -> dict[str, Any]:
+    """Runs programs in a process of their own, whatever they do; the plain values that they left."""
+    import os
+    import signal
+
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nowhere, stream)
+            os.close(channel)
+            os.close(ours)
+            close(task)
+            _run_all(programs, task["variables"], theirs)
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    data = bytearray()
+    while len(data) <= _MOST and (chunk := os.read(ours, 65536)):
+        data += chunk
+    os.close(ours)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    try:
+        values = ast.literal_eval(data.decode("utf-8", "surrogatepass")) if len(data) <= _MOST else {}
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) and all(map(str.isidentifier, values)) else {}
+
+
+def _run_all(programs: Sequence[str], variables: Mapping[str, Any], channel: int) -> None:
+    import builtins
+    import os
+
+    namespace: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins, **variables}
+    for program in programs:
+        with contextlib.suppress(BaseException):
             exec(compile(program, "<step>", "exec"), namespace)
-    sys.stdout = output
+    values = {name: value for name, value in namespace.items() if name[:2] != "__" and _plain(value)}
+    data = repr(values).encode("utf-8", "surrogatepass")
+    while data:
+        data = data[os.write(channel, data) :]
+
+
+def _plain(value: Any, depth: int = 20) -> bool:
+    kind = type(value)
+    if kind in (int, str, bytes, bool, complex, type(None)):
+        return True
+    if kind is float:
+        return bool(value - value == 0)  # no infinity and no NaN: they have no literal
+    if kind is dict:
+        value = [part for item in value.items() for part in item]
+    return kind in (list, tuple, set, dict) and depth > 0 and all(_plain(part, depth - 1) for part in value)
+
+
+def definitions(programs: Sequence[str]) -> Iterator[ast.stmt]:
+    """The imports, functions and classes of programs, as far as defining them runs nothing else.
+
+    Names that are also assigned to are left out: what they stand for in the end is not known.
+    """
+    nodes: list[ast.stmt] = []
+    for program in programs:
+        with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+            nodes += ast.parse(program).body
+    names = (n for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name))
+    assigned = {name.id for name in names if not isinstance(name.ctx, ast.Load)}
+    for node in nodes:
+        defines = isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in assigned
+        if isinstance(node, ast.Import | ast.ImportFrom) or (defines and _inert(node)):
+            yield node
+
+
+def _inert(node: ast.stmt) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        parts = node.args
+        for argument in [*parts.posonlyargs, *parts.args, *parts.kwonlyargs, parts.vararg, parts.kwarg]:
+            if argument is not None:
+                argument.annotation = None
+        node.returns = None
+        defaults = [*parts.defaults, *(value for value in parts.kw_defaults if value is not None)]
+        return not node.decorator_list and all(map(_literal, defaults))
+    if isinstance(node, ast.ClassDef):
+        return not (node.decorator_list or node.bases or node.keywords) and all(map(_inert, node.body))
+    if isinstance(node, ast.Assign):  # of a class
+        return all(isinstance(target, ast.Name) for target in node.targets) and _literal(node.value)
+    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+
+
+def _literal(node: ast.expr) -> bool:
     try:
-        exec(compile(last, "<step>", "exec"), namespace)
-    except SystemExit as error:
-        status = ERROR if error.code not in (None, 0) else OK
-    except AssertionError:
-        status = ASSERTION
-        traceback.print_exc()
-    except BaseException:
-        status = ERROR
-        traceback.print_exc()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        leave(status)
-
-
-class Nowhere:
-    """A text stream that drops what it is given."""
-
-    def write(self, text: str) -> int:
-        """Drops `text`."""
-        return len(text)
-
-    def flush(self) -> None:
-        """Does nothing."""
+        ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from agentprm.rewards.checkers.sandbox import ProgramResult, PythonSandbox
 __all__ = ["PythonChecker"]
 
 _FENCED = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
-_ASSERT = re.compile(r"^\s*assert\b", re.MULTILINE)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\Z")
 _CODE = ("python", "py", "python3")
 _OUTPUT = ("output", "text", "stdout", "")
@@ -28,7 +27,8 @@ class PythonChecker:
     - A program that finishes, and in which something was asserted, supports the step.
     - No program, an error, a time-out: unknown.
 
-    Programs of earlier steps run first, in the same namespace. A program that its own author wrote can
+    Programs of earlier steps run first, apart from it: their values and functions are there, but nothing
+    that they do to the interpreter. A program that its own author wrote can
     assert nothing of weight; `write` lets someone else write it.
 
     Args:
@@ -62,9 +62,9 @@ class PythonChecker:
         # The blocks of one step are one program: the last one often prints what the first computed.
         program = "\n".join(own)
         result = self.sandbox.run(program, before=programs, variables=self.variables)
-        return self._judged(result, shown, bool(_ASSERT.search(program)))
+        return self._judged(result, shown)
 
-    def _judged(self, result: ProgramResult, shown: str | None, asserts: bool) -> CheckResult:
+    def _judged(self, result: ProgramResult, shown: str | None) -> CheckResult:
         if result.status == "assertion":
             return CheckResult("refuted", f"an assertion fails: {_last(result.error)}", self.name)
         if result.status != "ok":
@@ -74,7 +74,7 @@ class PythonChecker:
             if _same(printed, shown):
                 return CheckResult("supported", f"the program prints {printed[:200]!r}", self.name)
             return CheckResult("refuted", f"prints {printed[:200]!r}, not {shown.strip()[:200]!r}", self.name)
-        if asserts:
+        if result.asserted:
             return CheckResult("supported", "all assertions hold", self.name)
         return CheckResult("unknown", f"prints {printed[:200]!r}", self.name)
 

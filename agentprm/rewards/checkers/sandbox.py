@@ -17,6 +17,7 @@ import contextlib
 import functools
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -33,12 +34,7 @@ __all__ = ["ProgramResult", "PythonSandbox"]
 
 Status = Literal["ok", "error", "assertion", "timeout", "output", "killed"]
 
-_STATUS: Mapping[int, Status] = {
-    _sandbox_child.OK: "ok",
-    _sandbox_child.ERROR: "error",
-    _sandbox_child.REFUSED: "error",
-    _sandbox_child.ASSERTION: "assertion",
-}
+_STATUS: Mapping[bytes, Status] = {b"ok": "ok", b"error": "error", b"assertion": "assertion"}
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,13 @@ class ProgramResult:
             kernel, for CPU time or memory, or it left without finishing).
         output: What it printed, cut at the bound.
         error: The last lines of the traceback.
+        asserted: Assertions of the program that were reached and held.
     """
 
     status: Status
     output: str
     error: str = ""
+    asserted: int = 0
 
 
 class PythonSandbox:
@@ -112,15 +110,16 @@ class PythonSandbox:
 
         Args:
             program: Its text.
-            before: Programs to run first in the same namespace, such as those of earlier steps. What they
-                print and raise is dropped.
+            before: Programs to run first, such as those of earlier steps, in a process of their own. Their
+                functions and the values that are plain data (numbers, texts, lists, …) stand in the
+                namespace of `program`; what they print and raise is dropped.
             variables: JSON values by the name under which programs find them, for instance a table.
 
         Raises:
             ConfigurationError: If a variable is no JSON value.
         """
         try:
-            task = json.dumps(
+            return _run(
                 {
                     "programs": [*before, program],
                     "variables": dict(variables or {}),
@@ -129,11 +128,12 @@ class PythonSandbox:
                     "seconds": self.seconds,
                     "memory": self.memory_mb << 20,
                     "isolate": self.isolation == "required",
-                }
+                },
+                self.seconds,
+                self.output_chars,
             )
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"The variables of a program must be JSON values: {error}") from error
-        return _run(task, self.seconds, self.output_chars)
 
     def __call__(self, program: str) -> str:
         """What `program` printed; if it failed, followed by how."""
@@ -144,10 +144,14 @@ class PythonSandbox:
         return "\n".join(part for part in (result.output.rstrip("\n"), reason) if part)
 
 
-def _run(task: str, seconds: float, output_chars: int) -> ProgramResult:
+def _run(task: Mapping[str, Any], seconds: float, output_chars: int) -> ProgramResult:
+    secret = secrets.token_hex(16)
+    text = json.dumps({**task, "secret": secret})
+    verdict, theirs = os.pipe()
     # -I: no environment variables, no user site, no current folder on the path; -S: no site packages.
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", "-X", "utf8", _sandbox_child.__file__],
+        [sys.executable, "-I", "-S", "-B", "-X", "utf8", _sandbox_child.__file__, str(theirs)],
+        pass_fds=(theirs,),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -156,6 +160,7 @@ def _run(task: str, seconds: float, output_chars: int) -> ProgramResult:
         close_fds=True,
         start_new_session=True,
     )
+    os.close(theirs)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -171,25 +176,34 @@ def _run(task: str, seconds: float, output_chars: int) -> ProgramResult:
 
     output = _Reader(process.stdout, 10 * output_chars, overflow)
     errors = _Reader(process.stderr, 100_000, overflow)
-    timed_out = False
+    timed_out, said = False, b""
     try:
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(task.encode("utf-8", "surrogatepass"))
+            pipe.write(text.encode("utf-8", "surrogatepass"))
         timed_out = not _ended(process.pid, seconds)
     finally:
         stop()
-        code = process.wait()
+        process.wait()
         output.join()
         errors.join()
         process.stdout.close()
         process.stderr.close()
-    status: Status = _STATUS.get(code, "killed")
+        os.set_blocking(verdict, False)
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(verdict, 1000)
+        os.close(verdict)
+    # Without the secret it was the program that wrote, or it left without finishing.
+    match said.split():
+        case [known, status_said, count] if known == secret.encode():
+            status, asserted = _STATUS.get(status_said, "killed"), int(count)
+        case _:
+            status, asserted = "killed", 0
     if timed_out:
         status = "timeout"
     elif flooded.is_set():
         status = "output"
     trace = errors.text.strip().splitlines()[-3:]
-    return ProgramResult(status, output.text[:output_chars], "\n".join(trace)[:2000])
+    return ProgramResult(status, output.text[:output_chars], "\n".join(trace)[:2000], asserted)
 
 
 def _ended(pid: int, seconds: float) -> bool:
@@ -226,16 +240,14 @@ class _Reader(threading.Thread):
 @functools.cache
 def _missing_isolation() -> str:
     """Why programs cannot be isolated here, or nothing; tried once with a program that does nothing."""
-    task = json.dumps(
-        {
-            "programs": [""],
-            "variables": {},
-            "modules": [],
-            "path": [],
-            "seconds": 20,
-            "memory": 512 << 20,
-            "isolate": True,
-        }
-    )
+    task = {
+        "programs": [""],
+        "variables": {},
+        "modules": [],
+        "path": [],
+        "seconds": 20,
+        "memory": 512 << 20,
+        "isolate": True,
+    }
     result = _run(task, 20.0, 1000)
     return "" if result.status == "ok" else result.error.splitlines()[-1] if result.error else result.status

@@ -76,7 +76,8 @@ attempt("filter", lambda: libc.prctl(22, 0, 0, 0, 0))
 attempt("limits", lambda: __import__("resource").setrlimit(7, (1, 1)))
 attempt("connect", lambda: __import__("_socket").socket().connect(("127.0.0.1", {port})))
 """
-    result = sandbox.run(attempts)
+    assert "ctypes" in sandbox.run(attempts).error  # out of reach, but it would not help:
+    result = PythonSandbox(seconds=20, modules=("ctypes",)).run(attempts)
     del os.environ["AGENTPRM_TEST_SECRET"]
     lines = dict(line.split(" ", 1) for line in result.output.splitlines() if " " in line)
     for name in ("file", "write", "list", "stat", "fork", "exec", "kill"):
@@ -185,6 +186,87 @@ def test_a_step_goes_on_from_the_programs_before_it(sandbox):
     assert checker.check("Q", [first, step("```python\nassert total == 13\n```")]).label == "supported"
     assert checker.check("Q", [step("```python\nassert total == 13\n```")]).label == "unknown"
     assert checker.check("Q", [step("```python\nassert sum(rows) == 3\n```")]).label == "supported"
+
+
+# Each of these was, or could be, a way for a program to have a wrong assertion counted as right.
+FAKES = {
+    "exit code": "import os\nos._exit(80)\nassert 1 == 2",
+    "exit code 0": "import os\nos._exit(0)\nassert 1 == 2",
+    "leaves before": "raise SystemExit\nassert 1 == 2",
+    "leaves quietly": "import sys\nsys.exit(0)\nassert 1 == 2",
+    "never reached": "if False:\n    assert 1 == 2",
+    "never called": "def check():\n    assert 1 == 2",
+    "only in a text": 'x = """\nassert 1 == 1\n"""',
+    "writes a verdict": "import os\nfor fd in range(3, 30):\n try: os.write(fd, b'x ok 1')\n"
+    " except OSError: pass\nos._exit(0)",
+    "looks for the secret": "import sys\nframe = sys._getframe()\nassert frame.f_back.f_locals['secret']",
+    "looks by a traceback": "try: 1/0\nexcept Exception as e: f = e.__traceback__.tb_frame.f_back\n"
+    "assert f.f_locals['secret']",
+    "looks by a generator": "def g():\n    yield it.gi_frame.f_back\nit = g()\nf = next(it)\nassert f",
+    "looks by the collector": "import gc\nassert gc.get_objects()",
+    "looks by tracing": "import sys\nsys.settrace(lambda *a: None)\nassert 1",
+    "looks by memory": "import ctypes\nassert ctypes.string_at(id(1), 8)",
+    "reads the task": "import sys\nassert 'secret' in sys.__stdin__.read()",
+    "renames exceptions": "import builtins\nbuiltins.AssertionError = KeyError\nassert 1 == 2",
+}
+
+
+@isolated
+@pytest.mark.parametrize("name", FAKES)
+def test_a_program_cannot_fake_its_verdict(sandbox, name):
+    result = PythonChecker(sandbox).check("Q", [step(f"```python\n{FAKES[name]}\n```")])
+    assert result.label != "supported", (name, result)
+
+
+PATCHES = {
+    "exec": "import builtins\nbuiltins.exec = lambda *a, **k: None",
+    "compile": "import builtins\nold = compile\nbuiltins.compile = lambda s, *a, **k: old('', *a, **k)",
+    "leave": "import os\nreal = os._exit\nos._exit = lambda code: real(80)",
+    "leaves itself": "import os\nos._exit(80)",
+    "a hook": "import sys\nsys.excepthook = sys.unraisablehook = lambda *a: None",
+    "the parser": "import ast\nast.parse = lambda *a, **k: ast.Module([], [])",
+    "a trace": "import sys\nsys.settrace(lambda *a: 1/0)",
+    "the streams": "import os\nos.write(1, b'5\\n'); os.write(2, b'fine')",
+    "a default": "def add(values, hidden=__import__('builtins').__dict__.update(len=lambda v: 5)): return 5",
+    "a class": "class Patch:\n    import builtins\n    builtins.len = lambda v: 5",
+    "a decorator": "import builtins\n@lambda c: setattr(builtins, 'len', lambda v: 5)\nclass C: pass",
+}
+
+
+@isolated
+@pytest.mark.parametrize("name", PATCHES)
+def test_an_earlier_step_cannot_change_the_judge_of_a_later_one(sandbox, name):
+    earlier = step(f"```python\n{PATCHES[name]}\n```")
+    checker = PythonChecker(sandbox)
+    wrong = checker.check("Q", [earlier, step("```python\nassert len([1, 2]) == 5\n```")])
+    assert wrong.label == "refuted", (name, wrong)
+    right = checker.check("Q", [earlier, step("```python\nprint(len([1, 2]))\n```\n```output\n2\n```")])
+    assert right.label == "supported", (name, right)
+
+
+@isolated
+def test_values_functions_and_imports_of_earlier_steps_stay(sandbox):
+    earlier = [
+        "import math\nfrom fractions import Fraction as F\nx = {'a': [1, (2.5, 'é\\ud83d')], 3: {4}}\n"
+        "inf = 1e999",
+        "def area(r: float, pi: float = 3) -> float:\n    return pi * r ** 2\nclass Box:\n    sides = 6\n"
+        "    def n(self): return self.sides",
+        "y = area(2)\nbig = 'a' * 10",
+    ]
+    program = "print(x['a'][1][0], area(1), y, Box().n(), F(1, 2), math.comb(4, 2), len(big))"
+    result = sandbox.run(program, before=earlier)
+    assert (result.status, result.output) == ("ok", "2.5 3 12 6 1/2 6 10\n"), result
+    assert sandbox.run("print(y)", before=["y = 'a' * 2**21"]).status == "error"  # more than is carried
+    assert sandbox.run("f()", before=["def f(): pass", "f = lambda: 1"]).status == "error"
+    assert sandbox.run("f()", before=["def f(): pass\nf = lambda: 1"]).status == "error"
+    assert sandbox.run("assert y", before=["y = []\nfor _ in range(9**5): y = [y]"]).status == "error"
+
+
+@isolated
+def test_what_was_asserted_is_counted(sandbox):
+    result = sandbox.run("for i in range(3):\n    assert i < 2, 'too many'")
+    assert (result.status, result.asserted) == ("assertion", 2)
+    assert "too many" in result.error
 
 
 @isolated
