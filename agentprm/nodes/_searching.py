@@ -14,12 +14,13 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.plans import Plan, wait
+from agentprm.retrievers import default_retriever
 from agentprm.state import distinct_documents
 
 __all__ = ["RetrieverLike", "Searcher"]
 
 RetrieverLike: TypeAlias = BaseRetriever | VectorStore | Runnable[str, Any] | Callable[[str], Any]
-"""A retriever, a vector store, or whatever else maps a query to a list of documents."""
+"""A retriever, a vector store (searched by `default_retriever`), or what else maps a query to documents."""
 
 
 class Searcher:
@@ -39,7 +40,7 @@ class Searcher:
             raise ConfigurationError(f"k must be at least 1, not {k}.")
         if isinstance(retriever, VectorStore):
             k = k or 5
-            retriever = retriever.as_retriever(search_kwargs={"k": k})
+            retriever = default_retriever(retriever, k=k)
         self.k = k
         # Of others it is not known whether they can be asked for a number of passages.
         self.counted = isinstance(retriever, VectorStoreRetriever) or _takes_k(retriever)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.state import ReasoningState
 
 __all__ = ["CondenseQuestion"]
+
+_LABEL = re.compile(r"^[^:?]{0,30}\bquestion\s*[:\uff1a]\s*", re.IGNORECASE)
 
 
 class CondenseQuestion(Node):
@@ -71,7 +74,8 @@ class CondenseQuestion(Node):
                 conversation="\n".join(before),
                 question=one_line(asked),
             )
-            question = yield from written_answer(self.model, prompt, self.max_tokens)
+            reply = yield from written_answer(self.model, prompt, self.max_tokens)
+            question = _LABEL.sub("", reply)
             if not question:
                 question, reason = asked, "the model's reply was no question"
         emit(
