@@ -100,11 +100,14 @@ def _decoding(model: Any, text: Any, rows: int, repeats: int, clock: Callable[[]
     """New tokens per second after `CONTEXT` tokens."""
     begin = text[:, :CONTEXT].expand(rows, -1)
 
+    from agentprm.engine.attention import cache_argument
+
     def decode() -> float:
-        cache = model(begin, use_cache=True, logits_to_keep=1).past_key_values
+        name = cache_argument(model)
+        cache = model(begin, use_cache=True, logits_to_keep=1)[name]
         start = clock()
         for _ in range(STEPS):
-            model(begin[:, :1], past_key_values=cache, use_cache=True)
+            model(begin[:, :1], **{name: cache}, use_cache=True)
         return clock() - start
 
     decode()

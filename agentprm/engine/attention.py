@@ -9,6 +9,7 @@ took before.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-__all__ = ["Pass", "needs_mask", "use_row_attention"]
+__all__ = ["Pass", "cache_argument", "needs_mask", "use_row_attention"]
 
 _PREFIX = "agentprm_"
 _MARK = "_agentprm_pass"
@@ -61,6 +62,16 @@ class Pass(Cache):  # type: ignore[misc]
         stand_in = torch.zeros(1, 1, 1, 1, dtype=like)
         setattr(stand_in, _MARK, (self, masks))
         return stand_in
+
+
+def cache_argument(model: torch.nn.Module) -> str:
+    """Name under which a model takes its cache; transformers 5.24 renamed it."""
+    for module in model.modules():  # a head of ours passes on what it does not know
+        names = inspect.signature(module.forward).parameters
+        found = [name for name in ("cache", "past_key_values") if name in names]
+        if found:
+            return found[0]
+    raise TypeError(f"{type(model).__name__} takes no cache")
 
 
 def needs_mask(model: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from agentprm._fork import reset_after_fork
-from agentprm.engine.attention import Pass, needs_mask, use_row_attention
+from agentprm.engine.attention import Pass, cache_argument, needs_mask, use_row_attention
 from agentprm.engine.cache import PrefixTree, Row, Stretch
 from agentprm.engine.parallel import even_parts, side_by_side
 from agentprm.errors import ConfigurationError
@@ -69,6 +69,7 @@ class Engine:
         self._windows = {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
         try:
             use_row_attention(model)
+            self._cache_argument = cache_argument(model)
         except (TypeError, ValueError, AttributeError) as error:
             self._refuse(f"its attention cannot be replaced ({error})", error)
         self._masked = needs_mask(model)
@@ -128,7 +129,7 @@ class Engine:
                 input_ids=ids,
                 attention_mask=marks if len(marks) > 1 else next(iter(marks.values())),
                 position_ids=torch.cat([position for position, _, _ in where])[None],
-                past_key_values=run,
+                **{self._cache_argument: run},
                 use_cache=True,
                 # Models take 0 for all of them: ask for one instead of none.
                 logits_to_keep=torch.tensor(list(keep) or [ids.shape[1] - 1], device=device),
