@@ -11,7 +11,7 @@ import json
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
@@ -278,7 +278,7 @@ def finished_text(completion: Completion) -> str:
     return text[: max([*sentence_ends(text), text.rstrip("\n").rfind("\n"), 0])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompts:
     """The templates of the nodes.
 
@@ -323,6 +323,10 @@ class Prompts:
     relevant: ChatTemplate
     reconsider: ChatTemplate
     context: ChatTemplate
+
+    def __repr__(self) -> str:
+        own = [f.name for f in fields(self) if getattr(self, f.name) is not getattr(PROMPTS, f.name)]
+        return f"PROMPTS with its own {', '.join(own)}" if own else "PROMPTS"
 
 
 _READ = "Read the text and answer the question with a few words copied from the text."
