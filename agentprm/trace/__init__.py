@@ -1,5 +1,6 @@
 """One JSON schema for the record of a run, and the views that draw it."""
 
+from agentprm.trace.html import to_html
 from agentprm.trace.mermaid import to_mermaid
 from agentprm.trace.schema import (
     TRACE_FORMAT,
@@ -24,6 +25,7 @@ __all__ = [
     "save_trace",
     "search_tree",
     "sources_table",
+    "to_html",
     "to_mermaid",
     "trace_of",
 ]

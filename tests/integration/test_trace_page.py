@@ -1,0 +1,172 @@
+"""The page of a trace in a real browser: what it shows, how it is used, and that it loads nothing."""
+
+import contextlib
+import shutil
+
+import pytest
+from langchain_core.documents import Document
+
+from agentprm.budget import empty_usage
+from agentprm.trace import to_html, trace_of
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.enable_socket,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+]
+
+HOSTILE = (
+    "<script>document.title='owned'</script></script>"
+    "<img src=http://127.0.0.1:9/x onerror=\"document.title='owned'\">"
+)
+
+
+def search(size, answer="Portsmouth"):
+    """A tree in which each step has three children, with its first branch committed."""
+    documents = [
+        Document(
+            id=str(i),
+            page_content=f"It opened. Brunel built bridge {i}. 😀 {HOSTILE}",
+            metadata={"title": f"Bridge {i}"},
+        )
+        for i in range(5)
+    ]
+    steps, ids = [], [None]
+    for i in range(size):
+        parent = ids[i // 3]
+        step_id = f"{parent + '.' if parent else ''}{i % 3 + 1}"
+        ids.append(step_id)
+        first = set(step_id) <= {"1", "."}
+        steps.append(
+            {
+                "id": step_id,
+                "parent_id": parent,
+                "depth": step_id.count(".") + 1,
+                "query": f"Who built bridge {i}?",
+                "retrieve": True,
+                "doc_ids": [str(i % 5)],
+                "thought": f"Brunel built bridge {i % 5}",
+                "final_answer": None,
+                "score": i % 10 / 10,
+                "value": None,
+                "status": "committed" if first else "rejected",
+                "usage": {**empty_usage(), "seconds": 0.5},
+                "cited_ids": [str(i % 5)],
+            }
+        )
+    return trace_of(
+        {"question": f"Where? {HOSTILE}", "answer": answer, "prm_steps": steps, "prm_documents": documents}
+    )
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "window-size=1400,900",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def shown(browser, tmp_path):
+    def open_page(*traces):
+        path = tmp_path / "trace.html"
+        path.write_text(to_html(*traces), encoding="utf-8")
+        with contextlib.suppress(Exception):
+            browser.get_log("performance")  # what earlier pages did
+        browser.get(path.as_uri())
+        return browser
+
+    return open_page
+
+
+def rows(browser):
+    return [
+        row
+        for row in browser.find_elements(By.CLASS_NAME, "row")
+        if row.value_of_css_property("display") != "none"
+    ]
+
+
+def test_text_of_passages_and_models_stays_text_and_nothing_leaves_the_page(shown):
+    browser = shown(search(30, answer=HOSTILE))
+    assert browser.title.startswith("Where? <script>")
+    assert HOSTILE in browser.find_element(By.CLASS_NAME, "detail").text
+    assert browser.find_element(By.CSS_SELECTOR, ".answer b").text == HOSTILE
+    assert not browser.find_elements(By.TAG_NAME, "img")
+    requests = [
+        e["message"] for e in browser.get_log("performance") if '"Network.requestWillBeSent"' in e["message"]
+    ]
+    assert len(requests) == 1  # the page itself
+    assert "file://" in requests[0]
+    assert browser.get_log("browser") == []
+
+
+def test_a_thousand_steps_are_all_there(shown):
+    browser = shown(search(1000))
+    assert len(rows(browser)) == 1000
+    marked = browser.find_element(By.TAG_NAME, "mark").text
+    assert marked.startswith("Brunel built bridge")
+
+
+def test_search_filter_and_keys(shown):
+    browser = shown(search(39))
+    chosen = browser.find_elements(By.CSS_SELECTOR, ".row.chosen .text")
+    assert [row.text.split()[0] for row in chosen] == ["1", "1.1", "1.1.1"]
+    assert browser.find_element(By.CSS_SELECTOR, ".detail h2").text.startswith("1.1.1 ")  # the path's end
+    tree = browser.find_element(By.CLASS_NAME, "tree")
+    tree.send_keys(Keys.HOME)
+    assert browser.find_element(By.CSS_SELECTOR, ".detail h2").text.startswith("1 ")
+    tree.send_keys(Keys.ARROW_DOWN)
+    assert browser.find_element(By.CSS_SELECTOR, ".detail h2").text.startswith("1.1 ")
+    tree.send_keys("c")  # folds everything but the chosen path
+    folded = len(rows(browser))
+    assert folded < 39
+    tree.send_keys("e")
+    assert len(rows(browser)) == 39
+    tree.send_keys("/")
+    browser.switch_to.active_element.send_keys("bridge 38?")
+    hits = [row for row in rows(browser) if "nohit" not in row.get_attribute("class")]
+    assert len(hits) == 1
+    assert "bridge 38?" in hits[0].text
+    assert len(rows(browser)) > 1  # what leads to it stays
+
+
+def test_two_traces_stand_side_by_side(shown):
+    browser = shown(search(5, answer="Portsmouth"), search(9, answer="Paris"))
+    boxes = browser.find_elements(By.CLASS_NAME, "trace")
+    assert [box.find_element(By.CSS_SELECTOR, ".answer b").text for box in boxes] == ["Portsmouth", "Paris"]
+    assert boxes[0].rect["y"] == boxes[1].rect["y"]
+    assert boxes[0].rect["x"] < boxes[1].rect["x"]
+
+
+def test_light_and_dark(shown):
+    browser = shown(search(3))
+    colours = set()
+    for _ in range(2):
+        colours.add(browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"))
+        browser.find_element(By.ID, "theme").click()
+    assert len(colours) == 2
+
+
+def test_reading_without_a_search_shows_its_passages(shown):
+    documents = [
+        Document(id="a", page_content="Brunel was born in Portsmouth.", metadata={"title": "Brunel"})
+    ]
+    browser = shown(trace_of({"question": "Where?", "answer": "Portsmouth", "documents": documents}))
+    assert "Brunel was born in Portsmouth." in browser.find_element(By.CLASS_NAME, "detail").text
