@@ -94,6 +94,11 @@ def evaluate(tokens: Sequence[Token], *, percent: bool) -> Value | None:
     return Value(number, bare, places, leading, any("." in text for text in numbers))
 
 
+def _is_zero(value: Any) -> bool:
+    """Whether a number is zero; a sum of roots may be without looking like it."""
+    return bool(value == 0 or (not value.is_Rational and abs(value.evalf(60)) < 1e-40))
+
+
 class _Parser:
     """Recursive descent: sum > product > sign > power > atom."""
 
@@ -125,7 +130,7 @@ class _Parser:
                 operator = "*"
             factor = self._sign(depth)
             if operator == "/":
-                if factor == 0:
+                if _is_zero(factor):
                     raise _NoExpression
                 total = self._bounded(total / factor)
             else:
@@ -174,7 +179,7 @@ class _Parser:
                 raise _NoExpression
         elif token.kind == "frac":
             top, bottom = self._atom(depth + 1), self._atom(depth + 1)
-            if bottom == 0:
+            if _is_zero(bottom):
                 raise _NoExpression
             value = top / bottom
         elif token.kind == "sqrt":

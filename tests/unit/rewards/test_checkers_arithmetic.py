@@ -208,3 +208,28 @@ def test_exact_values_and_bounds():
     assert value("number:4", "op:^", "op:-", "number:1") * 4 == 1
     assert value("number:0", "op:^", "number:0") is None
     assert value("sqrt:", "open:(", "op:-", "number:4", "close:)") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"$1/(\sqrt{5+2\sqrt{6}}-\sqrt{2}-\sqrt{3}) = 1$",
+        r"$\frac{1}{\sqrt{5+2\sqrt{6}}-\sqrt{2}-\sqrt{3}} = 1$",
+        r"$2 \cdot (\sqrt{8} - 2\sqrt{2})/(\sqrt{18} - 3\sqrt{2}) = 2$",
+        r"$0/(\sqrt{5+2\sqrt{6}}-\sqrt{2}-\sqrt{3}) = 0$",
+    ],
+)
+def test_a_hidden_division_by_zero_proves_nothing(text):
+    assert ArithmeticChecker().check("Q", [step(text)]).label == "unknown"
+
+
+def test_roots_that_are_equal_are_still_found_so():
+    text = r"$\sqrt{5+2\sqrt{6}} = \sqrt{2} + \sqrt{3}$, and $1/(\sqrt{3}-\sqrt{2}) = \sqrt{3}+\sqrt{2}$"
+    assert ArithmeticChecker().check("Q", [step(text)]).label == "supported"
+
+
+@pytest.mark.parametrize(
+    "text", ["\u0663 + \u0664 = \u0667", "2\u00b2 = 4", "\u2460 + 1 = 2", "\u0663,\u0664\u0665\u0666 = 1"]
+)
+def test_digits_of_other_scripts_do_no_harm(text):
+    assert ArithmeticChecker().check("Q", [step(text)]).label in ("supported", "unknown")

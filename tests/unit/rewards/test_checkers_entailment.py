@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -182,3 +183,55 @@ def test_threads_do_not_meet(checker):
     for thread in threads:
         thread.join()
     assert labels == ["supported"] * 8
+
+
+def test_the_time_limit_is_kept_whatever_is_asked():
+    """Z3 expands nested powers without looking at its clock."""
+    checker, power = EntailmentChecker(milliseconds=500), "(x + y + z + 1)"
+    for _ in range(6):
+        power = f"({power})^8"
+    begin = time.monotonic()
+    for _ in range(2):  # the second one has a new prover
+        label, _ = checker.entails(Entailment((f"{power} = 2", "x > y"), f"{power} > z"))
+        assert label == "unknown"
+    assert time.monotonic() - begin < 8
+    assert checker.entails(Entailment(("x > 1",), "x > 0"))[0] == "supported"
+
+
+@pytest.mark.parametrize(
+    ("premise", "conclusion", "label"),
+    [
+        (" & ".join(["P"] * 490), "P", "supported"),
+        ("&".join(["P"] * 1000), "Q", "refuted"),
+        ("|".join(["P"] * 1000), "P", "supported"),
+        ("P<->" * 300 + "P", "P", "supported"),
+        ("x = " + "+".join(["1"] * 900), "x = 900", "supported"),
+        ("x = " + "*".join(["1"] * 900), "x = 1", "supported"),
+        ("P->" * 300 + "P", "P", "unknown"),
+        ("(" * 900 + "P" + ")" * 900, "P", "unknown"),
+        ("x = \u0663", "x = 3", "unknown"),  # an Arabic three
+        ("x = 2^\u00b2", "x = 4", "unknown"),
+        ("x = 1/0", "x = 1", "unknown"),
+        ("x\ud83d = 1", "x = 1", "unknown"),
+        ("P(\u0663)", "P(\u0663)", "unknown"),
+        ("x = " + "9" * 1900, "x > 1", "supported"),
+    ],
+)
+def test_long_and_odd_formulas_are_decided_or_unknown(premise, conclusion, label):
+    checker = EntailmentChecker(lambda question, prefix: Entailment((premise,), conclusion))
+    assert checker.check("Q", [step("So it is.")]).label == label
+
+
+def test_threads_share_provers():
+    checker, labels = EntailmentChecker(milliseconds=20_000), []
+    work = [
+        threading.Thread(
+            target=lambda i=i: labels.append(checker.entails(Entailment((f"x > {i}",), f"x > {i - 1}"))[0])
+        )
+        for i in range(4)
+    ]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert labels == ["supported"] * 4
