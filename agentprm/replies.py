@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["answer_span", "inert", "opened_thought", "without_thought"]
+__all__ = ["answer_span", "begins_thinking", "inert", "opened_thought", "without_thought"]
 
 _NAME = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reason)"
 # <think>, [THINK] (Mistral), the same in special brackets (Kimi), <|START_THINKING|> (Cohere), and
@@ -43,6 +43,11 @@ def without_thought(text: str) -> str:
     """The answer in a model's reply, without the thinking before it; empty if it never came to one."""
     start, end = answer_span(text)
     return text[start:end].lstrip() if start else text[:end]
+
+
+def begins_thinking(text: str) -> bool:
+    """Whether a reply begins with the opening tag of a thought."""
+    return _LEADING.match(text) is not None
 
 
 def opened_thought(rendered: str) -> str:

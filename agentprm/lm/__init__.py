@@ -38,7 +38,7 @@ def as_language_model(model: LanguageModel | BaseChatModel | str | Path | Any) -
 
     Args:
         model: A `LanguageModel`, which is returned as it is; a LangChain chat model, which is wrapped
-            in `ChatLM`; the address of a server (`http://…`), which `ServerLM` talks to; a
+            in `ChatLM`; the address of a server (`http://…` or `host:port/…`), which `ServerLM` talks to; a
             `vllm.LLM`, which is wrapped in `VllmLM`; or a Hugging Face name or
             folder, which `TransformersLM` loads.
 
@@ -50,11 +50,13 @@ def as_language_model(model: LanguageModel | BaseChatModel | str | Path | Any) -
         return model
     if isinstance(model, BaseChatModel):
         return ChatLM(model)
-    if isinstance(model, str) and model.startswith(("http://", "https://")):
-        from agentprm.lm.server import ServerLM
-
-        return ServerLM(model)
     if isinstance(model, str | Path):
+        from agentprm.lm._http import http_address
+
+        if http_address(str(model)):
+            from agentprm.lm.server import ServerLM
+
+            return ServerLM(str(model))
         from agentprm.lm.transformers import TransformersLM
 
         return TransformersLM(model)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import re
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +14,54 @@ import httpx
 
 from agentprm.errors import ConfigurationError, ContextLengthError, ModelServerError, TransientModelError
 from agentprm.lm._retry import Retries, transient
+from agentprm.lm.reports import error_within, too_long
 
-__all__ = ["JsonHttp", "Refused", "served_model"]
+__all__ = ["JsonHttp", "Refused", "http_address", "served_model"]
 
 _SHOWN = 500  # characters of a reply that an error message quotes
+_LONGEST = 64 * 2**20  # bytes of a reply; a completion has thousands, log-probabilities of a prompt millions
+_HOST = re.compile(r"(?:localhost|\[[\da-f:]+\]|[\w-]+(?:\.[\w-]+)*)(?::\d{1,5})(?:/.*)?", re.IGNORECASE)
+# Headers that hold no secret however they are called; the values of all others are never shown.
+_OPEN_HEADERS = {"accept", "content-type", "user-agent", "x-session-id"}
+
+
+def http_address(text: str) -> str | None:
+    """The address of a server: `text` with a scheme if it is `host:port/…`; `None` if it is neither."""
+    if text.lower().startswith(("http://", "https://")):
+        return text
+    return f"http://{text}" if _HOST.fullmatch(text) else None
 
 
 class Refused(ModelServerError):
-    """The server said no to this request."""
+    """The server said no to this request.
+
+    Attributes:
+        said: What it said.
+    """
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
+
+
+class _NotFound(ConfigurationError):
+    """The server knows no such path or model."""
+
+
+class _Answered(Exception):
+    """A reply that is an error: by its status, or inside a success."""
+
+    def __init__(self, status: int, said: str, headers: httpx.Headers, within: bool = False) -> None:
+        super().__init__(status)
+        self.status_code, self.said, self.within = status, said, within
+        self.response = headers and _Headers(headers)
+
+
+class _Headers:
+    """What `Retries` reads of a response."""
+
+    def __init__(self, headers: httpx.Headers) -> None:
+        self.headers = headers
 
 
 class JsonHttp:
@@ -32,7 +74,7 @@ class JsonHttp:
         base_url: Address that the paths of requests are appended to.
         api_key: Sent as a bearer token.
         headers: Further headers, for instance the session key of a router over several replicas.
-        timeout_s: Seconds without an answer after which a request counts as failed.
+        timeout_s: Seconds after which a request that has not been answered in full counts as failed.
         retries: When to try again.
         max_concurrency: Most requests at a time.
 
@@ -50,20 +92,31 @@ class JsonHttp:
         retries: Retries | None = None,
         max_concurrency: int = 32,
     ) -> None:
+        address = http_address(base_url) if isinstance(base_url, str) else None
         try:
-            url = httpx.URL(base_url)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ConfigurationError(f"{base_url!r} is no address: {error}") from error
-        if url.scheme not in ("http", "https") or not url.host:
+            url = httpx.URL(address or "")
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"That is no address of a server: {error}") from None
+        if not url.host:
+            shown = re.sub(r"//[^/@]*@", "//***@", str(base_url))
             raise ConfigurationError(
-                f"{base_url!r} is no address of a server; write it like http://localhost:8000/v1."
+                f"{shown!r} is no address of a server; write it like http://localhost:8000/v1."
             )
         if max_concurrency < 1:
             raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}.")
         if not timeout_s > 0:
             raise ConfigurationError(f"timeout_s must be positive, not {timeout_s}.")
-        self.base_url = str(url).rstrip("/")
+        self._auth = (url.username, url.password) if url.userinfo else None
+        self.base_url = str(url.copy_with(username=None, password=None)).rstrip("/")
         self._headers = {**({"Authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})}
+        secrets = [value for name, value in self._headers.items() if name.lower() not in _OPEN_HEADERS]
+        secrets += [api_key or "", url.password]
+        secrets += [value for name, value in url.params.multi_items() if re.search("key|token|secret", name)]
+        if self._auth:
+            secrets.append(base64.b64encode(":".join(self._auth).encode()).decode())
+            secrets.append(url.userinfo.decode().partition(":")[2])  # as it is written in an address
+        # The longest first, or a part of one would be all that is left out.
+        self._secrets = sorted({s for s in secrets if len(s) > 3}, key=len, reverse=True)
         self._timeout_s = timeout_s
         self._retries = retries or Retries()
         self._max_concurrency = max_concurrency
@@ -93,33 +146,61 @@ class JsonHttp:
         if place is not None:
             await place[0].aclose()
 
+    def redacted(self, text: str) -> str:
+        """`text` without the key, the password or any secret header, for errors."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         url = path if "://" in path else self.base_url + path
+        shown = self.redacted(url)
         client, semaphore = self._place()
 
-        async def attempt() -> httpx.Response:
+        async def attempt() -> Any:
             async with semaphore:
-                response = await client.request(method, url, json=body)
-            response.raise_for_status()
-            return response
+                # The limit holds for the whole exchange: a server may send a byte now and then for ever.
+                async with asyncio.timeout(self._timeout_s):
+                    async with client.stream(method, url, json=body, auth=self._auth) as response:
+                        content = await self._content(response)
+            if not response.is_success:
+                raise _Answered(response.status_code, _text(content), response.headers)
+            try:
+                reply = json.loads(content)
+            except (ValueError, RecursionError):
+                raise ModelServerError(
+                    f"{shown} answered {self.redacted(_text(content)[:_SHOWN])!r}, which is no JSON. Is the "
+                    "address right?"
+                ) from None
+            if error := error_within(reply):
+                raise _Answered(error[1] or 400, error[0], response.headers, within=True)
+            return reply
 
         try:
-            response = await self._retries.acall(attempt)
-        except httpx.HTTPStatusError as error:
-            raise self._refusal(error) from error
+            return await self._retries.acall(attempt)
+        except _Answered as error:
+            raise self._refusal(error, shown) from None
         except (httpx.HTTPError, OSError) as error:
+            # Not chained: the client's error may hold the address with its password.
+            why = self.redacted(f"{type(error).__name__}: {error}")
             if transient(error):
                 raise TransientModelError(
-                    f"No answer from {url} ({type(error).__name__}: {error}). Is the server up, and is the "
+                    f"No answer from {shown} ({why}). Is the server up, and is the "
                     f"address right? {self._retries.most + 1} attempts were made."
-                ) from error
-            raise ModelServerError(f"The exchange with {url} failed: {error}") from error
-        try:
-            return json.loads(response.content)
-        except ValueError as error:
-            raise ModelServerError(
-                f"{url} answered {response.text[:_SHOWN]!r}, which is no JSON. Is the address right?"
-            ) from error
+                ) from None
+            raise ModelServerError(f"The exchange with {shown} failed: {why}") from None
+
+    async def _content(self, response: httpx.Response) -> bytes:
+        """The body, if it is not too long to be one of a model."""
+        content = bytearray()
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > _LONGEST:
+                raise ModelServerError(
+                    f"{self.redacted(str(response.url))} sent more than {_LONGEST >> 20} MiB, longer "
+                    "than any model's reply. Is the address right?"
+                )
+        return bytes(content)
 
     def _place(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:
         loop = asyncio.get_running_loop()
@@ -131,43 +212,77 @@ class JsonHttp:
             place = self._places[loop] = (client, asyncio.Semaphore(self._max_concurrency))
         return place
 
-    def _refusal(self, error: httpx.HTTPStatusError) -> Exception:
+    def _refusal(self, error: _Answered, url: str) -> Exception:
         """The error to raise for a status that is none of success."""
-        status, url = error.response.status_code, error.request.url
-        said = error.response.text[:_SHOWN]
+        status, whole = error.status_code, self.redacted(error.said)
+        said = whole[:_SHOWN]
+        where = f"{status}, within a success" if error.within else str(status)
+        if too_long(whole):
+            return ContextLengthError(
+                f"{url} refuses the text as too long ({where}): {said}. Shorten the prompt, or serve the "
+                "model with a longer context."
+            )
         if transient(error):
             return TransientModelError(
-                f"{url} answered {status} to all {self._retries.most + 1} attempts: {said}. Try again later, "
+                f"{url} answered {where} to all {self._retries.most + 1} attempts: {said}. Try again later, "
                 "or lower max_concurrency."
             )
         if status in (401, 403):
-            return ConfigurationError(f"{url} refuses the key ({status}): {said}. Pass the right api_key.")
+            return ConfigurationError(f"{url} refuses the key ({where}): {said}. Pass the right api_key.")
         if status == 404:
-            return ConfigurationError(
-                f"{url} does not exist ({said}). Check the address and the model's name."
-            )
-        lowered = said.lower()
-        if status in (400, 413, 422) and ("context length" in lowered or "maximum model length" in lowered):
-            return ContextLengthError(f"{url} refuses the text as too long: {said}. Shorten the prompt.")
-        return Refused(f"{url} refuses the request ({status}): {said}")
+            return _NotFound(f"{url} does not exist ({said}). Check the address and the model's name.")
+        return Refused(f"{url} refuses the request ({where}): {said}", whole)
+
+
+def _text(content: bytes) -> str:
+    return content.decode(errors="replace")
+
+
+async def _listed(http: JsonHttp) -> Any:
+    """The reply of `/models`; of `/v1/models` where the address has no path and needs one."""
+    given = http.base_url
+    try:
+        return await http.get("/models")
+    except (_NotFound, Refused):
+        if httpx.URL(given).path not in ("", "/"):
+            raise
+        http.base_url = given + "/v1"
+        try:
+            return await http.get("/models")
+        except (_NotFound, Refused):
+            http.base_url = given
+        raise
 
 
 async def served_model(http: JsonHttp, name: str | None) -> tuple[str, int | None]:
     """Name and context length of the model that a server lists.
 
+    A name without a tag means the tag `latest`, as Ollama has it, and capitals do not matter. A server
+    without a list has whatever model is named.
+
     Raises:
         ConfigurationError: If it has several and none is named, or not the named one.
-        ModelServerError: If it lists no models.
+        ModelServerError: If it lists no models and none is named.
     """
-    reply = await http.get("/models")
+    try:
+        reply = await _listed(http)
+    except _NotFound:
+        if name is None:
+            raise
+        return name, None
     rows = reply.get("data") if isinstance(reply, dict) else None
+    if isinstance(reply, dict) and "data" in reply and not rows and rows in (None, []):
+        raise ConfigurationError(f"The server at {http.base_url} has no models; load or pull one first.")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
         raise ModelServerError(f"{http.base_url}/models does not list models; is the address right?")
     names = [str(row["id"]) for row in rows]
     if name is None and len(names) != 1:
         raise ConfigurationError(f"The server has several models; pass one of them: {names[:20]}.")
-    if name is not None and name not in names:
-        raise ConfigurationError(f"The server does not list {name!r}. It has: {names[:20]}.")
-    row = rows[0 if name is None else names.index(name)]
-    length = row.get("max_model_len")
-    return str(row["id"]), length if isinstance(length, int) else None
+    wanted = names[0] if name is None else name
+    for same in (str, str.lower):
+        for candidate in (wanted, f"{wanted}:latest"):
+            for row in rows:
+                if same(str(row["id"])) == same(candidate):
+                    length = row.get("max_model_len")
+                    return str(row["id"]), length if isinstance(length, int) else None
+    raise ConfigurationError(f"The server does not list {name!r}. It has: {names[:20]}.")

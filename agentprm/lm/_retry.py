@@ -12,6 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from agentprm.errors import ConfigurationError, TransientModelError
+from agentprm.lm.reports import too_long
 
 __all__ = ["Retries", "transient"]
 
@@ -43,6 +44,8 @@ def transient(error: BaseException) -> bool:
         if status is None:
             status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int):
+            if status >= 500 and too_long(str(getattr(cause, "said", cause))):
+                return False  # some servers call a prompt that does not fit an error of their own
             return status in _STATUSES or status >= 500
         if isinstance(cause, TransientModelError | TimeoutError | ConnectionError):
             return True

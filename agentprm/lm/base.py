@@ -6,6 +6,7 @@ Callers send whole prompts. Sharing the work of common prefixes is the backend's
 from __future__ import annotations
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,16 @@ from typing import Any, Literal
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
 from agentprm.plain import clean_text
 
-__all__ = ["Capabilities", "Completion", "LanguageModel", "Prompt", "Role", "SamplingParams", "require"]
+__all__ = [
+    "Capabilities",
+    "Completion",
+    "LanguageModel",
+    "Prompt",
+    "Role",
+    "SamplingParams",
+    "asking_for",
+    "require",
+]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -44,6 +54,14 @@ class Prompt:
         # Tokenizers and requests take valid Unicode only.
         object.__setattr__(self, "messages", tuple((role, clean_text(text)) for role, text in self.messages))
         object.__setattr__(self, "prefix", clean_text(self.prefix))
+
+
+def asking_for(prompt: Prompt, schema: Mapping[str, Any]) -> Prompt:
+    """The prompt with the wish for a JSON object at its end, since not every server shows the schema."""
+    *before, (role, text) = prompt.messages
+    form = json.dumps(schema.get("properties", schema), ensure_ascii=False)
+    wish = f"{text}\n\nReply with one JSON object that has these fields and nothing else: {form}"
+    return Prompt((*before, (role, wish)), prompt.prefix)
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,7 @@ class Completion:
     logprob: float | None = None
 
     def __post_init__(self) -> None:
+        # A model may end in the middle of a character; no checkpoint and no request can hold half of one.
         object.__setattr__(self, "text", clean_text(self.text))
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from agentprm.background import all_of, arun, run
-from agentprm.engine.control_tokens import as_data
 from agentprm.engine.spans import Context, Span
-from agentprm.engine.tokenizing import PromptText, load_tokenizer, neutral_messages
+from agentprm.engine.tokenizing import PromptText, load_tokenizer
 from agentprm.errors import (
     CapabilityError,
     ConfigurationError,
@@ -21,6 +19,8 @@ from agentprm.errors import (
 from agentprm.lm._http import JsonHttp, served_model
 from agentprm.lm._retry import Retries
 from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices
+from agentprm.lm.reports import content_text, is_cut_off, token_count
+from agentprm.lm.server_chat import ChatRequests
 from agentprm.lm.token_lm import Cost, Job, TokenLM
 from agentprm.lm.token_text import LocalText, ServerText
 
@@ -65,10 +65,12 @@ class ServerLM(TokenLM):
         template_kwargs: Variables for the chat template, for instance `{"enable_thinking": False}`.
         on_overflow: What to do with a prompt that is too long, as in `TransformersLM`; needs token
             ids and a server that says how long its context is.
+        thinking_tokens: Most tokens of a thought, beyond `SamplingParams.max_tokens`, for a model that is
+            seen to think before it answers; with chat messages only.
         max_concurrency: Most requests at a time, over all threads and tasks.
         max_retries: Repetitions of a request that failed in a way that may pass (408, 409, 425, 429,
             5xx, time-outs, broken connections), with growing random waits; `Retry-After` is kept to.
-        timeout_s: Seconds without an answer after which a request counts as failed.
+        timeout_s: Seconds after which a request that has not been answered in full counts as failed.
 
     Attributes:
         model: The model's name.
@@ -89,6 +91,7 @@ class ServerLM(TokenLM):
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
         on_overflow: Literal["error", "truncate_left"] = "error",
+        thinking_tokens: int = 4096,
         max_concurrency: int = 32,
         max_retries: int = 4,
         timeout_s: float = 600.0,
@@ -102,7 +105,9 @@ class ServerLM(TokenLM):
             retries=Retries(max_retries),
             max_concurrency=max_concurrency,
         )
-        self._kwargs = dict(template_kwargs or {})
+        if thinking_tokens < 0:
+            raise ConfigurationError(f"thinking_tokens must be at least 0, not {thinking_tokens}.")
+        self._kwargs, self._thinking_tokens = dict(template_kwargs or {}), thinking_tokens
         Context(None, on_overflow)
         self.model, length = run(served_model(self._http, model))
         self._local = None if tokenizer is None else PromptText(load_tokenizer(tokenizer), self._kwargs)
@@ -111,7 +116,7 @@ class ServerLM(TokenLM):
         self._root = re.sub(r"/v1$", "", self._http.base_url)
         self._vllm = False
         self._structured = self._scores_ids = True
-        self._chat = False
+        self._chat: ChatRequests | None = None
         self.capabilities = run(self._probe(continue_final_message))
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -136,8 +141,9 @@ class ServerLM(TokenLM):
             try:
                 await self._text.tokens(probe)
             except (ModelServerError, ConfigurationError):
-                self._chat = True
-                return Capabilities(n=True, prefill=continues)
+                self._chat = ChatRequests(self._post_chat, self._kwargs, self._thinking_tokens)
+                # Whether it sends several samples at once is seen when it is asked for them.
+                return Capabilities(prefill=continues, structured=not continues)
         version = await self._version()
         if version is not None:
             self._vllm = True
@@ -165,7 +171,7 @@ class ServerLM(TokenLM):
         return True
 
     def _no_loglikelihood(self) -> str:
-        if self._chat:
+        if self._chat is not None:
             why = "does not tokenize, so that only its chat API can be used"
             remedy = "Pass tokenizer='name or folder' if the server has /v1/completions"
         else:
@@ -186,7 +192,7 @@ class ServerLM(TokenLM):
     async def _sample(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, cost: Cost
     ) -> list[list[Completion]]:
-        if not self._chat:
+        if self._chat is None:
             return await super()._sample(prompts, n, params, cost)
         if n < 1:
             raise ConfigurationError(f"n must be at least 1, not {n}.")
@@ -194,35 +200,9 @@ class ServerLM(TokenLM):
             raise CapabilityError(self._no_prefill())
 
         async def samples(prompt: Prompt) -> list[Completion]:
-            return await self._chat_samples(prompt, n, params, cost)
+            return await self._chat.samples(prompt, n, params, cost)  # type: ignore[union-attr]
 
         return await all_of(samples, prompts)
-
-    async def _chat_samples(
-        self, prompt: Prompt, n: int, params: SamplingParams, cost: Cost
-    ) -> list[Completion]:
-        messages = neutral_messages(prompt)
-        body: dict[str, Any] = {"messages": messages, "max_tokens": params.max_tokens}
-        if prompt.prefix:
-            messages.append({"role": "assistant", "content": as_data(prompt.prefix, own_turn=True)})
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
-        if self._kwargs:
-            body["chat_template_kwargs"] = self._kwargs
-        if params.seed is not None:
-            key = [ord(c) for c in repr(prompt)]
-            body["seed"] = Job(tuple(key), n, params.seed, params).seed_of(0, _SEED_BITS)
-        once = params.temperature == 0
-        reply = await self._post("/chat/completions", {**body, **_settings(params), "n": 1 if once else n})
-        choices = self._choices(reply, 1 if once else n)
-        done = [self._completion(c, _field(c, "message", "content"), params) for c in choices]
-        estimate = sum(self.count_tokens([text for _, text in prompt.messages] + [prompt.prefix]))
-        asked, generated = self._spend(reply, cost, estimate, sum(c.tokens for c in done))
-        cost.calls += 1
-        cost.asked += asked
-        cost.generated += generated
-        if len(done) == 1:
-            done = [replace(done[0], tokens=generated)]
-        return done * n if once else done
 
     async def _complete(self, job: Job, cost: Cost) -> list[Completion]:
         params = job.params
@@ -290,6 +270,9 @@ class ServerLM(TokenLM):
         self._spend(reply, cost, len(span.ids), 1)
         return [_number(value) for value in values[span.start : len(span.ids)]]
 
+    async def _post_chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        return await self._post("/chat/completions", body)
+
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         reply = await self._http.post(path, {"model": self.model, **body})
         if not isinstance(reply, dict):
@@ -305,9 +288,8 @@ class ServerLM(TokenLM):
         return sorted(rows, key=lambda row: index if isinstance(index := row.get("index"), int) else 0)
 
     def _completion(self, choice: dict[str, Any], text: Any, params: SamplingParams) -> Completion:
+        text = content_text(text)
         if text is None:
-            text = ""
-        if not isinstance(text, str):
             raise ModelServerError(f"{self._http.base_url} sent a completion that is no text.")
         found = [at for at in (text.find(stop) for stop in params.stop) if at >= 0]
         values = _field(choice, "logprobs", "token_logprobs")
@@ -317,7 +299,7 @@ class ServerLM(TokenLM):
         return Completion(
             text[: min(found)] if found else text,
             len(values) if isinstance(values, list) else (len(text) + 3) // 4,
-            "length" if choice.get("finish_reason") == "length" and not found else "stop",
+            "length" if is_cut_off(choice.get("finish_reason")) and not found else "stop",
             logprob,
         )
 
@@ -329,10 +311,10 @@ class ServerLM(TokenLM):
         """
         usage = reply.get("usage")
         if isinstance(usage, dict):
-            asked = _count(usage.get("prompt_tokens"), asked)
-            generated = _count(usage.get("completion_tokens"), generated)
+            asked = token_count(usage.get("prompt_tokens"), asked)
+            generated = token_count(usage.get("completion_tokens"), generated)
             details = usage.get("prompt_tokens_details")
-            cached = _count(details.get("cached_tokens"), 0) if isinstance(details, dict) else 0
+            cached = token_count(details.get("cached_tokens"), 0) if isinstance(details, dict) else 0
         else:
             cached = 0
         cost.computed += max(0, asked - cached) + generated
@@ -349,10 +331,6 @@ def _settings(params: SamplingParams) -> dict[str, Any]:
 def _field(choice: dict[str, Any], outer: str, inner: str) -> Any:
     value = choice.get(outer)
     return value.get(inner) if isinstance(value, dict) else None
-
-
-def _count(value: Any, default: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
 
 
 def _number(value: Any) -> float:

@@ -10,6 +10,7 @@ from agentprm.background import all_of
 from agentprm.errors import ConfigurationError, InputError, ModelServerError
 from agentprm.lm._http import JsonHttp
 from agentprm.lm._retry import Retries
+from agentprm.lm.reports import token_count
 from agentprm.lm.token_lm import Cost
 from agentprm.rewards._served import ServedReward, Wanted
 from agentprm.rewards.step_text import StepWriter
@@ -66,7 +67,7 @@ class HttpClassifier(ServedReward):
             raise ConfigurationError(f"space must be 'probability' or 'logit', not {space!r}.")
         if batch < 1:
             raise ConfigurationError(f"batch must be at least 1, not {batch}.")
-        self.space, self._batch, self._url = space, batch, url
+        self.space, self._batch = space, batch
         self._http = JsonHttp(
             url,
             api_key=api_key,
@@ -91,21 +92,23 @@ class HttpClassifier(ServedReward):
         return [[next(found) for _ in new] for _, new in wanted]
 
     async def _post(self, texts: list[str], cost: Cost) -> list[float]:
-        reply = await self._http.post(self._url, self._body(texts))
+        url = self._http.redacted(self._http.base_url)
+        reply = await self._http.post(self._http.base_url, self._body(texts))
         try:
             scores = [float(score) for score in self._read(reply)]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ModelServerError(
-                f"{self._url} sent no score for each text ({type(error).__name__}: {error}): "
-                f"{str(reply)[:300]}"
+                self._http.redacted(
+                    f"{url} sent no score for each text ({type(error).__name__}: {error}): {str(reply)[:300]}"
+                )
             ) from error
         if len(scores) != len(texts):
-            raise ModelServerError(f"{self._url} sent {len(scores)} scores for {len(texts)} texts.")
+            raise ModelServerError(f"{url} sent {len(scores)} scores for {len(texts)} texts.")
         if any(math.isnan(s) or (self.space == "probability" and not 0 <= s <= 1) for s in scores):
-            raise ModelServerError(f"{self._url} sent scores that are no {self.space}: {scores[:10]}")
+            raise ModelServerError(f"{url} sent scores that are no {self.space}: {scores[:10]}")
         usage = reply.get("usage") if isinstance(reply, dict) else None
         tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-        count = tokens if isinstance(tokens, int) else sum((len(text) + 3) // 4 for text in texts)
+        count = token_count(tokens, sum((len(text) + 3) // 4 for text in texts))
         cost.calls += len(texts)
         cost.asked += count
         cost.computed += count

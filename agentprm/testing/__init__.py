@@ -3,10 +3,14 @@
 from agentprm.testing.agents import ScriptedAgentModel, calls
 from agentprm.testing.fakes import FakeEmbeddings, FakeReward, fake_store
 from agentprm.testing.scripted import ScriptedChatModel, ScriptedLanguageModel
+from agentprm.testing.servers import LlamaCppServer, OllamaServer, OpenAIReasoningServer
 
 __all__ = [
     "FakeEmbeddings",
     "FakeReward",
+    "LlamaCppServer",
+    "OllamaServer",
+    "OpenAIReasoningServer",
     "ScriptedAgentModel",
     "ScriptedChatModel",
     "ScriptedLanguageModel",

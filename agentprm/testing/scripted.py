@@ -16,12 +16,17 @@ from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
 
-__all__ = ["ScriptedChatModel", "ScriptedLanguageModel"]
+__all__ = ["Script", "ScriptedChatModel", "ScriptedLanguageModel", "scripted_reply"]
 
 Script = Mapping[str, str] | Callable[[str], str]
 
 
-def _reply(script: Script, text: str) -> str:
+def scripted_reply(script: Script, text: str) -> str:
+    """What a script replies to a conversation.
+
+    Raises:
+        ConfigurationError: If it has no entry for it.
+    """
     if callable(script):
         return script(text)
     for pattern, reply in script.items():
@@ -64,7 +69,7 @@ class ScriptedChatModel(BaseChatModel):
         text = "\n".join(message.text for message in messages)
         with self._lock:
             self.prompts.append(text)
-        reply = _reply(self.script, text)
+        reply = scripted_reply(self.script, text)
         for mark in stop or []:
             reply = reply.split(mark, 1)[0]
         return ChatResult(generations=[ChatGeneration(message=AIMessage(reply))])
@@ -111,7 +116,7 @@ class ScriptedLanguageModel(LanguageModel):
             text = _text(prompt)
             with self._lock:
                 self.prompts.append(text)
-            reply: Any = _reply(self._script, text)  # type: ignore[arg-type]
+            reply: Any = scripted_reply(self._script, text)  # type: ignore[arg-type]
             texts = [reply] * n if isinstance(reply, str) else [reply[i % len(reply)] for i in range(n)]
             rows.append([self._completion(t, params) for t in texts])
             record(

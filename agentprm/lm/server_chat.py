@@ -1,0 +1,168 @@
+"""The chat API of OpenAI-compatible servers, with the differences between them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from agentprm.background import all_of
+from agentprm.engine.control_tokens import as_data
+from agentprm.engine.tokenizing import neutral_messages
+from agentprm.errors import ModelServerError
+from agentprm.lm._http import Refused
+from agentprm.lm.base import Completion, Prompt, SamplingParams, asking_for
+from agentprm.lm.learned import Learned
+from agentprm.lm.reports import content_text, cut_reply, is_cut_off, refused_settings, token_count
+from agentprm.lm.token_lm import Cost, Job
+
+__all__ = ["ChatRequests"]
+
+_SEED_BITS = 31  # what every server takes for an integer
+_MOST_STOPS = 4  # that OpenAI's interface takes
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+class ChatRequests:
+    """Samples through `/chat/completions`.
+
+    Settings that the server refuses are left out from then on, samples that it does not send are asked
+    for one by one, and a model that thinks gets tokens for it. Stop strings are applied here as well.
+
+    Args:
+        post: Sends the body of a request, without the model's name.
+        template_kwargs: Variables for the chat template.
+        thinking_tokens: Most tokens of a thought.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
+        template_kwargs: Mapping[str, Any],
+        thinking_tokens: int,
+    ) -> None:
+        self._post, self._kwargs, self._thinking_tokens = post, dict(template_kwargs), thinking_tokens
+        self._learned = Learned()
+        self._cap = "max_tokens"  # OpenAI's own models have another name for it
+
+    async def samples(self, prompt: Prompt, n: int, params: SamplingParams, cost: Cost) -> list[Completion]:
+        """`n` completions of a prompt; a greedy one is asked for once."""
+        if params.temperature == 0 and "temperature" not in self._learned.refused:
+            return [(await self._some(prompt, 1, 0, params, cost))[0]] * n
+        done: list[Completion] = []
+        if "n" not in self._learned.refused:
+            done = await self._some(prompt, n, 0, params, cost)
+        rest = range(len(done), n)
+
+        async def one(number: int) -> list[Completion]:
+            return await self._some(prompt, 1, number, params, cost)
+
+        return done + [row[0] for row in await all_of(one, rest)]
+
+    async def _some(
+        self, prompt: Prompt, n: int, first: int, params: SamplingParams, cost: Cost
+    ) -> list[Completion]:
+        """What one request for `n` completions brings: at least one, perhaps fewer than `n`."""
+        settings = self._settings(prompt, n, first, params)
+        reply = await self._ask(prompt, params, settings)
+        done = self._completions(prompt, params, n, reply, cost)
+        if len(done) < n:
+            self._learned.refuse({"n"})
+        if any(self._learned.unanswered(c.text, cut_off=c.finish_reason == "length") for c in done):
+            settings = {**settings, "max_tokens": params.max_tokens + self._thinking_tokens}
+            done = self._completions(prompt, params, n, await self._ask(prompt, params, settings), cost)
+        return done
+
+    def _settings(self, prompt: Prompt, n: int, first: int, params: SamplingParams) -> dict[str, Any]:
+        thinking = self._thinking_tokens if self._learned.thinks else 0
+        settings: dict[str, Any] = {
+            "max_tokens": params.max_tokens + thinking,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+        }
+        # White space ends a reply before it has begun, unless a prefix leads it; some refuse it.
+        stops = [mark for mark in params.stop if prompt.prefix or mark.strip()]
+        if stops and not self._learned.thinks:
+            settings["stop"] = stops[:_MOST_STOPS]
+        if params.seed is not None:
+            key = tuple(ord(c) for c in repr(prompt))
+            settings["seed"] = Job(key, n, params.seed, params).seed_of(first, _SEED_BITS)
+        if n > 1:
+            settings["n"] = n
+        if params.schema is not None:
+            schema = {"name": params.schema.get("title", "reply"), "schema": params.schema, "strict": True}
+            settings["schema"] = {"type": "json_schema", "json_schema": schema}
+        return settings
+
+    async def _ask(
+        self, prompt: Prompt, params: SamplingParams, settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The reply to a request with as many of the settings as the server takes."""
+        refused: set[str] = set()
+        while True:
+            sent = {k: v for k, v in settings.items() if k not in self._learned.refused | refused}
+            try:
+                reply = await self._post(self._body(prompt, params, sent))
+            except Refused as error:
+                named = refused_settings(error.said, sent)
+                if self._cap == "max_tokens" and "max_completion_tokens" in error.said:
+                    self._cap = "max_completion_tokens"
+                    continue
+                if not named:
+                    raise
+                refused |= named
+                continue
+            self._learned.refuse(refused)
+            return reply
+
+    def _body(self, prompt: Prompt, params: SamplingParams, sent: Mapping[str, Any]) -> dict[str, Any]:
+        asked = asking_for(prompt, params.schema) if "schema" in sent and params.schema else prompt
+        messages = neutral_messages(asked)
+        body: dict[str, Any] = {"messages": messages}
+        if prompt.prefix:
+            messages.append({"role": "assistant", "content": as_data(prompt.prefix, own_turn=True)})
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        if self._kwargs:
+            body["chat_template_kwargs"] = self._kwargs
+        names = {"max_tokens": self._cap, "schema": "response_format"}
+        return body | {names.get(name, name): value for name, value in sent.items()}
+
+    def _completions(
+        self, prompt: Prompt, params: SamplingParams, n: int, reply: dict[str, Any], cost: Cost
+    ) -> list[Completion]:
+        """The reply's choices in order; its cost is added."""
+        rows = reply.get("choices")
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            found = "no" if not isinstance(rows, list) else len(rows)
+            raise ModelServerError(f"The server sent {found} choices instead of {n}.")
+        rows = sorted(rows[:n], key=lambda row: i if isinstance(i := row.get("index"), int) else 0)
+        usage = reply.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        details = usage.get("completion_tokens_details")
+        reasoned = isinstance(details, dict) and token_count(details.get("reasoning_tokens"), 0) > 0
+        done = [self._completion(prompt, params, row, reasoned) for row in rows]
+        texts = [text for _, text in prompt.messages] + [prompt.prefix]
+        asked = token_count(usage.get("prompt_tokens"), sum((len(text) + 3) // 4 for text in texts))
+        generated = token_count(usage.get("completion_tokens"), sum(c.tokens for c in done))
+        details = usage.get("prompt_tokens_details")
+        cached = token_count(details.get("cached_tokens"), 0) if isinstance(details, dict) else 0
+        cost.calls += 1
+        cost.asked += asked
+        cost.generated += generated
+        cost.computed += max(0, asked - cached) + generated
+        if len(done) == 1:
+            done = [Completion(done[0].text, generated, done[0].finish_reason)]
+        return done
+
+    def _completion(
+        self, prompt: Prompt, params: SamplingParams, row: dict[str, Any], reasoned: bool
+    ) -> Completion:
+        message = row.get("message")
+        message = message if isinstance(message, dict) else {}
+        text = content_text(message.get("content"))
+        if text is None:
+            raise ModelServerError("The server sent a completion that is no text.")
+        cut_off = is_cut_off(row.get("finish_reason"))
+        reasoned = reasoned or any(message.get(key) for key in _REASONING)
+        text = self._learned.read(text, cut_off=cut_off, reasoned=reasoned)
+        text, stopped = cut_reply(text, params.stop, led=bool(prompt.prefix))
+        return Completion(text, (len(text) + 3) // 4, "length" if cut_off and not stopped else "stop")
