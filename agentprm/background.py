@@ -8,11 +8,13 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from agentprm.forking import ForkSafeLock
+
 __all__ = ["all_of", "arun", "run"]
 
 T = TypeVar("T")
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _current: tuple[int, asyncio.AbstractEventLoop] | None = None  # process id, its loop
 
 
@@ -25,15 +27,6 @@ def _loop() -> asyncio.AbstractEventLoop:
             threading.Thread(target=loop.run_forever, name="agentprm-models", daemon=True).start()
             _current = (os.getpid(), loop)
         return _current[1]
-
-
-def _unlock_in_child() -> None:
-    global _lock  # noqa: PLW0603
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

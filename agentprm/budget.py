@@ -7,7 +7,6 @@ follow `asyncio` tasks and LangChain's executor threads, so concurrent runs do n
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any, cast
 from typing_extensions import TypedDict
 
 from agentprm.errors import ConfigurationError, unknown_name
+from agentprm.forking import ForkSafeLock
 
 __all__ = ["SearchBudget", "Usage", "add_usage", "empty_usage", "metered", "record"]
 
@@ -72,7 +72,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self.usage = empty_usage()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def add(self, amount: Usage) -> None:
         with self._lock:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from agentprm._fork import reset_after_fork
 from agentprm.errors import ConfigurationError
+from agentprm.forking import ForkSafeLock
 
 __all__ = ["Memory"]
 
@@ -29,12 +28,7 @@ class Memory(Generic[K, V]):
             raise ConfigurationError(f"{name} must be at least 1, not {size}.")
         self.size = size
         self._entries: OrderedDict[K, V] = OrderedDict()
-        self.after_fork()
-        reset_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Makes the memory usable in a forked process; called by itself there."""
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def known(self, keys: Iterable[K]) -> dict[K, V]:
         """Those of the keys that are kept, with their values; they count as used."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from functools import cache
 from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
 
+from agentprm.forking import ForkSafeLock
 from agentprm.graphs.rag import create_rag_graph
 from agentprm.graphs.reasoning import create_reasoning_graph
 from agentprm.lm import LanguageModel, as_language_model
@@ -25,7 +25,7 @@ __all__ = ["rag", "reasoning"]
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
-_loading = threading.Lock()
+_loading = ForkSafeLock()
 
 
 async def rag() -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from agentprm.forking import ForkSafeLock
 
 __all__ = ["Bm25Index"]
 
@@ -61,7 +62,7 @@ class Bm25Index:
         self._words = words
         # Replaced as a whole by every change, so that a search under way sees one state.
         self._segments: tuple[_Segment, ...] = ()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def __len__(self) -> int:
         return sum(int(segment.alive.sum()) for segment in self._segments)

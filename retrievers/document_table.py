@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from langchain_core.documents import Document
 
 from agentprm.errors import IndexCorruptError
+from agentprm.forking import ForkSafeLock
 
 __all__ = ["DocumentTable", "Record"]
 
@@ -44,7 +44,7 @@ class DocumentTable:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._base: sqlite3.Connection | None = None
         self._base_size = 0
         self._records: dict[int, Record] = {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.forking import ForkSafeLock
 
 __all__ = ["SentenceTransformerEmbeddings"]
 
@@ -45,7 +45,7 @@ class SentenceTransformerEmbeddings(Embeddings):
         self._options = {"batch_size": batch_size, "normalize_embeddings": normalize}
         self._device = device
         self._local_files_only = local_files_only
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._model: Any = None
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
+from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.document_table import Record
 from agentprm.retrievers.filters import Filter
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
@@ -70,7 +70,7 @@ class FaissStore(VectorSearchStore):
         super().__init__(embedding, async_workers)
         self._core = IndexCore(IndexSettings(factory, metric, ef_search, nprobe))
         self._lock = ReadWriteLock()
-        self._saving = threading.Lock()
+        self._saving = ForkSafeLock()
         self._fingerprint: Fingerprint | None = None
         self._source: tuple[Path, int] | None = None
 

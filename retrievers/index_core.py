@@ -7,7 +7,6 @@ anything, and a key means the same document on every index type.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
+from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.ann import ApproximateIndex, canonical_factory, first_line, is_flat
 from agentprm.retrievers.document_table import DocumentTable, Record
 from agentprm.retrievers.exact import exact_search
@@ -71,7 +71,7 @@ class IndexCore:
         self._next_key = 0
         self._index: ApproximateIndex | None = None
         self._masks: OrderedDict[str, BoolArray | None] = OrderedDict()
-        self._masks_lock = threading.Lock()
+        self._masks_lock = ForkSafeLock()
         self._gpu: GpuClone | None = None
         self.dimension: int | None = None
         self.mentions = KeptMentions()

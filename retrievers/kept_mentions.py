@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from agentprm.errors import IndexCorruptError
+from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.bm25 import Bm25Index
 from agentprm.retrievers.generations import Generation
 from agentprm.retrievers.lexical import text_words
@@ -36,7 +36,7 @@ class KeptMentions:
         self._words: Bm25Index | None = None
         self._stored: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
         self._digest = ""
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         if generation is not None and _FILE in generation.manifest["files"]:
             path = generation.folder / _FILE
             self._digest = generation.manifest["files"][_FILE]["sha256"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from agentprm.errors import AgentPRMError
+from agentprm.forking import after_fork
 
 try:
     import fcntl
@@ -30,6 +31,11 @@ class ReadWriteLock:
     """
 
     def __init__(self) -> None:
+        self._reset()
+        after_fork(self, ReadWriteLock._reset)
+
+    def _reset(self) -> None:
+        """Begins with nobody inside, at first and in a forked process."""
         self._condition = threading.Condition()
         self._readers = 0
         self._writing = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from heapq import nlargest
@@ -17,6 +16,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
+from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.document_table import Record
 from agentprm.retrievers.faiss_store import FaissStore
 from agentprm.retrievers.filters import Filter
@@ -61,7 +61,7 @@ class ShardedFaissStore(VectorSearchStore):
         self._use([FaissStore(embedding, **options) for _ in range(shards)])
         self._mentions = KeptMentions()
         self._lock = ReadWriteLock()
-        self._saving = threading.Lock()
+        self._saving = ForkSafeLock()
         self._fingerprint: Fingerprint | None = None
         self._source: tuple[Path, int] | None = None
 

@@ -13,11 +13,12 @@ of a new sequence, and forgets what was used least recently when it exceeds its 
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from agentprm.forking import ForkSafeLock, after_fork
 
 __all__ = ["Layers", "PrefixTree", "Row", "Stretch"]
 
@@ -68,10 +69,10 @@ class PrefixTree:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._root = _Node((), [], None)
-        self._bytes = 0
         self._clock = itertools.count(1)
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
+        self._forget()
+        after_fork(self, PrefixTree._forget)  # it may have been cut in the middle of a change
 
     @property
     def nbytes(self) -> int:
@@ -121,8 +122,11 @@ class PrefixTree:
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:
-            self._root = _Node((), [], None)
-            self._bytes = 0
+            self._forget()
+
+    def _forget(self) -> None:
+        self._root = _Node((), [], None)
+        self._bytes = 0
 
     def _walk(self, tokens: tuple[int, ...]) -> tuple[list[tuple[_Node, int]], int]:
         """The path along `tokens` with the number of tokens used of each edge, and their sum."""

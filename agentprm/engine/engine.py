@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from agentprm._fork import reset_after_fork
 from agentprm.engine.attention import Pass, cache_argument, needs_mask, use_row_attention
 from agentprm.engine.cache import PrefixTree, Row, Stretch
 from agentprm.engine.parallel import even_parts, side_by_side
@@ -74,7 +73,6 @@ class Engine:
             self._refuse(f"its attention cannot be replaced ({error})", error)
         self._masked = needs_mask(model)
         self._probe()
-        reset_after_fork(self)
 
     def forward(self, pieces: Sequence[Piece], keep: Sequence[int]) -> torch.Tensor:
         """Computes new tokens; `commit` then makes them part of their rows.
@@ -151,10 +149,6 @@ class Engine:
             tokens: All of the tokens from the first on.
         """
         self.tree.insert(tokens, lambda begin, end: row.fetch(lane, begin, end))
-
-    def after_fork(self) -> None:
-        """Makes the copy of the engine in a forked process usable: its locks may be held for ever."""
-        self.tree = PrefixTree(self.tree.max_bytes)
 
     def _append(self, pieces: Sequence[Piece], keep: Sequence[int]) -> torch.Tensor:
         logits = self.forward(pieces, keep)

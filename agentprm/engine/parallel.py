@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from agentprm._fork import reset_after_fork
+from agentprm.forking import after_fork
 
 __all__ = ["even_parts", "side_by_side"]
 
@@ -62,11 +62,11 @@ class _Workers:
     """Threads that all models share, so that two models do not take more of them than one."""
 
     def __init__(self) -> None:
-        self.after_fork()
-        reset_after_fork(self)
+        self._reset()
+        after_fork(self, _Workers._reset)
 
-    def after_fork(self) -> None:
-        """Forgets the parent's threads, which do not exist here."""
+    def _reset(self) -> None:
+        """Begins without threads, at first and in a forked process."""
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._count = 0

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import torch
 
-from agentprm._fork import reset_after_fork
 from agentprm.engine.decoding import Group, draw
 from agentprm.engine.engine import Engine, Piece, token_logprobs
 from agentprm.engine.planning import levels
 from agentprm.engine.requests import Item, Reading, Request, Sink, Work
+from agentprm.forking import after_fork
 
 __all__ = ["Scheduler"]
 
@@ -61,9 +61,10 @@ class Scheduler:
         self._max_slots = max_slots
         self._reset()
         _schedulers.add(self)
-        reset_after_fork(self)
+        after_fork(self, Scheduler._reset)
 
     def _reset(self) -> None:
+        """Begins without requests and without a thread, at first and in a forked process."""
         self._wake = threading.Condition()
         self._turns = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -126,10 +127,6 @@ class Scheduler:
             self._wake.notify()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-
-    def after_fork(self) -> None:
-        """Forgets the parent's requests and its thread, which does not exist here."""
-        self._reset()
 
     def _loop(self) -> None:
         while True:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentprm._fork import reset_after_fork
 from agentprm._names import model_name
 from agentprm.engine.control_tokens import as_data, special_ids
 from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from agentprm.lm.base import Prompt
@@ -64,13 +63,8 @@ class PromptText:
         self.tokenizer = tokenizer
         self.has_template = bool(getattr(tokenizer, "chat_template", None))
         self._kwargs = dict(template_kwargs or {})
-        self.after_fork()
-        reset_after_fork(self)
+        self._lock = ForkSafeLock()
         self._special_ids = special_ids(tokenizer)
-
-    def after_fork(self) -> None:
-        """Makes the tokenizer usable in a forked process."""
-        self._lock = threading.Lock()
 
     def render(self, prompt: Prompt) -> str:
         """The text that the model continues.

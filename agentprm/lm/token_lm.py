@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from agentprm.background import all_of, arun, run
 from agentprm.budget import record
 from agentprm.engine.spans import Context, Span, sample_seed, span_of
 from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
+from agentprm.forking import ForkSafeLock
 from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, check_choices
 from agentprm.lm.token_text import TokenText
 
@@ -70,7 +70,7 @@ class TokenLM(LanguageModel):
 
     def __init__(self) -> None:
         self._asked = self._computed = 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     @property
     def max_context(self) -> int | None:

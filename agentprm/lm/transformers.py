@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ try:
 except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
-from agentprm._fork import reset_after_fork
 from agentprm.engine.decoding import Group, Lane
 from agentprm.engine.engine import Engine
 from agentprm.engine.loading import end_tokens, load_model, max_context
@@ -28,6 +26,7 @@ from agentprm.engine.planning import common_length, samples_per_row
 from agentprm.engine.requests import Item, Leaf, Reading, Request, Sink
 from agentprm.engine.scheduler import Scheduler
 from agentprm.engine.tokenizing import PromptText, load_tokenizer
+from agentprm.forking import ForkSafeLock
 
 __all__ = ["TransformersLM"]
 
@@ -125,12 +124,7 @@ class TransformersLM(LanguageModel):
         self._scheduler = Scheduler(self._engine, max_batch_tokens)
         self._ends = end_tokens(self.model, self.tokenizer)
         self._asked = 0
-        self.after_fork()
-        reset_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Makes the object usable in a forked process; called by itself there."""
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     @property
     def tokens_asked(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from agentprm.background import all_of, run
 from agentprm.engine.spans import Context, Span
 from agentprm.engine.tokenizing import PromptText
 from agentprm.errors import ConfigurationError, MissingDependencyError, ModelServerError
+from agentprm.forking import ForkSafeLock
 from agentprm.lm.base import Capabilities, Completion, Prompt
 from agentprm.lm.token_lm import Cost, Job, TokenLM
 from agentprm.lm.token_text import LocalText
@@ -203,7 +203,7 @@ class VllmEngine:
         except ImportError as error:
             raise MissingDependencyError.for_extra("vllm", "vllm") from error
         self.vllm: Any = vllm
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         if isinstance(model, str | Path):
             self.engine: Any = self._start(str(model), options)
             # vLLM's engine is a process of its own: it has to end with this object, or with Python.

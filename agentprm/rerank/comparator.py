@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
+from agentprm.forking import ForkSafeLock
 
 __all__ = ["Comparator", "FunctionComparator", "Policy", "Verdict", "verdict_of"]
 
@@ -179,7 +179,7 @@ def checked_policy(policy: Policy) -> Policy:
 
 _tokens: dict[int, tuple[weakref.ref[Any], int]] = {}
 _numbers = itertools.count(1)
-_tokens_lock = threading.Lock()
+_tokens_lock = ForkSafeLock()
 
 
 def token_of(thing: Any) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 
-from agentprm._fork import reset_after_fork
+from agentprm.forking import ForkSafeLock
 from agentprm.memory import Memory
 
 __all__ = ["VERDICTS", "VerdictCache"]
@@ -29,12 +28,7 @@ class VerdictCache:
     def __init__(self, size: int = 100_000) -> None:
         self.hits = self.misses = 0
         self._verdicts = Memory[bytes, float](size, "size")
-        self.after_fork()
-        reset_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Makes the cache usable in a forked process; called by itself there."""
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self, fingerprint: str, query: str, first: str, second: str) -> float | None:
         """Probability that `first` is better than `second`, if it is known."""

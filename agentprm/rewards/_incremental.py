@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, ContextLengthError, MissingDependencyError
+from agentprm.forking import ForkSafeLock
 from agentprm.rewards._steps import StepReward
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.step_text import StepWriter
@@ -118,6 +118,7 @@ class TreeReward(LocalReward):
         cache_size: int = 10_000,
     ) -> None:
         super().__init__(step_text, cache_size)
+        self._encoding = ForkSafeLock()
         check_limits(on_overflow, cache_bytes, max_batch_tokens)
         self.template = template
         self.tokenizer = as_tokenizer(tokenizer)
@@ -126,11 +127,6 @@ class TreeReward(LocalReward):
         self.on_overflow = on_overflow
         self._engine = Engine(model, cache_bytes)
         self._scheduler = Scheduler(self._engine, max_batch_tokens)
-
-    def after_fork(self) -> None:
-        """Makes the object usable in a forked process; called by itself there."""
-        super().after_fork()
-        self._encoding = threading.Lock()
 
     @property
     def tokens_computed(self) -> int:

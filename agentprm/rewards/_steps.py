@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentprm._fork import reset_after_fork
 from agentprm.budget import record
+from agentprm.forking import ForkSafeLock
 from agentprm.memory import Memory
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.step_text import StepText, StepWriter
@@ -58,12 +57,7 @@ class StepReward(ProcessRewardModel):
         self.step_text: StepWriter = step_text or StepText()
         self.unscored = 0
         self._kept = Memory[str, float](cache_size)
-        self.after_fork()
-        reset_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Makes the object usable in a forked process; called by itself there."""
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def _pending(self, question: str, trajectories: Sequence[Trajectory]) -> Pending:
         """What of a call has to be scored; each new prefix belongs to the first that has it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
+from agentprm.forking import ForkSafeLock
 from agentprm.rewards._incremental import LocalReward, Overflow, check_limits, fits_context, in_thread
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.step_text import StepWriter
@@ -94,6 +94,7 @@ class LogRatio(LocalReward):
         device: str | torch.device | None = None,
     ) -> None:
         super().__init__(step_text, cache_size)
+        self._encoding = ForkSafeLock()
         check_limits(on_overflow, max_batch_tokens=max_batch_tokens)
         if boundary not in ("exact", "official"):
             raise ConfigurationError(f"boundary must be 'exact' or 'official', not {boundary!r}.")
@@ -115,11 +116,6 @@ class LogRatio(LocalReward):
                     "needs two models of one vocabulary."
                 )
             self._sides.append(theirs)
-
-    def after_fork(self) -> None:
-        """Makes the object usable in a forked process; called by itself there."""
-        super().after_fork()
-        self._encoding = threading.Lock()
 
     @property
     def tokens_computed(self) -> int:

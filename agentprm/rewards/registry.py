@@ -16,13 +16,13 @@ A family is data. To add one, register it; nothing else has to change:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
 from agentprm.errors import ConfigurationError
+from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import ProcessRewardModel
 from agentprm.rewards.family import Family
 from agentprm.rewards.known_families import KNOWN
@@ -39,7 +39,7 @@ _READOUTS: dict[str, str | Callable[..., ProcessRewardModel]] = {
     "verdict": "agentprm.rewards.verdict:VerdictReward",
 }
 _FAMILIES: dict[str, Family] = {}
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 
 
 def register_readout(name: str, factory: Callable[..., ProcessRewardModel]) -> None:

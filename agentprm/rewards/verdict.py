@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agentprm._fork import reset_after_fork
 from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
+from agentprm.forking import ForkSafeLock
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.memory import Memory
 from agentprm.rewards._steps import key_chain
@@ -126,12 +125,7 @@ class VerdictReward(ProcessRewardModel):
         self.step_text: StepWriter = step_text or StepText()
         self.unparsed = self.unscored = 0
         self._verdicts = Memory[str, Verdict](cache_size)
-        self.after_fork()
-        reset_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Makes the object usable in a forked process; called by itself there."""
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`; a step without any verdict scores NaN."""

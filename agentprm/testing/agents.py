@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from langchain_core.runnables import Runnable
 from pydantic import Field, PrivateAttr
 
 from agentprm.errors import ConfigurationError
+from agentprm.forking import ForkSafeLock
 
 __all__ = ["ScriptedAgentModel", "calls"]
 
@@ -48,7 +48,7 @@ class ScriptedAgentModel(BaseChatModel):
     requests: list[Any] = Field(default_factory=list)
     settings: list[Any] = Field(default_factory=list)
     tools: list[Any] = Field(default_factory=list)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _lock: Any = PrivateAttr(default_factory=ForkSafeLock)
 
     @property
     def _llm_type(self) -> str:

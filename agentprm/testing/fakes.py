@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.budget import record
+from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import ProcessRewardModel, RewardStep, Trajectory
 
 __all__ = ["FakeEmbeddings", "FakeReward", "fake_store"]
@@ -65,7 +65,7 @@ class FakeReward(ProcessRewardModel):
     def __init__(self, function: Callable[[str, Sequence[RewardStep]], float] | None = None) -> None:
         self.function = function or (lambda question, prefix: 0.5)
         self.calls = 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""

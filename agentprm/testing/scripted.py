@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
+from agentprm.forking import ForkSafeLock
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
 
 __all__ = ["Script", "ScriptedChatModel", "ScriptedLanguageModel", "scripted_reply"]
@@ -53,7 +53,7 @@ class ScriptedChatModel(BaseChatModel):
 
     script: Any
     prompts: list[str] = Field(default_factory=list)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _lock: Any = PrivateAttr(default_factory=ForkSafeLock)
 
     @property
     def _llm_type(self) -> str:
@@ -104,7 +104,7 @@ class ScriptedLanguageModel(LanguageModel):
         )
         self.prompts: list[str] = []
         self.scored: list[tuple[str, str]] = []
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def sample(
         self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
