@@ -300,7 +300,7 @@ class Prompts:
         arrange: Passages in the order of relevance; the same fields and `count`.
         grade: Relevance from 0 to 100 by a rubric; fields `definition`, `query_type`, `query`,
             `document_type`, `passage`.
-        relevant: Is a passage relevant, yes or no?; fields `definition`, `query`, `passage`.
+        relevant: Is a passage relevant, yes or no?; fields `definition`, `query`, `passage`, `yes`, `no`.
         reconsider: Asks an agent for a better next action; fields `action`, `critique`.
         context: Passages for an agent, a part of its system message; field `passages`.
     """
@@ -486,10 +486,10 @@ PROMPTS = Prompts(
         ),
     ),
     relevant=ChatTemplate(
-        fields=("definition", "query", "passage"),
+        fields=("definition", "query", "passage", "yes", "no"),
         user=(
             "{definition}\n\nQuery: {query}\n\nPassage: {passage}\n\n"
-            "Is the passage relevant to the query? Reply Yes or No."
+            "Is the passage relevant to the query? Reply {yes} or {no}."
         ),
     ),
     reconsider=ChatTemplate(

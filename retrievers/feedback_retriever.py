@@ -13,7 +13,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import ConfigDict, PrivateAttr
 
-from agentprm.errors import CapabilityError, ConfigurationError
+from agentprm.errors import CapabilityError, ConfigurationError, MissingDependencyError
 from agentprm.retrievers.adapters import document_test, vector_index
 from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge, VectorFeedback
 from agentprm.retrievers.fusion import Ranking, rrf
@@ -149,6 +149,11 @@ class FeedbackRetriever(BaseRetriever):
             second = method.expand(
                 query, vector, first, index, k=depth, selection=selection, filter=self.filter
             )
+        except (ConfigurationError, MissingDependencyError) as error:
+            if not isinstance(error, CapabilityError):
+                raise  # it would fail on every query
+            _logger.warning("Feedback is not possible (%s); the first list stands.", error)
+            return first[:k]
         except Exception as error:  # whoever judges may fail in any way; the first list is still good
             _logger.warning("Feedback failed (%s: %s); the first list stands.", type(error).__name__, error)
             return first[:k]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isfinite
 from statistics import fmean, pstdev
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Union
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, InputError
+
+if TYPE_CHECKING:
+    from agentprm.rewards import ProcessRewardModel
 
 __all__ = ["JudgeSelector", "MarginSelector", "Selection", "Selector", "TopSelector"]
 
@@ -77,32 +80,57 @@ class MarginSelector:
         return Selection(near, [])
 
 
-Judge = Callable[[str, list[Document]], Sequence[float]] | BaseDocumentCompressor
-"""A function from a query and documents to one number each (higher is more relevant), for instance a
-reward model or query likelihood; or a LangChain compressor, which keeps and orders the documents."""
+Scorer = Union[Callable[[str, list[Document]], Sequence[float]], BaseDocumentCompressor, "ProcessRewardModel"]
+"""A function from a query and documents to one number each (higher is more relevant); a LangChain
+compressor, which keeps and orders the documents; or a reward model."""
 
 
 class JudgeSelector:
     """Asks a judge about the first hits: those above a threshold are relevant, the others are not.
 
     Args:
-        judge: A function that scores documents, or a LangChain document compressor such as a reranker.
-        threshold: Score from which a document is relevant; `None`, for judges without a fixed scale such
-            as query likelihood, means one standard deviation above the mean of the hits shown. A
-            compressor's scores are read from `metadata["rerank"]["score"]` or
-            `metadata["relevance_score"]`; without them, what it returns is relevant, and `threshold` is
-            not used.
+        judge: A function that scores documents; a LangChain document compressor such as a reranker; or a
+            reward model, which scores the step that would read a passage (choose one that does without a
+            finding, for instance `Relevance`).
+        threshold: Score from which a document is relevant; by default a reward's own gate, else .5. `None`,
+            for judges without a fixed scale such as query likelihood, means one standard deviation
+            above the mean of the hits shown. A compressor's scores are read from
+            `metadata["rerank"]["score"]` or `metadata["relevance_score"]`; without them, what it returns
+            is relevant, and `threshold` is not used.
         depth: How many hits the judge sees.
         most: Most positives.
     """
 
     def __init__(
-        self, judge: Judge, *, threshold: float | None = 0.5, depth: int = 10, most: int = 3
+        self,
+        judge: Scorer,
+        *,
+        threshold: float | Literal["auto"] | None = "auto",
+        depth: int = 10,
+        most: int = 3,
     ) -> None:
         if depth < 1 or most < 1:
             raise ConfigurationError(f"depth and most must be at least 1, not {depth} and {most}.")
-        self._judge = judge
-        self._threshold = threshold
+        # Heavier than this package, which does not need them otherwise.
+        from agentprm.lm import LanguageModel
+        from agentprm.rewards import ProcessRewardModel
+        from agentprm.rewards.function import takes
+
+        if threshold == "auto":
+            threshold = judge.gate if isinstance(judge, ProcessRewardModel) else 0.5
+        if isinstance(judge, ProcessRewardModel):
+            from agentprm.rerank import CriticReranker  # which builds on this package
+
+            judge = CriticReranker(critic=judge)
+        if isinstance(judge, LanguageModel | type) or not (
+            isinstance(judge, BaseDocumentCompressor) or (callable(judge) and takes(judge, "", []))
+        ):
+            raise ConfigurationError(
+                f"{judge!r:.200} cannot judge hits: pass a function of the query and a list of documents "
+                "that gives a number for each, a document compressor (any reranker) or a reward model."
+            )
+        self._judge: Any = judge
+        self._threshold: float | None = threshold
         self._depth = depth
         self._most = most
 
@@ -114,7 +142,7 @@ class JudgeSelector:
         else:
             scores = [float(score) for score in self._judge(query, documents)]
             if len(scores) != len(documents):
-                raise ConfigurationError(
+                raise InputError(
                     f"The judge gave {len(scores)} scores for {len(documents)} documents; give one for each."
                 )
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
@@ -123,7 +151,6 @@ class JudgeSelector:
         return Selection(good[: self._most], [i for i in order if scores[i] < least])
 
     def _compressed(self, query: str, documents: list[Document]) -> list[float]:
-        assert isinstance(self._judge, BaseDocumentCompressor)
         callbacks: Callbacks = None
         kept = self._judge.compress_documents(documents, query, callbacks)
         places = {str(document.id): i for i, document in enumerate(documents)}

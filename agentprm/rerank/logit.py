@@ -29,7 +29,7 @@ class LogitReranker(PointwiseReranker):
 
     Args:
         model: A language model with log-likelihoods, or the name or folder of one.
-        labels: What the model answers for a relevant and for an irrelevant passage.
+        labels: What the model is asked to answer for a relevant and for an irrelevant passage.
         scale: `probability` gives P(yes) / (P(yes) + P(no)), `logit` its logit, which still tells
             passages apart that a model trained to answer is certain of. The order is the same up to
             rounding.
@@ -71,6 +71,8 @@ class LogitReranker(PointwiseReranker):
                 definition=one_line(self.definition),
                 query=one_line(query),
                 passage=shown(document, self.max_chars),
+                yes=self.labels[0],
+                no=self.labels[1],
             )
             return [prompt], [[(" " if prompt.prefix else "") + label for label in self.labels]]
 

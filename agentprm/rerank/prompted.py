@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.documents import Document
@@ -64,7 +66,7 @@ class PromptComparator(Comparator):
         self.model = as_language_model(model)
         self.policy, self.definition = checked_policy(policy), one_line(definition)
         self.labels, self.max_chars = labels, max_chars
-        self.template: ChatTemplate = prompts.compare
+        self.template: ChatTemplate = _labelled(prompts.compare, labels)
         width = width_of(self.model)
         self.width = None if width is None else max(1, width // self.calls)
 
@@ -187,6 +189,19 @@ class GenerationComparator(PromptComparator):
     def _parsed(self, rows: Sequence[Sequence[Completion]]) -> list[float | None]:
         chosen = [parse_label(row[0].text, self.labels) for row in rows]
         return [None if label is None else 1.0 - label for label in chosen]
+
+
+def _labelled(template: ChatTemplate, labels: tuple[str, str]) -> ChatTemplate:
+    """The template with these labels where it says "Passage A" and "Passage B"."""
+    names = dict(zip(_LABELS, labels, strict=True))
+
+    def named(text: str) -> str:
+        return re.sub("|".join(_LABELS), lambda match: names[match.group()], text)
+
+    # Braces of a label are no placeholders.
+    escaped = {name: label.replace("{", "{{").replace("}", "}}") for name, label in names.items()}
+    user = re.sub("|".join(_LABELS), lambda match: escaped[match.group()], template.user)
+    return replace(template, system=named(template.system), user=user)
 
 
 def _both_orders(query: str, pairs: Sequence[DocumentPair]) -> list[_Question]:

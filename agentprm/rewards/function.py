@@ -47,7 +47,7 @@ class FunctionReward(PrefixReward):
             raise ConfigurationError(f"space must be 'probability' or 'logit', not {space!r}.")
         self.space = space  # type: ignore[assignment]
         self.function = function
-        if not isinstance(function, Runnable) and not _takes_two(function):
+        if not isinstance(function, Runnable) and not takes(function, "", []):
             raise ConfigurationError(
                 f"{self!r} must take two arguments, the question and the list of steps so far, or be a "
                 "ProcessRewardModel."
@@ -80,9 +80,10 @@ class FunctionReward(PrefixReward):
         return f"FunctionReward({name})"
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
+def takes(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a function can be called with these arguments, as far as its signature says."""
     try:
-        inspect.signature(function).bind("", [])
+        inspect.signature(function).bind(*arguments)
     except ValueError:  # a builtin without a signature
         return True
     except TypeError:

@@ -7,8 +7,9 @@ import pytest
 from langchain_core.documents import Document
 
 from agentprm.lm import Completion, LanguageModel
-from agentprm.rerank import GenerationComparator, PairwiseReranker
+from agentprm.rerank import GenerationComparator, PairwiseReranker, ScoringComparator
 from agentprm.rerank.labels import parse_label
+from agentprm.testing import ScriptedLanguageModel
 
 LABELS = ("Passage A", "Passage B")
 CASES = 10_000
@@ -201,3 +202,20 @@ def test_one_usable_answer_of_two_is_still_a_tie():
     half, whole = comparator.compare("q", [pair, pair])
     assert (half.p, half.failures) == (0.5, 1)
     assert (whole.p, whole.failures) == (1.0, 0)
+
+
+@pytest.mark.parametrize("labels", [("Document 1", "Document 2"), ("Passage B", "Passage A"), ("{x}", "[2]")])
+def test_the_prompt_calls_the_passages_by_their_labels(labels):
+    asked = []
+
+    def likelihood(prompt, continuation):
+        asked.append((prompt, continuation))
+        return -1.0
+
+    model = ScriptedLanguageModel({}, likelihood=likelihood)
+    pair = (Document("On Passage A of the canal"), Document("two"))
+    ScoringComparator(model, labels=labels).compare("Who?", [pair])
+    prompt, _ = asked[0]
+    assert f"{labels[0]}: On Passage A of the canal" in prompt  # a passage's own words stay
+    assert f"{labels[1]}: two" in prompt
+    assert f"Reply '{labels[0]}' or '{labels[1]}'" in prompt

@@ -8,6 +8,8 @@ from langchain_core.embeddings import Embeddings
 from agentprm.errors import ConfigurationError
 from agentprm.rerank import FunctionComparator, PairwiseReranker, RerankSelector, VerdictCache
 from agentprm.retrievers import FaissStore, FeedbackRetriever, JudgeSelector, VectorFeedback
+from agentprm.rewards import FunctionReward, ProcessRewardModel
+from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
 from tests.unit.rerank.graded import documents, grade_in
 
 
@@ -105,3 +107,31 @@ def test_feedback_moves_the_query_to_what_the_judge_prefers():
     assert np.mean(found(RerankSelector(likes_left, depth=5), gamma=0.0)) > blind
     # A judge that gives no verdict leaves the first list as it is.
     assert found(RerankSelector(lambda query, a, b: 0.5)) == [0.0, 10.0, -10.0]
+
+
+def test_a_reward_model_judges_hits():
+    """Its own gate is the threshold, so that logits are not all irrelevant."""
+    reward = FunctionReward(
+        lambda question, steps: 0.2 if "good" in steps[-1]["passages"][0] else -0.2, space="logit"
+    )
+    found = [(Document(id=str(i), page_content=text), 1.0) for i, text in enumerate(["bad", "good", "bad"])]
+    assert JudgeSelector(reward).select("q", found) == ([1], [0, 2])
+
+
+@pytest.mark.parametrize(
+    "judge", [None, 3, "packaged", ScriptedLanguageModel({}), FunctionReward, lambda query: [], lambda: 1]
+)
+def test_what_cannot_judge_hits_is_refused_at_construction(judge):
+    with pytest.raises(ConfigurationError, match="judge hits"):
+        JudgeSelector(judge)
+
+
+def test_a_reward_that_breaks_its_contract_is_not_taken_for_a_bad_day():
+    class Wrong(ProcessRewardModel):
+        def score(self, question, trajectories):
+            return None
+
+    store = FaissStore.from_texts(["one", "two"], FakeEmbeddings())
+    retriever = FeedbackRetriever(store, VectorFeedback(), selector=JudgeSelector(Wrong()))
+    with pytest.raises(ConfigurationError, match="Wrong"):
+        retriever.invoke("one")

@@ -183,7 +183,12 @@ def test_logits_equal_plain_forward_passes(tiny):
 
     def prompt(text):
         return reranker.prompts.relevant.render(
-            prefill=True, definition=reranker.definition, query="Where is the Seine?", passage=text
+            prefill=True,
+            definition=reranker.definition,
+            query="Where is the Seine?",
+            passage=text,
+            yes="Yes",
+            no="No",
         )
 
     expected = [
@@ -192,3 +197,21 @@ def test_logits_equal_plain_forward_passes(tiny):
     ]
     assert ranking.scores == pytest.approx(expected, abs=1e-4)
     assert list(ranking.order) == best_first(expected)
+
+
+def test_the_prompt_asks_for_the_labels_that_are_read():
+    """ProRank answers 1 and 0; a prompt that asks for Yes or No would be another task."""
+    asked = []
+
+    def likelihood(prompt, continuation):
+        asked.append((prompt, continuation))
+        return -1.0
+
+    model = ScriptedLanguageModel({}, likelihood=likelihood)
+    found = [Document("Brunel designed it.")]
+    LogitReranker(model=model, labels=("1", "0")).compress_documents(found, "Who?")
+    assert all("Reply 1 or 0." in prompt and "Yes" not in prompt for prompt, _ in asked)
+    assert {text.strip() for _, text in asked} == {"1", "0"}
+    asked.clear()
+    LogitReranker(model=model).compress_documents(found, "Who?")
+    assert all("Reply Yes or No." in prompt for prompt, _ in asked)
