@@ -10,8 +10,8 @@ import sys
 import threading
 from typing import Any
 
-from agentprm._fork import reset_after_fork
 from agentprm.errors import MissingDependencyError
+from agentprm.forking import ForkSafeLock, after_fork
 from agentprm.rewards.checkers import _prover_child
 
 __all__ = ["prove"]
@@ -62,25 +62,25 @@ class _Prover:
 
 
 class _Idle:
-    """Provers without work, shared by threads."""
+    """Provers without work, shared by threads; a forked process has its own."""
 
     def __init__(self) -> None:
-        self.after_fork()
-        reset_after_fork(self)
+        self._lock = ForkSafeLock()
+        self._forget()
+        after_fork(self, _Idle._forget)
 
-    def after_fork(self) -> None:
-        """Forgets those of the parent in a forked process; called by itself there."""
-        self.lock, self.provers = threading.Lock(), list[_Prover]()
+    def _forget(self) -> None:
+        self._provers: list[_Prover] = []
 
     def take(self) -> _Prover:
-        with self.lock:
-            if self.provers:
-                return self.provers.pop()
+        with self._lock:
+            if self._provers:
+                return self._provers.pop()
         return _Prover()
 
     def give_back(self, prover: _Prover) -> None:
-        with self.lock:
-            self.provers.append(prover)
+        with self._lock:
+            self._provers.append(prover)
 
 
 _IDLE = _Idle()
