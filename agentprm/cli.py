@@ -335,20 +335,26 @@ def _index(args: argparse.Namespace) -> int:
     from agentprm.retrievers import load_folder
 
     start = time.perf_counter()
+    name = embeddings_name(args.embeddings)
     logger = logging.getLogger("agentprm.retrievers.loading")
     level = logger.level
     logger.setLevel(logging.ERROR)  # what was skipped is listed below
     try:
+        embeddings = embeddings_called(name)
         with progress.status("Reading documents"):
-            found = load_folder(args.folder, chunk_size=args.chunk_size, chunk_overlap=args.chunk_overlap)
+            found = load_folder(
+                args.folder,
+                chunk_size=args.chunk_size,
+                chunk_overlap=args.chunk_overlap,
+                embeddings=embeddings,
+            )
     finally:
         logger.setLevel(level)
     for source, reason in found.skipped[:5]:
         tell(progress, f"skipped {source}: {reason}")
     if len(found.skipped) > 5:
         tell(progress, f"skipped {len(found.skipped) - 5} more")
-    name = embeddings_name(args.embeddings)
-    store = build_store(found.documents, embeddings_called(name), progress)
+    store = build_store(found.documents, embeddings, progress)
     store.save(target)
     note_embeddings(target, name)
     sources = len({document.metadata["source"] for document in found.documents})

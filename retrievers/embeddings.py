@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
+from agentprm.retrievers.splitting import Measure
 
-__all__ = ["SentenceTransformerEmbeddings"]
+__all__ = ["SentenceTransformerEmbeddings", "token_measure"]
+
+# A chunk that begins or ends within a word may have more tokens than the text had there.
+_MARGIN = 2
 
 
 class SentenceTransformerEmbeddings(Embeddings):
@@ -60,6 +65,10 @@ class SentenceTransformerEmbeddings(Embeddings):
         """Vectors of queries, batched (n x d)."""
         return self._encode("encode_query", texts)
 
+    def sentence_transformer(self) -> Any:
+        """The model itself, loaded if need be."""
+        return self._load()
+
     def _encode(self, method: str, texts: list[str]) -> list[list[float]]:
         if not texts:
             return []
@@ -88,3 +97,32 @@ class SentenceTransformerEmbeddings(Embeddings):
                         "check its name or path, or the connection to the model hub."
                     ) from error
             return self._model
+
+
+def token_measure(embeddings: Embeddings) -> Measure | None:
+    """How many tokens of a passage a model reads, and how it counts them; `None` if it does not tell.
+
+    Models of sentence-transformers tell, also behind LangChain's `HuggingFaceEmbeddings`.
+
+    Args:
+        embeddings: Any embeddings of LangChain.
+    """
+    if isinstance(embeddings, SentenceTransformerEmbeddings):
+        model = embeddings.sentence_transformer()
+    else:
+        model = getattr(embeddings, "_client", None) or getattr(embeddings, "client", None)
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    longest = getattr(model, "max_seq_length", None)
+    if not getattr(tokenizer, "is_fast", False) or not isinstance(longest, int):
+        return None
+    prompts = getattr(model, "prompts", None) or {}
+    prompt = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), "")
+    limit = longest - len(tokenizer(prompt)["input_ids"]) - _MARGIN
+
+    def starts(text: str) -> Sequence[int]:
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+        )
+        return [start for start, _ in encoded["offset_mapping"]]
+
+    return Measure(limit, starts) if limit > 0 else None

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from agentprm.errors import InputError
 from agentprm.plain import clean_text, plain
 
-__all__ = ["BadRow", "Row", "json_rows"]
+__all__ = ["TEXT_KEYS", "BadRow", "Row", "json_rows", "object_row"]
 
-_TEXT_KEYS = ("text", "page_content", "content", "contents", "body")
+#: Fields that may hold the text, the first that there is.
+TEXT_KEYS = ("text", "page_content", "content", "contents", "body")
 
 
 class Row(NamedTuple):
@@ -51,14 +52,14 @@ def json_rows(content: str, source: str, *, lines: bool) -> Iterator[Row | BadRo
     if lines:
         for number, line in enumerate(content.split("\n"), 1):
             if line.strip():
-                yield _row(_parsed(line), f"{source}:{number}")
+                yield object_row(_parsed(line), f"{source}:{number}")
         return
     whole = _parsed(content)
     if isinstance(whole, list):
         for number, item in enumerate(whole):
-            yield _row(item, f"{source}[{number}]")
+            yield object_row(item, f"{source}[{number}]")
     else:
-        yield _row(whole, source)
+        yield object_row(whole, source)
 
 
 def _parsed(text: str) -> Any:
@@ -68,14 +69,20 @@ def _parsed(text: str) -> Any:
         return ValueError("not valid JSON")
 
 
-def _row(value: Any, place: str) -> Row | BadRow:
+def object_row(value: Any, place: str) -> Row | BadRow:
+    """The passage that an object of JSON is, or why it is none.
+
+    Args:
+        value: A parsed value; a `ValueError` says that it could not be parsed.
+        place: Where it stands.
+    """
     if isinstance(value, ValueError):
         return BadRow(place, str(value))
     if not isinstance(value, dict):
         return BadRow(place, "not a JSON object with a text")
-    key = next((k for k in _TEXT_KEYS if isinstance(value.get(k), str)), None)
+    key = next((k for k in TEXT_KEYS if isinstance(value.get(k), str)), None)
     if key is None:
-        return BadRow(place, f"has none of the fields {', '.join(_TEXT_KEYS)}")
+        return BadRow(place, f"has none of the fields {', '.join(TEXT_KEYS)}")
     title = clean_text(value["title"]).strip() if isinstance(value.get("title"), str) else ""
     text = clean_text(value[key])
     if not (title + text).strip():

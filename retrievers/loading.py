@@ -1,25 +1,28 @@
-"""Reads a folder of text into documents: txt, md, html, json and jsonl, and the BEIR layout."""
+"""Reads a folder of files into documents, in the BEIR layout as well."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 
-from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
+from agentprm.errors import ConfigurationError, InputError
 from agentprm.plain import clean_text
-from agentprm.retrievers.json_rows import BadRow, json_rows
+from agentprm.retrievers.embeddings import token_measure
+from agentprm.retrievers.json_rows import BadRow, Row
+from agentprm.retrievers.readers import SUFFIXES, read_file
+from agentprm.retrievers.splitting import Measure, split_text
 
 __all__ = ["LoadReport", "Skipped", "load_folder"]
 
 _logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".json", ".jsonl")
+_ENDINGS = ", ".join(SUFFIXES)
 _BEIR = "corpus.jsonl"
 
 
@@ -47,16 +50,6 @@ class LoadReport(NamedTuple):
     skipped: list[Skipped]
 
 
-class _Text(NamedTuple):
-    """A text before it is split; `id` is set where the file gives one, `place` where it stands otherwise."""
-
-    place: str
-    title: str
-    text: str
-    id: str | None
-    metadata: dict[str, Any]
-
-
 class _Ids:
     """Keeps ids apart: a repeated one gets the file's name put before it, then a number after it."""
 
@@ -77,27 +70,33 @@ class _Ids:
 
 
 def load_folder(
-    path: str | os.PathLike[str], *, chunk_size: int = 1000, chunk_overlap: int = 100
+    path: str | os.PathLike[str],
+    *,
+    chunk_size: int = 1000,
+    chunk_overlap: int = 100,
+    embeddings: Embeddings | None = None,
 ) -> LoadReport:
-    """Reads all text under a folder.
+    """Reads all text under a folder: text, Markdown, HTML, JSON, CSV, PDF and Word files.
 
-    Documents have stable and distinct ids (`notes/a.md#0`, `rows.jsonl:3#0` for line 3, `list.json[2]#0`
-    for the third item, or the `_id` or `id` that a JSON object gives; a repeated one becomes
-    `rows.jsonl:ID`, `rows.jsonl:ID~2`, …) and the metadata `source` (path relative to the folder),
-    `title` and `chunk` (0, 1, …); other fields of a JSON object are kept as metadata. JSON objects with
-    an id are passages already and stay whole, their title put before their text.
-    Where a `corpus.jsonl` lies (BEIR layout), it is the only file read of its folder.
+    Documents have stable and distinct ids (`notes/a.md#0`, `rows.jsonl:3#0` for line 3 or `paper.pdf:3#0`
+    for page 3, `list.json[2]#0` for the third item, or the `_id` or `id` that a JSON object or a line of CSV
+    gives; a repeated one becomes `rows.jsonl:ID`, `rows.jsonl:ID~2`, …) and the metadata `source` (path
+    relative to the folder), `title` and `chunk` (0, 1, …); other fields of a JSON object are kept as
+    metadata. JSON objects with an id are passages already and stay whole, their title put before their
+    text. Where a `corpus.jsonl` lies (BEIR layout), it is the only file read of its folder.
     Links are never followed. What cannot be read is skipped, logged and reported.
 
     Args:
         path: The folder, or one file.
         chunk_size: Longest chunk, in characters.
         chunk_overlap: Characters that neighbouring chunks share at most.
+        embeddings: The model that will embed the documents. If it tells how many tokens it reads, chunks are
+            no longer than that, and passages that are kept whole all the same are reported as skipped in
+            part; without it, a model cuts what is too long for it and says nothing.
 
     Raises:
         ConfigurationError: The sizes are not sensible.
         InputError: The path does not exist, or no document could be read.
-        MissingDependencyError: A long text or HTML needs the extra `text`.
     """
     if chunk_size < 1 or not 0 <= chunk_overlap < chunk_size:
         raise ConfigurationError(
@@ -106,29 +105,38 @@ def load_folder(
     root = Path(path)
     if not root.exists():
         raise InputError(f"There is no file or folder {root}: check the path.")
+    measure = token_measure(embeddings) if embeddings is not None else None
     documents: list[Document] = []
     ids = _Ids()
     skipped: list[Skipped] = []
     for file in _files(root, skipped):
         source = file.name if file == root else file.relative_to(root).as_posix()
-        for text in _texts(file, source, skipped):
-            for document in _chunks(text, source, chunk_size, chunk_overlap):
+        found: list[Document] = []
+        for row in read_file(file, source):
+            if isinstance(row, BadRow):
+                skipped.append(Skipped(*row))
+                continue
+            for document in _chunks(row, source, chunk_size, chunk_overlap, measure):
                 document.id = ids.distinct(str(document.id), source)
-                documents.append(document)
+                found.append(document)
+        if measure is not None and (reason := _cut_short(found, measure)):
+            skipped.append(Skipped(source, reason))
+        documents += found
     for source, reason in skipped:
         _logger.warning("Skipped %s: %s.", source, reason)
     if not documents:
-        found = f"; {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-        raise InputError(
-            f"No readable document in {root}{found}: put .txt, .md, .html, .json or .jsonl files there."
-        )
+        why = f"; {skipped[0].source}: {skipped[0].reason}" if skipped else ""
+        raise InputError(f"No readable document in {root}{why}. Put files there that end in {_ENDINGS}.")
     return LoadReport(documents, skipped)
 
 
 def _files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
     """Files to read, in the order of their paths."""
     if root.is_file():
-        yield root
+        if root.suffix.lower() in SUFFIXES:
+            yield root
+        else:
+            skipped.append(Skipped(root.name, f"not one of {_ENDINGS}"))
         return
     try:
         entries = sorted(root.iterdir())
@@ -156,105 +164,43 @@ def _walk(entries: list[Path], root: Path, skipped: list[Skipped]) -> Iterator[P
             yield from _walk(inner, root, skipped)
         elif corpus and entry.name != _BEIR:
             skipped.append(Skipped(source, f"only {_BEIR} is read of a folder that holds one"))
-        elif entry.suffix.lower() not in _SUFFIXES:
-            skipped.append(Skipped(source, f"not one of {', '.join(_SUFFIXES)}"))
+        elif entry.suffix.lower() not in SUFFIXES:
+            skipped.append(Skipped(source, f"not one of {_ENDINGS}"))
         elif not entry.is_file():
             skipped.append(Skipped(source, "not a regular file"))
         else:
             yield entry
 
 
-def _texts(file: Path, source: str, skipped: list[Skipped]) -> Iterator[_Text]:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        skipped.append(Skipped(source, f"cannot be read ({error.strerror})"))
-        return
-    content = _decoded(data)
-    if content is None:
-        skipped.append(Skipped(source, "not text in UTF-8 or UTF-16"))
-        return
-    if not content.strip():
-        skipped.append(Skipped(source, "empty"))
-        return
-    suffix = file.suffix.lower()
-    if suffix in (".json", ".jsonl"):
-        for row in json_rows(content, source, lines=suffix == ".jsonl"):
-            if isinstance(row, BadRow):
-                skipped.append(Skipped(*row))
-            else:
-                yield _Text(*row)
-        return
-    read = _html_text if suffix in (".html", ".htm") else _plain_text
-    text = read(content, file, source)
-    if text.text.strip():
-        yield text
-    else:
-        skipped.append(Skipped(source, "holds no text"))
-
-
-def _decoded(data: bytes) -> str | None:
-    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError:
-        return None
-    return None if "\0" in text else text
-
-
-def _plain_text(content: str, file: Path, source: str) -> _Text:
-    title = None
-    if file.suffix.lower() in (".md", ".markdown"):
-        title = re.search(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", content, re.MULTILINE)
-    return _Text(source, title.group(1) if title else file.stem, content, None, {})
-
-
-def _html_text(content: str, file: Path, source: str) -> _Text:
-    try:
-        from bs4 import BeautifulSoup
-    except ImportError:
-        raise MissingDependencyError.for_extra("beautifulsoup4", "text") from None
-    page = BeautifulSoup(content, "html.parser")
-    heading = page.title or page.find("h1")
-    title = heading.get_text(" ", strip=True) if heading else ""
-    for tag in page(["script", "style", "noscript", "template", "head"]):
-        tag.decompose()
-    lines = (line.strip() for line in page.get_text("\n").splitlines())
-    return _Text(source, title or file.stem, "\n".join(line for line in lines if line), None, {})
-
-
-def _chunks(text: _Text, source: str, size: int, overlap: int) -> Iterator[Document]:
-    if text.id is not None:
-        content = f"{text.title}\n{text.text}" if text.title else text.text
+def _chunks(row: Row, source: str, size: int, overlap: int, measure: Measure | None) -> Iterator[Document]:
+    if row.id is not None:
+        content = f"{row.title}\n{row.text}" if row.title else row.text
         yield Document(
-            id=text.id,
+            id=row.id,
             page_content=content,
-            metadata={**text.metadata, "source": source, "title": text.title, "chunk": 0},
+            metadata={**row.metadata, "source": source, "title": row.title, "chunk": 0},
         )
         return
-    parts = (
-        [text.text.strip()] if len(text.text.strip()) <= size else _split(text.text, source, size, overlap)
-    )
+    markdown = source.lower().endswith((".md", ".markdown"))
+    parts = split_text(row.text, size, overlap, markdown=markdown, measure=measure)
     for number, part in enumerate(parts):
         yield Document(
-            id=f"{text.place}#{number}",
+            id=f"{row.place}#{number}",
             page_content=part,
-            metadata={**text.metadata, "source": source, "title": text.title, "chunk": number},
+            metadata={**row.metadata, "source": source, "title": row.title, "chunk": number},
         )
 
 
-def _split(text: str, source: str, size: int, overlap: int) -> list[str]:
-    try:
-        from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
-    except ImportError:
-        raise MissingDependencyError.for_extra("langchain-text-splitters", "text") from None
-    if source.lower().endswith((".md", ".markdown")):
-        separators = RecursiveCharacterTextSplitter.get_separators_for_language(Language.MARKDOWN)
-        splitter = RecursiveCharacterTextSplitter(
-            separators=separators, is_separator_regex=True, chunk_size=size, chunk_overlap=overlap
-        )
-    else:
-        splitter = RecursiveCharacterTextSplitter(
-            separators=["\n\n", "\n", ". ", " ", ""], chunk_size=size, chunk_overlap=overlap
-        )
-    return splitter.split_text(text)
+def _cut_short(documents: list[Document], measure: Measure) -> str:
+    """What to say of documents that are longer than the embedding model reads; empty if there are none."""
+    counts = [
+        len(measure.starts(d.page_content)) if len(d.page_content.encode()) > measure.limit else 0
+        for d in documents
+    ]
+    long = [count for count in counts if count > measure.limit]
+    if not long:
+        return ""
+    return (
+        f"{len(long)} of {len(documents)} passages are longer than the {measure.limit} tokens that the "
+        f"embedding model reads (up to {max(long)}): their ends are indexed for search by words only"
+    )

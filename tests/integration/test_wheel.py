@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "sentence_transformers", "gguf", "rich", "bs4", "vllm", "ray")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "gguf",
+    "rich",
+    "lxml",
+    "markdown_it",
+    "pypdf",
+    "docx",
+    "vllm",
+    "ray",
+)
 LINKED = ("graphs", "retrievers")
 
 
