@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from agentprm.errors import ConfigurationError, unknown_name
 from agentprm.forking import ForkSafeLock
 
-__all__ = ["SearchBudget", "Usage", "add_usage", "empty_usage", "metered", "record"]
+__all__ = ["SearchBudget", "Usage", "add_usage", "empty_usage", "metered", "record", "share_usage"]
 
 
 class Usage(TypedDict):
@@ -65,6 +65,19 @@ def add_usage(left: Usage | None, right: Usage | None) -> Usage:
             if key in total:
                 total[key] += amount
     return cast(Usage, total)
+
+
+def share_usage(usage: Usage, parts: int) -> list[Usage]:
+    """Splits `usage` into `parts` nearly equal shares that add up to it exactly."""
+    shares = [empty_usage() for _ in range(parts)]
+    for key in empty_usage():
+        amount = usage[key]  # type: ignore[literal-required]
+        for index, share in enumerate(shares):
+            if key == "seconds":
+                share["seconds"] = amount / parts
+            else:
+                share[key] = amount // parts + (index < amount % parts)  # type: ignore[literal-required]
+    return shares
 
 
 class _Meter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ class Lane:
     Attributes:
         prompt_ids: Tokens of the prompt.
         key: Names the sample, for its random numbers: seed, sample number and prompt text.
+        hear: Is told the text so far after each token.
     """
 
     prompt_ids: Sequence[int]
@@ -36,6 +37,7 @@ class Lane:
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
     completion: Completion | None = None
+    hear: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(self.key.encode()).digest()
@@ -55,7 +57,7 @@ class Lane:
             self._finish(text.decode(self.prompt_ids, self.tokens[:-1]), stopped=True)
             return
         full = len(self.tokens) >= params.max_tokens
-        if not (full or params.stop):
+        if not (full or params.stop or self.hear):
             return
         decoded = text.decode(self.prompt_ids, self.tokens)
         cut = cut_at_stop(decoded, params.stop)
@@ -63,6 +65,8 @@ class Lane:
             self._finish(cut, stopped=True)
         elif full:
             self._finish(without_partial(decoded), stopped=False)
+        elif self.hear is not None:
+            self.hear(without_partial(decoded))
 
     def _finish(self, text: str, *, stopped: bool) -> None:
         self.completion = Completion(text, len(self.tokens), "stop" if stopped else "length", self.logprob)

@@ -20,6 +20,7 @@ from agentprm.budget import record
 from agentprm.errors import CapabilityError, ConfigurationError, TransientModelError
 from agentprm.lm._retry import Retries, transient
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
+from agentprm.lm.listening import listener
 
 __all__ = ["ChatLM"]
 
@@ -113,10 +114,18 @@ class ChatLM(LanguageModel):
         config = self._config()
         options: dict[str, Any] = {"stop": list(params.stop) or None}
 
+        hear = listener(len(prompts), n)
+
         def call(model: BaseChatModel, messages: LanguageModelInput) -> AIMessage | Exception:
             def attempt() -> AIMessage:
                 with self._places:
-                    return model.invoke(messages, config, **options)
+                    if hear is None:
+                        return model.invoke(messages, config, **options)
+                    reply: Any = None
+                    for chunk in model.stream(messages, config, **options):
+                        reply = chunk if reply is None else reply + chunk
+                        hear(str(reply.text))
+                    return cast(AIMessage, reply)
 
             try:
                 return self._retries.call(attempt)
@@ -140,10 +149,18 @@ class ChatLM(LanguageModel):
             asyncio.get_running_loop(), asyncio.Semaphore(self.max_concurrency)
         )
 
+        hear = listener(len(prompts), n)
+
         async def call(model: BaseChatModel, messages: LanguageModelInput) -> AIMessage | Exception:
             async def attempt() -> AIMessage:
                 async with places:
-                    return await model.ainvoke(messages, config, **options)
+                    if hear is None:
+                        return await model.ainvoke(messages, config, **options)
+                    reply: Any = None
+                    async for chunk in model.astream(messages, config, **options):
+                        reply = chunk if reply is None else reply + chunk
+                        hear(str(reply.text))
+                    return cast(AIMessage, reply)
 
             try:
                 return await self._retries.acall(attempt)

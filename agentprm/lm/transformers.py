@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError, MissingDependencyError
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
+from agentprm.lm.listening import listener
 
 try:
     import torch
@@ -205,7 +206,8 @@ class TransformersLM(LanguageModel):
         seed = secrets.randbits(63) if params.seed is None else params.seed
         greedy = params.temperature == 0
         copies = {t: 1 if greedy else n * (texts.count(t) if params.seed is None else 1) for t in unique}
-        lanes = {t: [Lane(ids[t], f"{seed}/{i}/{t}") for i in range(copies[t])] for t in unique}
+        hear = listener(len(prompts), n)
+        lanes = {t: [Lane(ids[t], f"{seed}/{i}/{t}", hear=hear) for i in range(copies[t])] for t in unique}
 
         request = Request()
         groups: list[Item] = []

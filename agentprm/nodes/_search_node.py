@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
+from agentprm.budget import SearchBudget, Usage, add_usage, share_usage
 from agentprm.errors import InputError
 from agentprm.nodes._node import Node, emit
 from agentprm.state import ReasoningState, Step
 
-__all__ = ["SearchNode", "emit_proposed", "share_usage"]
+__all__ = ["SearchNode", "emit_proposed"]
 
 _TREE = ("prm_steps", "prm_documents", "prm_frontier", "prm_usage", "prm_stop_reason")
 
@@ -84,16 +84,3 @@ def emit_proposed(steps: Sequence[Step]) -> None:
                 "status": step["status"],
             }
         )
-
-
-def share_usage(usage: Usage, parts: int) -> list[Usage]:
-    """Splits `usage` into `parts` nearly equal shares that add up to it exactly."""
-    shares = [empty_usage() for _ in range(parts)]
-    for key in empty_usage():
-        amount = usage[key]  # type: ignore[literal-required]
-        for index, share in enumerate(shares):
-            if key == "seconds":
-                share["seconds"] = amount / parts
-            else:
-                share[key] = amount // parts + (index < amount % parts)  # type: ignore[literal-required]
-    return shares

@@ -9,22 +9,24 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.lm import LanguageModel, Prompt
+from agentprm.nodes._models import AnsweringModel
 from agentprm.plans import Plan, wait
-from agentprm.prompts import finished_text, parse_finding, reply_params
+from agentprm.prompts import reply_params
 from agentprm.state import ReasoningState
 
 __all__ = ["spoken", "written_answer"]
 
 
-def written_answer(model: LanguageModel, prompt: Prompt, max_tokens: int) -> Plan[str]:
-    """The answer that `model` writes to `prompt`."""
+def written_answer(model: LanguageModel, prompt: Prompt, max_tokens: int) -> Plan[AIMessage]:
+    """The answer that `model` writes to `prompt`, as the message that is streamed."""
     params = reply_params(model, max_tokens=max_tokens)
-    rows = yield from wait(model.sample, model.asample, [prompt], 1, params)
-    return parse_finding(finished_text(rows[0][0]) or rows[0][0].text)
+    writer = AnsweringModel(lm=model, prompt=prompt, params=params, cache=False)
+    message = yield from wait(writer.invoke, writer.ainvoke, writer.messages())
+    return writer.said(message)
 
 
-def spoken(state: ReasoningState, answer: str) -> Sequence[Any]:
+def spoken(state: ReasoningState, answer: AIMessage) -> Sequence[Any]:
     """The messages that an answer adds to the conversation: itself, and the question if it is not there."""
     messages: list[BaseMessage] = as_messages(state.get("messages"))
     said = [] if last_question(messages) and open_question(messages) else [HumanMessage(state["question"])]
-    return [*said, AIMessage(answer)]
+    return [*said, answer]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
 
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
@@ -22,8 +23,8 @@ __all__ = ["Answer"]
 class Answer(Node):
     """Answers the question from the documents, or without any from memory, each time it runs.
 
-    The citations are the documents that support the answer. If the budget has no call left, the answer
-    is empty.
+    Its tokens are streamed as they come (`stream_mode="messages"`). The citations are the documents that
+    support the answer. If the budget has no call left, the answer is empty.
 
     Args:
         model: A language model, or any LangChain chat model.
@@ -65,7 +66,7 @@ class Answer(Node):
         documents = state.get("documents", [])[: self.setting("passages")]
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        answer, reason = "", state.get("prm_stop_reason", "")
+        message, reason = AIMessage(""), state.get("prm_stop_reason", "")
         spent = budget.exhausted(usage)
         if spent or not budget.affordable("model_calls", 1, usage):
             reason = reason or f"budget: {spent or 'model_calls'}"
@@ -75,7 +76,8 @@ class Answer(Node):
             prompt = template.render(
                 prefill=prefill, passages=passages_text(documents), question=one_line(state["question"])
             )
-            answer = yield from written_answer(self.model, prompt, self.setting("max_tokens"))
+            message = yield from written_answer(self.model, prompt, self.setting("max_tokens"))
+        answer = str(message.text)
         cited = supporting(answer, documents, state["question"])
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {
@@ -84,5 +86,5 @@ class Answer(Node):
             "prm_stop_reason": reason or ("answered" if answer else "no answer"),
         }
         if self.speak:
-            update["messages"] = spoken(state, answer)
+            update["messages"] = spoken(state, message)
         return update

@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
 
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, as_language_model
@@ -63,6 +64,7 @@ class AnswerFromSteps(SearchNode):
         path = path_to(state.get("prm_steps", []), frontier[-1]) if frontier else []
         reason = state.get("prm_stop_reason", "")
         answer = path[-1]["final_answer"] if path else None
+        message = AIMessage("")
         if answer is None:
             budget: SearchBudget = self.setting("budget")
             usage = state.get("prm_usage")
@@ -76,8 +78,10 @@ class AnswerFromSteps(SearchNode):
                     question=one_line(state["question"]),
                     known=known_text(path),
                 )
-                answer = yield from written_answer(self.model, prompt, self.setting("max_tokens"))
-        answer = answer or next((s["thought"] for s in reversed(path) if s["thought"]), "")
+                message = yield from written_answer(self.model, prompt, self.setting("max_tokens"))
+        answer = (
+            answer or str(message.text) or next((s["thought"] for s in reversed(path) if s["thought"]), "")
+        )
         cited = _documents(state, path, "cited_ids")
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {
@@ -87,7 +91,7 @@ class AnswerFromSteps(SearchNode):
             "prm_stop_reason": reason or ("answered" if answer else "no answer"),
         }
         if self.speak:
-            update["messages"] = spoken(state, answer)
+            update["messages"] = spoken(state, message.model_copy(update={"content": answer}))
         return update
 
 

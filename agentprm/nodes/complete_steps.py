@@ -11,10 +11,10 @@ from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
+from agentprm.nodes._models import sampled
 from agentprm.nodes._node import Plan, emit
 from agentprm.nodes._search_node import SearchNode
 from agentprm.nodes._tree import ancestors, concludes, documents_of
-from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
     Prompts,
@@ -101,9 +101,9 @@ class CompleteSteps(SearchNode):
             temperature=self.setting("temperature"),
             seed=self.setting("seed"),
         )
-        sampled = yield from wait(self.model.sample, self.model.asample, prompts, 1, params)
+        rows = yield from sampled(self.model, prompts, 1, params)
         finished: list[Step] = []
-        for step, passages, row in zip(steps, shown, sampled, strict=True):
+        for step, passages, row in zip(steps, shown, rows, strict=True):
             thought = parse_finding(finished_text(row[0]))
             done: Step = {**step, "thought": thought, "status": "completed"}
             if not thought:

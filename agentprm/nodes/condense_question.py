@@ -13,9 +13,9 @@ from agentprm.budget import SearchBudget
 from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
+from agentprm.nodes._models import sampled
 from agentprm.nodes._node import Node, Plan, emit
-from agentprm.nodes._speaking import written_answer
-from agentprm.prompts import PROMPTS, Prompts, one_line
+from agentprm.prompts import PROMPTS, Prompts, finished_text, one_line, parse_finding, reply_params
 from agentprm.state import ReasoningState
 
 __all__ = ["CondenseQuestion"]
@@ -74,8 +74,9 @@ class CondenseQuestion(Node):
                 conversation="\n".join(before),
                 question=one_line(asked),
             )
-            reply = yield from written_answer(self.model, prompt, self.max_tokens)
-            question = _LABEL.sub("", reply)
+            params = reply_params(self.model, max_tokens=self.max_tokens)
+            rows = yield from sampled(self.model, [prompt], 1, params)
+            question = _LABEL.sub("", parse_finding(finished_text(rows[0][0])))
             if not question:
                 question, reason = asked, "the model's reply was no question"
         emit(

@@ -10,10 +10,10 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import SearchBudget, Usage
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
+from agentprm.nodes._models import sampled
 from agentprm.nodes._node import Plan
 from agentprm.nodes._search_node import SearchNode, emit_proposed
 from agentprm.nodes._tree import new_step, same_text
-from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
     PROPOSAL,
@@ -129,10 +129,10 @@ class ProposeSteps(SearchNode):
                 cut = {"prm_stop_reason": "budget: model_calls"}
             if not wanted:
                 return cut
-            sampled = yield from wait(self.model.sample, self.model.asample, prompts, wanted, params)
+            rows = yield from sampled(self.model, prompts, wanted, params)
             outputs = [
                 [prompt.prefix + finished_text(completion) for completion in row]
-                for prompt, row in zip(prompts, sampled, strict=True)
+                for prompt, row in zip(prompts, rows, strict=True)
             ]
         proposed: list[Step] = []
         remaining = iter(zip(outputs, shown, strict=True))

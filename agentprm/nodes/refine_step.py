@@ -9,10 +9,10 @@ from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
+from agentprm.nodes._models import sampled
 from agentprm.nodes._node import Plan
 from agentprm.nodes._search_node import SearchNode, emit_proposed
 from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text
-from agentprm.plans import wait
 from agentprm.prompts import (
     PROMPTS,
     PROPOSAL,
@@ -84,13 +84,8 @@ class RefineStep(SearchNode):
             return {"prm_weak": [], "prm_stop_reason": f"budget: {spent or 'model_calls'}"}
         fields = [self._fields(state, step) for step in weak]
         greedy = SamplingParams(max_tokens=self.max_tokens, temperature=0.0, seed=self.setting("seed"))
-        critiques = yield from wait(
-            self.critic.sample,
-            self.critic.asample,
-            [self.prompts.critique.render(prefill=False, **values) for values in fields],
-            1,
-            greedy,
-        )
+        reviews = [self.prompts.critique.render(prefill=False, **values) for values in fields]
+        critiques = yield from sampled(self.critic, reviews, 1, greedy)
         texts = [one_line(without_thought(row[0].text)) for row in critiques]
         params = reply_params(
             self.model,
@@ -104,7 +99,7 @@ class RefineStep(SearchNode):
             self.prompts.refine.render(**values, critique=text, prefill=prefill)
             for values, text in zip(fields, texts, strict=True)
         ]
-        actions = yield from wait(self.model.sample, self.model.asample, prompts, 1, params)
+        actions = yield from sampled(self.model, prompts, 1, params)
         refined = [
             self._refined(state, step, text, prompt, finished_text(row[0]))
             for step, text, prompt, row in zip(weak, texts, prompts, actions, strict=True)

@@ -1,0 +1,270 @@
+"""How nodes call language models, so that every call shows in callbacks and traces, whatever the backend."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextvars import copy_context
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables.config import ensure_config
+from langgraph.constants import TAG_NOSTREAM
+from pydantic import PrivateAttr
+
+from agentprm.budget import Usage, metered, share_usage
+from agentprm.lm import ChatLM, Completion, LanguageModel, Prompt, SamplingParams
+from agentprm.lm.listening import listening
+from agentprm.plans import Plan, wait
+from agentprm.prompts import finished_text, parse_finding
+from agentprm.replies import answer_span
+
+__all__ = ["AnsweringModel", "sampled"]
+
+_ROLES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
+_HELD = 20  # characters that may still turn out to be a label such as "**Final answer:**"
+
+
+def sampled(
+    model: LanguageModel, prompts: Sequence[Prompt], n: int, params: SamplingParams
+) -> Plan[list[list[Completion]]]:
+    """What `model` samples; a model that is no chat model is reported to callbacks as if it were one."""
+    if isinstance(model, ChatLM):  # reports each request itself
+        return (yield from wait(model.sample, model.asample, prompts, n, params))
+
+    def sync() -> list[list[Completion]]:
+        manager = CallbackManager.configure(**_configured())
+        runs = manager.on_chat_model_start(_serialized(model), [_messages(p) for p in prompts])
+        try:
+            with metered() as meter:
+                rows = model.sample(prompts, n, params)
+        except BaseException as error:
+            for run in runs:
+                run.on_llm_error(error)
+            raise
+        for run, result in zip(runs, _results(model, rows, meter.usage), strict=True):
+            run.on_llm_end(result)
+        return rows
+
+    async def on_loop() -> list[list[Completion]]:
+        manager = AsyncCallbackManager.configure(**_configured())
+        runs = await manager.on_chat_model_start(_serialized(model), [_messages(p) for p in prompts])
+        try:
+            with metered() as meter:
+                rows = await model.asample(prompts, n, params)
+        except BaseException as error:
+            await asyncio.gather(*(run.on_llm_error(error) for run in runs))
+            raise
+        results = _results(model, rows, meter.usage)
+        await asyncio.gather(*(run.on_llm_end(r) for run, r in zip(runs, results, strict=True)))
+        return rows
+
+    return (yield from wait(sync, on_loop))
+
+
+class AnsweringModel(BaseChatModel):
+    """A language model as the chat model that writes one answer, its tokens streamed as they come.
+
+    What is streamed is the answer alone: thinking and a label before it are held back. A model that is a
+    chat model reports its own cost; the cost of any other one is in the message.
+
+    Args:
+        lm: The model.
+        prompt: What it is asked.
+        params: How it is sampled.
+    """
+
+    lm: Any
+    prompt: Any
+    params: Any
+    _answer: str = PrivateAttr(default="")
+
+    @property
+    def _llm_type(self) -> str:
+        return "agentprm"
+
+    def messages(self) -> list[BaseMessage]:
+        """The prompt as messages."""
+        return _messages(self.prompt)
+
+    def said(self, message: BaseMessage) -> AIMessage:
+        """The answer as a message: that which was streamed, if it was."""
+        return AIMessage(
+            self._answer,
+            id=message.id,
+            response_metadata=message.response_metadata,
+            usage_metadata=getattr(message, "usage_metadata", None),
+        )
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=self._written())])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=await self._awritten())])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                with listening(heard.put):
+                    heard.put(self._written())
+            except BaseException as error:
+                heard.put(error)
+
+        threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()
+        said = ""
+        while not isinstance(item := heard.get(), AIMessage):
+            if isinstance(item, BaseException):
+                raise item
+            if new := _news(item, said):
+                said += new
+                yield _chunk(AIMessageChunk(content=new))
+        yield _chunk(_last(item, said))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        loop, heard = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        def hear(text: str | None) -> None:
+            loop.call_soon_threadsafe(heard.put_nowait, text)
+
+        async def work() -> AIMessage:
+            try:
+                with listening(hear):
+                    return await self._awritten()
+            finally:
+                hear(None)
+
+        task = asyncio.create_task(work())
+        said = ""
+        try:
+            while (text := await heard.get()) is not None:
+                if new := _news(text, said):
+                    said += new
+                    yield _chunk(AIMessageChunk(content=new))
+            yield _chunk(_last(await task, said))
+        finally:
+            task.cancel()
+
+    def _written(self) -> AIMessage:
+        with metered() as meter:
+            rows = self.lm.sample([self.prompt], 1, self.params)
+        return self._message(rows[0][0], meter.usage)
+
+    async def _awritten(self) -> AIMessage:
+        with metered() as meter:
+            rows = await self.lm.asample([self.prompt], 1, self.params)
+        return self._message(rows[0][0], meter.usage)
+
+    def _message(self, completion: Completion, usage: Usage) -> AIMessage:
+        self._answer = parse_finding(finished_text(completion) or completion.text)
+        return _message(self.lm, completion, None if isinstance(self.lm, ChatLM) else usage, self._answer)
+
+
+def _news(text: str, said: str) -> str:
+    """What a reply under way holds of its answer beyond `said`; only what will stay."""
+    start, end = answer_span(text)
+    body = text[start:end].lstrip()
+    if end < len(text) or len(body) <= _HELD or body[0] in "<[{`\u25c1":
+        return ""
+    known = parse_finding(body).rstrip(" \t\n\"'*`")
+    return known[len(said) :] if known.startswith(said) else ""
+
+
+def _last(message: AIMessage, said: str) -> AIMessageChunk:
+    text = str(message.text)
+    return AIMessageChunk(
+        content=text[len(said) :] if text.startswith(said) else "",
+        response_metadata=message.response_metadata,
+        usage_metadata=message.usage_metadata,
+        chunk_position="last",
+    )
+
+
+def _chunk(message: AIMessageChunk) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=message)
+
+
+def _configured() -> dict[str, Any]:
+    config = ensure_config()
+    return {
+        "inheritable_callbacks": config.get("callbacks"),
+        # LangGraph streams no tokens of a run with this tag: they are not the answer.
+        "inheritable_tags": [*(config.get("tags") or []), TAG_NOSTREAM],
+        "inheritable_metadata": config.get("metadata"),
+    }
+
+
+def _serialized(model: LanguageModel) -> dict[str, Any]:
+    return {
+        "name": _name(model),
+        "type": "not_implemented",
+        "lc": 1,
+        "id": ["agentprm", type(model).__name__],
+    }
+
+
+def _name(model: LanguageModel) -> str:
+    return str(getattr(model, "name", None) or type(model).__name__)
+
+
+def _messages(prompt: Prompt) -> list[BaseMessage]:
+    messages = [_ROLES[role](text) for role, text in prompt.messages]
+    return [*messages, AIMessage(prompt.prefix)] if prompt.prefix else messages
+
+
+def _message(model: LanguageModel, completion: Completion, usage: Usage | None, text: str) -> AIMessage:
+    return AIMessage(
+        text,
+        response_metadata={"model_name": _name(model), "finish_reason": completion.finish_reason},
+        usage_metadata=usage
+        and UsageMetadata(
+            input_tokens=usage["prompt_tokens"],
+            output_tokens=usage["completion_tokens"],
+            total_tokens=usage["prompt_tokens"] + usage["completion_tokens"],
+        ),
+    )
+
+
+def _results(model: LanguageModel, rows: Sequence[Sequence[Completion]], usage: Usage) -> list[LLMResult]:
+    results = []
+    for row, share in zip(rows, share_usage(usage, len(rows)), strict=True):
+        # The samples of a prompt share its cost; it is told once, with the first.
+        messages = [_message(model, c, None if i else share, c.text) for i, c in enumerate(row)]
+        results.append(LLMResult(generations=[[ChatGeneration(message=m) for m in messages]]))
+    return results

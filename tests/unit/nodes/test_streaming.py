@@ -1,0 +1,185 @@
+"""The answer's tokens are streamed as they come, and only they; every model call shows in callbacks."""
+
+import asyncio
+import threading
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk
+
+from agentprm.budget import record
+from agentprm.graphs import create_rag_graph, create_reasoning_graph
+from agentprm.lm import Capabilities, Completion, LanguageModel
+from agentprm.lm.listening import listener
+from agentprm.testing import ScriptedChatModel
+from tests.unit.world import QUESTION, chat_reply, good_reward, language_model, store
+
+LONG = "Isambard Kingdom Brunel was born in Portsmouth, on the south coast of England."
+
+
+class Told(LanguageModel):
+    """A local model that tells its text word by word, if anybody listens, and waits to be heard."""
+
+    capabilities = Capabilities()
+
+    def __init__(self, reply=LONG, *, fails=False):
+        self.reply, self.fails, self.heard = reply, fails, threading.Event()
+
+    def sample(self, prompts, n=1, params=None):
+        hear = listener(len(prompts), n)
+        words = self.reply.split(" ")
+        for end in range(1, len(words)):
+            if hear is not None:
+                hear(" ".join(words[:end]))
+        if self.fails:
+            raise ValueError("broken")
+        record(model_calls=len(prompts) * n, prompt_tokens=7, computed_tokens=7, completion_tokens=5)
+        return [[Completion(self.reply, 5, "stop")] * n for _ in prompts]
+
+
+def streamed_chat(reply):
+    return GenericFakeChatModel(messages=iter([AIMessage(reply)] * 9))
+
+
+def stream(graph, how, **state):
+    state = state or {"question": "Where was Brunel born?"}
+    if how == "sync":
+        return list(graph.stream(state, stream_mode="messages"))
+
+    async def run():
+        return [part async for part in graph.astream(state, stream_mode="messages")]
+
+    return asyncio.run(run())
+
+
+MODELS = {"local": lambda reply: Told(reply), "chat": streamed_chat}
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "reply",
+    [
+        LONG,
+        f"**Answer:** {LONG}",
+        f"<think>\nPlymouth, or was it another town?\n</think>\n\n{LONG}",
+        f'"{LONG}"',
+    ],
+)
+def test_the_tokens_of_the_answer_come_as_they_are_written(model, how, reply):
+    graph = create_rag_graph(MODELS[model](reply), store(), k=1).compile()
+    parts = stream(graph, how)
+    messages = [message for message, _ in parts]
+    assert all(isinstance(message, AIMessageChunk) for message in messages)
+    assert len([m for m in messages if m.text]) > 5
+    assert "".join(m.text for m in messages) == LONG
+    assert len({m.id for m in messages}) == 1
+    assert {metadata["langgraph_node"] for _, metadata in parts} == {"answer"}
+    result = graph.invoke({"question": "Where was Brunel born?"})
+    assert result["answer"] == result["messages"][-1].text == LONG
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_search_streams_its_answer_only(how):
+    for make in (lambda: ScriptedChatModel(script=chat_reply), language_model):
+        graph = create_reasoning_graph(make(), store(), good_reward()).compile()
+        messages = [message for message, _ in stream(graph, how, question=QUESTION)]
+        assert "".join(m.text for m in messages) == "Portsmouth"
+        assert {m.type for m in messages} <= {"ai", "AIMessageChunk"}
+
+
+def test_the_question_is_not_streamed_back_and_condensing_is_silent():
+    graph = create_rag_graph(
+        ScriptedChatModel(script=lambda text: "Where was he born?"), store(), condense=True
+    )
+    history = [("user", "Who?"), ("ai", "Brunel"), ("user", "And where?")]
+    for state in ({"question": "Who?"}, {"messages": history}):
+        assert "".join(m.text for m, _ in stream(graph.compile(), "sync", **state)) == "Where was he born?"
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_model_that_fails_fails_while_it_is_streamed(how):
+    graph = create_rag_graph(Told(fails=True), store()).compile()
+    with pytest.raises(ValueError, match="broken"):
+        stream(graph, how)
+
+
+def test_the_first_tokens_come_before_the_model_has_finished():
+    going_on = threading.Event()
+
+    class Waits(Told):
+        def sample(self, prompts, n=1, params=None):
+            hear = listener(len(prompts), n)
+            hear(LONG[:50])
+            assert going_on.wait(30)
+            return [[Completion(self.reply, 5, "stop")]]
+
+    parts = (
+        create_rag_graph(Waits(), store()).compile().stream({"question": "Where?"}, stream_mode="messages")
+    )
+    first, _ = next(parts)
+    assert first.text
+    assert LONG.startswith(first.text)
+    going_on.set()
+    assert first.text + "".join(message.text for message, _ in parts) == LONG
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_local_models_show_in_callbacks_and_usage(how):
+    usage, names = UsageMetadataCallbackHandler(), []
+
+    class Names(BaseCallbackHandler):
+        def on_chat_model_start(self, serialized, messages, **kwargs):
+            names.append(kwargs["metadata"]["langgraph_node"])
+
+    graph = create_reasoning_graph(language_model(), store(), good_reward()).compile()
+    config = {"callbacks": [usage, Names()]}
+    if how == "sync":
+        result = graph.invoke({"question": QUESTION}, config)
+    else:
+        result = asyncio.run(graph.ainvoke({"question": QUESTION}, config))
+    assert {"propose", "complete"} <= set(names)
+    (told,) = usage.usage_metadata.values()
+    assert told["input_tokens"] == result["prm_usage"]["prompt_tokens"]
+    assert told["output_tokens"] == result["prm_usage"]["completion_tokens"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_cost_of_an_answer_is_told_once(streaming):
+    usage = UsageMetadataCallbackHandler()
+    graph = create_rag_graph(Told(), store()).compile()
+    if streaming:
+        list(graph.stream({"question": "Where?"}, {"callbacks": [usage]}, stream_mode="messages"))
+    else:
+        graph.invoke({"question": "Where?"}, {"callbacks": [usage]})
+    assert usage.usage_metadata["Told"]["total_tokens"] == 12
+
+
+def test_rewards_show_in_callbacks():
+    names = []
+
+    class Names(BaseCallbackHandler):
+        def on_chain_start(self, serialized, inputs, **kwargs):
+            names.append(kwargs.get("name"))
+
+    graph = create_reasoning_graph(language_model(), store(), good_reward()).compile()
+    graph.invoke({"question": QUESTION}, {"callbacks": [Names()]})
+    assert "FakeReward" in names
+
+
+def test_nobody_listens_to_several_samples():
+    seen = []
+
+    class Asks(Told):
+        def sample(self, prompts, n=1, params=None):
+            seen.append(listener(len(prompts), n))
+            return super().sample(prompts, n, params)
+
+    stream(
+        create_reasoning_graph(
+            Asks("Search: Who?"), Slow(), good_reward(), candidates=2, max_steps=2
+        ).compile(),
+        "sync",
+    )
+    assert seen[0] is None
