@@ -176,10 +176,7 @@ def test_nobody_listens_to_several_samples():
             seen.append(listener(len(prompts), n))
             return super().sample(prompts, n, params)
 
-    stream(
-        create_reasoning_graph(
-            Asks("Search: Who?"), Slow(), good_reward(), candidates=2, max_steps=2
-        ).compile(),
-        "sync",
-    )
+    search = {"candidates": 2, "max_steps": 2}
+    graph = create_reasoning_graph(Asks("Search: Who?"), lambda query: [], good_reward(), **search)
+    stream(graph.compile(), "sync")
     assert seen[0] is None
