@@ -11,11 +11,7 @@ import threading
 from typing import Any
 
 from agentprm.errors import MissingDependencyError
-<<<<<<< HEAD
 from agentprm.forking import ForkSafeLock, after_fork
-=======
-from agentprm.forking import after_fork
->>>>>>> 1046f14 (Tests of streaming and of listening to a local model)
 from agentprm.rewards.checkers import _prover_child
 
 __all__ = ["prove"]
