@@ -14,10 +14,10 @@ from pydantic import BaseModel, Field
 from agentprm.errors import ConfigurationError
 from agentprm.integrations.conversation import shortened
 from agentprm.prompts import one_line
-from agentprm.state import title_of
+from agentprm.state import Citation, title_of
 from agentprm.trace import Trace, trace_of
 
-__all__ = ["answer_text", "create_search_tool"]
+__all__ = ["answer_text", "create_search_tool", "source_text"]
 
 _DESCRIPTION = (
     "Answers a question from the document collection, in several searches where one does not do. Ask a "
@@ -118,21 +118,34 @@ def answer_text(state: Mapping[str, Any], *, excerpt: int = 300) -> str:
         return f"No answer was found ({state.get('prm_stop_reason') or 'the documents do not say'})."
     documents = [*(state.get("prm_documents") or []), *(state.get("documents") or [])]
     known = {str(document.id): document for document in documents}
-    lines = [
-        f"[{number}] {_source(known.get(citation['doc_id']), citation, excerpt)}"
-        for number, citation in enumerate(state.get("citations") or [], 1)
-    ]
+    lines = []
+    for number, citation in enumerate(state.get("citations") or [], 1):
+        document = known.get(citation["doc_id"]) or _cited(citation)
+        lines.append(f"[{number}] {source_text(document, citation['text'], excerpt)}")
     return "\n".join([answer, "", "Sources:", *lines]) if lines else answer
 
 
-def _source(document: Document | None, citation: Mapping[str, str], excerpt: int) -> str:
-    metadata = document.metadata if document is not None else {"source": citation["source"]}
-    title = title_of(document) if document is not None else citation["title"]
+def source_text(document: Document, text: str, excerpt: int | None) -> str:
+    """A document's title, its metadata and `text` on one line.
+
+    Args:
+        document: The document.
+        text: What to show of it.
+        excerpt: Characters of the text that are shown; `None` shows all.
+    """
+    title = title_of(document)
     # What other parts of agentprm have noted about the search is a mapping, and no news to the agent.
     known = [
         f"{key}: {one_line(str(value))}"
-        for key, value in metadata.items()
+        for key, value in document.metadata.items()
         if isinstance(value, str | int | float) and str(value).strip() and str(value) != title
     ]
     line = one_line(title) + (f" ({', '.join(known)})" if known else "")
-    return f"{line}: {shortened(one_line(citation['text']), excerpt)}" if excerpt else line
+    shown = one_line(text) if excerpt is None else excerpt and shortened(one_line(text), excerpt)
+    return f"{line}: {shown}" if shown else line
+
+
+def _cited(citation: Citation) -> Document:
+    """What a citation alone says of its document."""
+    metadata = {"title": citation["title"], "source": citation["source"]}
+    return Document(id=citation["doc_id"], page_content=citation["text"], metadata=metadata)

@@ -17,15 +17,16 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
-import agentprm._cli_parts as parts
 from agentprm.budget import empty_usage, record
-from agentprm.cli import main
+from agentprm.cli import main, opening
+from agentprm.cli.models import Models
 from agentprm.errors import InputError, TransientModelError
 from agentprm.scale import LocalExecutor
 from agentprm.state import ReasoningState
 from agentprm.testing import ScriptedLanguageModel
 from agentprm.trace import load_trace, save_trace, trace_of
 
+MAKE_GRAPH = opening.make_graph
 DOCUMENT = Document(id="d1", page_content="Vertigo is by Hitchcock.", metadata={"title": "Vertigo"})
 
 
@@ -64,17 +65,17 @@ def answer(state: ReasoningState) -> dict[str, Any]:
 def _stand_ins(monkeypatch):
     """Fake embeddings and a scripted graph instead of models; everything else is real."""
     embeddings = {"packaged": DeterministicFakeEmbedding(size=8), "other": DeterministicFakeEmbedding(size=4)}
-    monkeypatch.setattr(parts, "embeddings_called", lambda name: embeddings[name])
-    monkeypatch.setattr("agentprm.cli.embeddings_called", lambda name: embeddings[name])
+    monkeypatch.setattr(opening, "embeddings_called", lambda name: embeddings[name])
+    monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(ScriptedLanguageModel({})))
 
-    def system(args, store, name, progress):
+    def make_graph(args, models, store):
         builder = StateGraph(ReasoningState)
         builder.add_node("answer", answer)
         builder.add_edge(START, "answer")
         builder.add_edge("answer", END)
-        return builder.compile(), {"graph": args.graph, "embeddings": name, "seed": args.seed}
+        return builder.compile()
 
-    monkeypatch.setattr("agentprm.cli.system", system)
+    monkeypatch.setattr(opening, "make_graph", make_graph)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("AGENTPRM_DEBUG", raising=False)
 
@@ -139,7 +140,8 @@ def test_index_and_ask(notes, tmp_path, capsys):
     assert "1 chosen" not in captured.out
     loaded = load_trace(trace)
     assert loaded["answer"] == "London [bold]"
-    assert loaded["settings"] == {"graph": "reasoning", "embeddings": "packaged", "seed": 4}
+    expected = {"graph": "reasoning", "model": "packaged", "embeddings": "packaged", "seed": 4, "passages": 1}
+    assert loaded["settings"].items() >= expected.items()
 
     assert main(["trace", str(trace)]) == 0
     assert capsys.readouterr().out.startswith(question)
@@ -174,8 +176,8 @@ def test_the_index_remembers_its_embeddings(notes, tmp_path, capsys):
 def test_a_folder_of_embeddings_is_noted_by_its_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
-    assert parts.embeddings_name("model") == str(tmp_path / "model")
-    assert parts.embeddings_name("some/name") == "some/name"
+    assert opening.embeddings_name("model") == str(tmp_path / "model")
+    assert opening.embeddings_name("some/name") == "some/name"
 
 
 def test_eval_prints_the_measures_and_resumes(data, tmp_path, capsys):
@@ -210,16 +212,22 @@ def test_eval_on_a_cluster_opens_everything_in_the_workers(data, tmp_path, monke
         return LocalExecutor(2)
 
     monkeypatch.setattr("agentprm.scale.RayExecutor", cluster)
-    monkeypatch.setattr("agentprm.cli.system", None)  # the driver itself loads no model
-    monkeypatch.setattr(parts, "_model", lambda name: ScriptedLanguageModel({"": "London bold"}))
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
+    loaded = []
+
+    def open_models(args, progress):
+        loaded.append(args.index)
+        return Models(ScriptedLanguageModel({"": "London bold"}))
+
+    monkeypatch.setattr(opening, "open_models", open_models)
     monkeypatch.chdir(tmp_path)
     assert main(["index", data, "-o", "i"]) == 0
     options = ["--ray", "head:6379", "--workers", "2", "--gpus", "0.5", "--log", "log"]
     assert main(["eval", data, "--index", "i", "--graph", "rag", *options]) == 0
     assert re.search(r"EM +│ +100.0 \[", capsys.readouterr().out)
     assert made == [("head:6379", {"workers": 2, "threads": 1, "num_gpus": 0.5})]
+    assert loaded == [str(tmp_path / "i")]  # by the worker; the driver itself loads no model
     # the log is that of a run without a cluster
-    monkeypatch.setattr("agentprm.cli.system", parts.system)
     assert main(["eval", data, "--index", "i", "--graph", "rag", "--log", "log"]) == 0
     assert len((tmp_path / "log").read_text().splitlines()) == 3
 
@@ -257,9 +265,9 @@ def test_help_and_mistakes_do_not_load_heavy_libraries():
 
 @pytest.mark.parametrize("graph", ["reasoning", "rag"])
 def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("agentprm.cli.system", parts.system)
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
     script = {"Replace a weak step": "Final answer: Alfred Hitchcock", "": "Alfred Hitchcock"}
-    monkeypatch.setattr(parts, "_model", lambda name: ScriptedLanguageModel(script))
+    monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(ScriptedLanguageModel(script)))
     trace = tmp_path / "t.json"
     options = ["--index", index, "--graph", graph, "--trace", str(trace), "--candidates", "2"]
     assert main(["ask", "Who directed Vertigo?", *options]) == 0
@@ -423,8 +431,7 @@ builder = StateGraph(ReasoningState)
 builder.add_node("slow", slow)
 builder.add_edge(START, "slow")
 builder.add_edge("slow", END)
-cli.system = lambda *args: (builder.compile(), {})
-cli.open_index = lambda *args: (None, "none")
+cli.opening.open_graph = lambda *args: (builder.compile(), {}, None)
 sys.argv[1:] = ["ask", "Who?", "--index", "x"]
 sys.exit(cli.main())
 """

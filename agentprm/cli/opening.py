@@ -1,0 +1,168 @@
+"""What the commands open: the index, the models, and the graph over both."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentprm.errors import IndexCorruptError, InputError
+
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+    from langgraph.graph.state import CompiledStateGraph
+    from rich.console import Console
+
+    from agentprm.cli.models import Models
+    from agentprm.retrievers import FaissStore
+
+__all__ = [
+    "build_store",
+    "embeddings_called",
+    "embeddings_name",
+    "index_embeddings",
+    "make_graph",
+    "note_embeddings",
+    "open_graph",
+    "open_index",
+    "open_models",
+    "settings_of",
+]
+
+_PACKAGED = "packaged"
+_NOTE = "agentprm.json"  # beside the index: which embeddings built it
+_BATCH = 64
+
+
+def embeddings_name(name: str | None) -> str:
+    """What an index notes: a folder by its absolute path, so that it is found from anywhere."""
+    if name is None:
+        return _PACKAGED
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def note_embeddings(folder: Path, name: str) -> None:
+    """Remembers beside an index which embeddings built it, so that `ask` needs no option."""
+    (folder / _NOTE).write_text(json.dumps({"embeddings": name}) + "\n", encoding="utf-8")
+
+
+def embeddings_called(name: str) -> Embeddings:
+    """The embeddings behind a name that `embeddings_name` gave."""
+    if name == _PACKAGED:
+        from agentprm.packaged import default_embeddings
+
+        return default_embeddings()
+    from agentprm.retrievers import SentenceTransformerEmbeddings
+
+    return SentenceTransformerEmbeddings(name)
+
+
+def build_store(documents: Sequence[Any], embeddings: Embeddings, progress: Console) -> FaissStore:
+    """An index of documents in memory, with a progress bar."""
+    from rich.progress import track
+
+    from agentprm.retrievers import FaissStore
+
+    store = FaissStore(embeddings)
+    batches = [documents[start : start + _BATCH] for start in range(0, len(documents), _BATCH)]
+    for batch in track(batches, "Embedding passages", console=progress, disable=progress.quiet):
+        store.add_documents(list(batch))
+    return store
+
+
+def index_embeddings(args: argparse.Namespace) -> str:
+    """Name of the embeddings that built the index that `--index` names.
+
+    Raises:
+        InputError: If there is no index.
+    """
+    folder = Path(args.index)
+    if not (folder / "CURRENT").exists():
+        raise InputError(f"There is no index in {folder}; make one with: agentprm index FOLDER -o {folder}")
+    return embeddings_name(args.embeddings) if args.embeddings else _noted_embeddings(folder)
+
+
+def _noted_embeddings(folder: Path) -> str:
+    try:
+        name = json.loads((folder / _NOTE).read_text(encoding="utf-8"))["embeddings"]
+    except FileNotFoundError:
+        return _PACKAGED  # made with the Python interface; the store compares the vectors anyway
+    except (OSError, ValueError, KeyError, TypeError):
+        name = None
+    if not isinstance(name, str):
+        raise IndexCorruptError(
+            f"{folder / _NOTE} is damaged; name the embeddings with --embeddings or index again."
+        )
+    return name
+
+
+def open_index(args: argparse.Namespace, embeddings: str, progress: Console) -> FaissStore:
+    """The index that `--index` names, whose embeddings have the name `embeddings`."""
+    from agentprm.retrievers import FaissStore
+
+    with progress.status("Opening the index"):
+        return FaissStore.load(Path(args.index), embeddings_called(embeddings))
+
+
+def open_models(args: argparse.Namespace, progress: Console) -> Models:
+    """The models that the options name; before anything that takes long, so that mistakes show at once."""
+    from agentprm.cli.models import Models, model_called, reranker_called, reward_called
+
+    slow = " (the first time takes about 15 s)" if args.model is None else ""
+    with progress.status(f"Loading the models{slow}"):
+        model = model_called(args.model)
+        return Models(model, reward_called(args.reward, model), reranker_called(args.reranker, model))
+
+
+def settings_of(args: argparse.Namespace, embeddings: str) -> dict[str, Any]:
+    """What the options make of a run: its name in logs and traces."""
+    settings: dict[str, Any] = {
+        "graph": args.graph,
+        "model": args.model or _PACKAGED,
+        "embeddings": embeddings,
+        "passages": args.passages or (5 if args.graph == "rag" else 1),
+    }
+    if args.graph == "reasoning":
+        settings |= {"candidates": args.candidates, "max_steps": args.max_steps, "seed": args.seed}
+        settings["look_ahead"] = args.look_ahead
+    chosen = {"reward": args.reward, "reranker": args.reranker}
+    return settings | {name: value for name, value in chosen.items() if value}
+
+
+def make_graph(args: argparse.Namespace, models: Models, store: FaissStore) -> CompiledStateGraph[Any]:
+    """The graph that the options ask for, over the best retriever that the index allows."""
+    from agentprm.graphs import create_rag_graph, create_reasoning_graph
+    from agentprm.retrievers import default_retriever
+    from agentprm.search import TD, Plain
+
+    settings = settings_of(args, "")
+    retriever = default_retriever(store, k=max(10, settings["passages"]))
+    if args.graph == "rag":
+        if models.reward is not None:
+            raise InputError("--reward scores the steps of a search; leave it out with --graph rag.")
+        return create_rag_graph(
+            models.model, retriever, passages=settings["passages"], reranker=models.reranker
+        ).compile()
+    return create_reasoning_graph(
+        models.model,
+        retriever,
+        models.reward,
+        candidates=args.candidates,
+        max_steps=args.max_steps,
+        passages=settings["passages"],
+        value=TD(horizon=args.look_ahead) if args.look_ahead else Plain(),
+        reranker=models.reranker,
+        seed=args.seed,
+    ).compile()
+
+
+def open_graph(
+    args: argparse.Namespace, progress: Console
+) -> tuple[CompiledStateGraph[Any], dict[str, Any], FaissStore]:
+    """The graph over the index that `--index` names, what a trace records of it, and the index."""
+    embeddings = index_embeddings(args)
+    models = open_models(args, progress)
+    store = open_index(args, embeddings, progress)
+    return make_graph(args, models, store), settings_of(args, embeddings), store

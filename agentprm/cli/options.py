@@ -1,0 +1,176 @@
+"""The options of the commands: how they are declared, checked, and read from a file."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from agentprm.errors import InputError
+
+__all__ = ["Parser", "add_command", "add_search_options", "amount", "count", "whole", "with_config"]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are answered in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'.\n")
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], short: str, long: str, examples: str
+) -> argparse.ArgumentParser:
+    """Adds a command with its help."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=short,
+        description=textwrap.fill(long, 78),
+        epilog=f"examples:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=run)
+    command.add_argument("--config", metavar="FILE", help="TOML file with options, by their names here")
+    return command
+
+
+def with_config(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> list[str]:
+    """The arguments with those of `--config FILE` before them, so that given ones win.
+
+    A file holds options of any command by their long names, and in a table `[ask]` those of one
+    command.
+
+    Raises:
+        InputError: If the file cannot be read, or names an option that no command has.
+    """
+    given = list(argv)
+    if not given or given[0] not in commands:
+        return given
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config")
+    try:
+        path = finder.parse_known_args(given[1:])[0].config
+    except argparse.ArgumentError:
+        return given  # without a file's name: the command's own parser says so
+    if path is None:
+        return given
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The configuration {path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no TOML file: {error}.") from error
+    tables = {name: _options(parser) for name, parser in commands.items()}
+    anywhere = {key: action for table in tables.values() for key, action in table.items()}
+    arguments: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            if name not in commands:
+                raise InputError(f"{path}: there is no command {name!r}; there are {', '.join(commands)}.")
+            for key, item in value.items():
+                found = _argument(path, key, item, tables[name])
+                arguments += found if name == given[0] else []
+        else:
+            found = _argument(path, name, value, anywhere)
+            arguments += found if _dashed(name) in tables[given[0]] else []
+    return [given[0], *arguments, *given[1:]]
+
+
+def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """A command's options by their long names, without those that make no sense in a file."""
+    return {
+        text: action
+        for action in parser._actions
+        for text in action.option_strings
+        if text.startswith("--") and action.dest not in ("config", "help")
+    }
+
+
+def _argument(path: str, key: str, value: Any, known: Mapping[str, argparse.Action]) -> list[str]:
+    action = known.get(_dashed(key))
+    if action is None:
+        names = ", ".join(sorted(name.removeprefix("--") for name in known))
+        raise InputError(f"{path}: there is no option {key!r}; there are {names}.")
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise InputError(f"{path}: {key} is true or false, not {value!r}.")
+        return [_dashed(key)] if value else []
+    if isinstance(value, bool | list):
+        raise InputError(f"{path}: {key} takes one value, not {value!r}.")
+    return [f"{_dashed(key)}={value}"]
+
+
+def _dashed(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def add_search_options(command: argparse.ArgumentParser) -> None:
+    """Adds the options of a search."""
+    command.add_argument(
+        "--graph", choices=("reasoning", "rag"), default="reasoning", help="how to answer (reasoning)"
+    )
+    command.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a chat model as provider:name (openai:…, ollama:…), a server's address, or a Hugging Face "
+        "name or folder (default: packaged)",
+    )
+    command.add_argument(
+        "--reward",
+        metavar="NAME",
+        help="what scores steps: grounding, relevance, self-judgement, judge, a chat model that judges, or a "
+        "published reward model (default: what suits the model)",
+    )
+    command.add_argument(
+        "--reranker",
+        metavar="NAME",
+        help="what reorders passages: pairwise, a chat model, or a cross-encoder (default: none)",
+    )
+    command.add_argument(
+        "--embeddings", metavar="NAME", help="only needed where the index does not know its own"
+    )
+    command.add_argument("--passages", type=count, metavar="N", help="passages per search (1; rag: 5)")
+    command.add_argument(
+        "--candidates", type=count, default=3, metavar="N", help="steps to choose from each time (3)"
+    )
+    command.add_argument(
+        "--max-steps", type=count, default=5, metavar="N", help="reasoning steps at most (5)"
+    )
+    command.add_argument(
+        "--look-ahead",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="steps to simulate after each candidate (0); 2 as in the paper takes two to three times as long",
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same search (0)")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """A number of at least 0."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return amount
