@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentprm.errors import AgentPRMError, ConfigurationError, MissingDependencyError
+from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 
 __all__ = ["Models", "model_called", "reranker_called", "reward_called"]
@@ -31,7 +31,7 @@ def model_called(name: str | None) -> LanguageModel:
             folder or a name on the Hugging Face hub; `None` for the packaged model.
 
     Raises:
-        ConfigurationError: If there is no such model, or it does not answer.
+        ConfigurationError: If there is no such model, or a chat model does not answer.
     """
     if name is None:
         from agentprm.packaged import default_language_model
@@ -41,15 +41,7 @@ def model_called(name: str | None) -> LanguageModel:
         return _answering(as_language_model(_chat_model(name)), name)
     if name.startswith(("http://", "https://")):
         return _answering(as_language_model(name), name)
-    try:
-        return as_language_model(name)
-    except AgentPRMError:
-        raise
-    except (OSError, ValueError) as error:  # of transformers: its first sentence says what is missing
-        raise ConfigurationError(
-            f"There is no model {name!r}: it is no folder, and as a name on the Hugging Face hub it cannot "
-            f"be loaded ({_first_line(error)}). A chat model has its provider before it: openai:{name}."
-        ) from error
+    return as_language_model(name)
 
 
 def reward_called(name: str | None, model: LanguageModel) -> Any:
@@ -76,13 +68,8 @@ def reward_called(name: str | None, model: LanguageModel) -> Any:
         return rewards.VerdictReward(model_called(name))
     try:
         return rewards.load_reward(name)
-    except AgentPRMError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"There is no reward {name!r}: it is none of {', '.join(kinds)}, no folder, and as a name on the "
-            f"Hugging Face hub it cannot be loaded ({_first_line(error)})."
-        ) from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} Or give one of {', '.join(kinds)}.") from error
 
 
 def reranker_called(name: str | None, model: LanguageModel) -> Any:
@@ -101,15 +88,7 @@ def reranker_called(name: str | None, model: LanguageModel) -> Any:
         return PairwiseReranker(model=model)
     if _PROVIDED.fullmatch(name) and not Path(name).exists():
         return PairwiseReranker(model=model_called(name))
-    try:
-        return CrossEncoderReranker(model=name)
-    except AgentPRMError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"There is no reranker {name!r}: it is not 'pairwise', no folder, and as a cross-encoder on the "
-            f"Hugging Face hub it cannot be loaded ({_first_line(error)})."
-        ) from error
+    return CrossEncoderReranker(model=name)
 
 
 def _chat_model(name: str) -> Any:

@@ -132,26 +132,26 @@ def settings_of(args: argparse.Namespace, embeddings: str) -> dict[str, Any]:
 
 
 def make_graph(args: argparse.Namespace, models: Models, store: FaissStore) -> CompiledStateGraph[Any]:
-    """The graph that the options ask for, over the best retriever that the index allows."""
+    """The graph that the options ask for, over the best retriever for the index."""
     from agentprm.graphs import create_rag_graph, create_reasoning_graph
-    from agentprm.retrievers import default_retriever
     from agentprm.search import TD, Plain
 
-    settings = settings_of(args, "")
-    retriever = default_retriever(store, k=max(10, settings["passages"]))
+    passages = settings_of(args, "")["passages"]
     if args.graph == "rag":
         if models.reward is not None:
             raise InputError("--reward scores the steps of a search; leave it out with --graph rag.")
+        # A reranker chooses among more passages than are read.
+        found = None if models.reranker is not None else passages
         return create_rag_graph(
-            models.model, retriever, passages=settings["passages"], reranker=models.reranker
+            models.model, store, k=found, passages=passages, reranker=models.reranker
         ).compile()
     return create_reasoning_graph(
         models.model,
-        retriever,
+        store,
         models.reward,
         candidates=args.candidates,
         max_steps=args.max_steps,
-        passages=settings["passages"],
+        passages=passages,
         value=TD(horizon=args.look_ahead) if args.look_ahead else Plain(),
         reranker=models.reranker,
         seed=args.seed,
