@@ -19,6 +19,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelServerError",
     "ParseError",
+    "StorageError",
     "TransientModelError",
     "unknown_name",
 ]
@@ -55,6 +56,10 @@ class ContextLengthError(InputError):
 
 class IndexCorruptError(AgentPRMError):
     """An index folder is incomplete, damaged or of an unknown format version."""
+
+
+class StorageError(AgentPRMError, OSError):
+    """The disk refused: it is full, fails, or may not be written; the message says what is kept."""
 
 
 class IndexMismatchError(ConfigurationError):

@@ -24,21 +24,27 @@ def after_fork(thing: T, reset: Callable[[T], None]) -> None:
 
 
 class ForkSafeLock:
-    """A lock that is open in a forked process, whoever held it in the parent."""
+    """A lock that is open in a forked process, whoever held it in the parent. It is not re-entrant.
+
+    A thread that has it and asks for it was interrupted (Ctrl-C) as it took it or let go of it, outside the
+    block that would free it: it gets it afresh.
+    """
 
     def __init__(self) -> None:
         self._renew()
         after_fork(self, ForkSafeLock._renew)
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()
+        self._lock: Any = threading.RLock()
 
     def __enter__(self) -> None:
+        while self._lock._is_owned():
+            self._lock.release()
         self._lock.acquire()
 
     def __exit__(self, *error: object) -> None:
         # In a child, the thread that forked leaves blocks that it entered in the parent.
-        if self._lock.locked():
+        if self._lock._is_owned():
             self._lock.release()
 
 

@@ -12,7 +12,7 @@ from agentprm.retrievers.features import FeatureFeedback, FeatureStore, extract_
 from agentprm.retrievers.feedback import average, rocchio
 from agentprm.retrievers.feedback_methods import BridgeFeedback, EncoderFeedback, TextFeedback, VectorFeedback
 from agentprm.retrievers.feedback_retriever import FeedbackRetriever
-from agentprm.retrievers.fsck import FsckReport, fsck
+from agentprm.retrievers.fsck import FsckReport, fsck, roll_back
 from agentprm.retrievers.hybrid import HybridRetriever
 from agentprm.retrievers.legacy import import_langchain_faiss
 from agentprm.retrievers.lexical import LexicalIndex
@@ -61,5 +61,6 @@ __all__ = [
     "import_langchain_faiss",
     "load_folder",
     "rocchio",
+    "roll_back",
     "vector_index",
 ]

@@ -29,6 +29,7 @@ _FILTER_EFFORT = 8
 # Candidates that a compressed index hands on to the exact scores: per wanted document, and at least.
 _RESCORE = 4
 _RESCORE_LEAST = 100
+_BLOCK = 65_536
 
 
 def canonical_factory(factory: str) -> str:
@@ -123,9 +124,20 @@ class ApproximateIndex:
         """Appends vectors (n x d)."""
         self._index.add(vectors)
 
-    def clear(self) -> None:
-        """Removes all vectors; the training stays."""
+    def refill(self, table: GrowingArray) -> None:
+        """Holds the vectors of a table and no others; the training stays."""
         self._index.reset()
+        blocks = (block for _, block in table.blocks(_BLOCK))
+        for block in blocks if self.grows or not len(table) else [np.concatenate(list(blocks))]:
+            self._index.add(np.ascontiguousarray(block))
+
+    def copy(self) -> ApproximateIndex:
+        """An index of its own with the same contents."""
+        twin = object.__new__(ApproximateIndex)
+        twin._factory = self._factory
+        nprobe = self._nprobe if self._ivf is not None else None
+        twin._use(faiss.clone_index(self._index), self._ef_search, nprobe)
+        return twin
 
     def search(
         self,

@@ -13,8 +13,9 @@ from langchain_core.documents import Document
 
 from agentprm.errors import IndexCorruptError
 from agentprm.forking import ForkSafeLock
+from agentprm.retrievers.files import storage_errors
 
-__all__ = ["DocumentTable", "Record"]
+__all__ = ["DocumentTable", "Record", "TableChange"]
 
 _CHUNK = 500
 _MOST_STATED = 2**31 - 1
@@ -31,8 +32,26 @@ class Record(NamedTuple):
     metadata: str
 
     def document(self) -> Document:
-        """A fresh `Document`, so that callers cannot change each other's."""
-        return Document(id=self.id, page_content=self.text, metadata=json.loads(self.metadata))
+        """A fresh `Document`, so that callers cannot change each other's.
+
+        Raises:
+            IndexCorruptError: The metadata is not JSON of a dictionary.
+        """
+        return Document(id=self.id, page_content=self.text, metadata=_metadata(self.metadata, self.id))
+
+
+class TableChange(NamedTuple):
+    """What is taken out of a table and put into it; in effect twice it is the same as once.
+
+    Attributes:
+        dropped: Keys in the table's file.
+        removed: Keys on top of it, with their ids.
+        added: Records by their new keys.
+    """
+
+    dropped: list[int]
+    removed: dict[int, str]
+    added: dict[int, Record]
 
 
 class DocumentTable:
@@ -57,6 +76,10 @@ class DocumentTable:
                 )
             except sqlite3.Error as error:
                 raise _corrupt(path, error) from None
+            self._query("PRAGMA trusted_schema = OFF")
+            # A view in place of the table could run for ever.
+            if self._query("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL") != [(_SCHEMA,)]:
+                raise _corrupt(path, "its tables are not those of an index")
             stated = self._query("PRAGMA user_version")[0][0]  # counting would read a whole index
             known = 0 < stated < _MOST_STATED
             self._base_size = stated if known else self._query("SELECT count(*) FROM documents")[0][0]
@@ -80,21 +103,29 @@ class DocumentTable:
         found = {key: self._records[key].document() for key in wanted if key in self._records}
         missing = [key for key in wanted if key not in found and key not in self._removed]
         for key, *rest in self._select("SELECT key, id, text, metadata FROM documents WHERE key IN", missing):
-            found[key] = Record(*rest).document()
+            found[key] = self._record(*rest).document()
         return found
 
-    def put(self, key: int, record: Record) -> None:
-        """Adds a document under a new key; its id must not be in the table."""
-        self._records[key] = record
-        self._keys[record.id] = key
+    def plan(self, removed: Iterable[int], added: dict[int, Record]) -> TableChange:
+        """The change that removes documents by key and adds others under new keys; nothing happens yet."""
+        dropped: list[int] = []
+        on_top: dict[int, str] = {}
+        for key in removed:
+            if key in self._records:
+                on_top[key] = self._records[key].id
+            else:
+                dropped.append(key)
+        return TableChange(dropped, on_top, added)
 
-    def remove(self, key: int) -> None:
-        """Removes the document of a key that is in the table."""
-        record = self._records.pop(key, None)
-        if record is None:
-            self._removed.add(key)
-        else:
-            del self._keys[record.id]
+    def apply(self, change: TableChange) -> None:
+        """Puts a change into effect, or finishes one that was interrupted."""
+        self._removed.update(change.dropped)
+        for key, name in change.removed.items():
+            self._records.pop(key, None)
+            if self._keys.get(name) == key:
+                del self._keys[name]
+        self._records.update(change.added)
+        self._keys.update({record.id: key for key, record in change.added.items()})
 
     def records(self) -> Iterator[tuple[int, Record]]:
         """All documents with their keys, in the order in which they were added."""
@@ -106,7 +137,7 @@ class DocumentTable:
             )
             for key, *rest in rows:
                 if key not in self._removed:
-                    yield key, Record(*rest)
+                    yield key, self._record(*rest)
             if len(rows) < _CHUNK:
                 break
             last = rows[-1][0]
@@ -117,9 +148,9 @@ class DocumentTable:
         if self._base is not None:
             for key, metadata in self._query("SELECT key, metadata FROM documents"):
                 if key not in self._removed:
-                    yield key, json.loads(metadata)
+                    yield key, _metadata(metadata, key)
         for key, record in self._records.items():
-            yield key, json.loads(record.metadata)
+            yield key, _metadata(record.metadata, record.id)
 
     def write(self, path: Path) -> None:
         """Writes all documents to a new SQLite file."""
@@ -150,17 +181,34 @@ class DocumentTable:
             chunk = values[start : start + _CHUNK]
             yield from self._query(f"{head} ({','.join('?' * len(chunk))})", chunk)
 
+    def _record(self, *values: Any) -> Record:
+        if not all(isinstance(value, str) for value in values):
+            raise _corrupt(self._path, f"document {values[0]!r} lacks its text or metadata")
+        return Record(*values)
+
     def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         assert self._base is not None
         assert self._path is not None
         try:
-            with self._lock:
+            with self._lock, storage_errors(self._path, "The index may be whole."):
                 return self._base.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise _corrupt(self._path, error) from None
 
 
-def _corrupt(path: Path, error: Exception) -> IndexCorruptError:
+def _metadata(text: Any, name: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise IndexCorruptError(
+            f"The metadata of document {name!r} cannot be read; restore a copy or index again."
+        )
+    return value
+
+
+def _corrupt(path: Path | None, reason: object) -> IndexCorruptError:
     return IndexCorruptError(
-        f"The documents in {path} cannot be read ({error}); restore a copy or index again."
+        f"The documents in {path} cannot be read ({reason}); restore a copy or index again."
     )

@@ -1,4 +1,4 @@
-"""Checks everything about an index folder, without changing it."""
+"""Checks everything about an index folder, and goes back to its last whole state."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentprm.errors import AgentPRMError, InputError
-from agentprm.retrievers.generations import Generation, leftovers, read_current
-from agentprm.retrievers.index_core import IndexCore
+from agentprm.errors import AgentPRMError, IndexCorruptError, InputError
+from agentprm.retrievers.files import storage_errors
+from agentprm.retrievers.generations import (
+    Generation,
+    generations,
+    leftovers,
+    open_generation,
+    point_to,
+    read_current,
+)
+from agentprm.retrievers.index_files import inconsistencies, open_index
+from agentprm.retrievers.kept_mentions import KeptMentions
+from agentprm.retrievers.locking import FolderLock
 from agentprm.retrievers.sharding import shard_parts
 
-__all__ = ["FsckReport", "fsck"]
+__all__ = ["FsckReport", "fsck", "roll_back"]
 
 
 @dataclass
@@ -59,6 +69,40 @@ def fsck(path: str | os.PathLike[str]) -> FsckReport:
     return report
 
 
+def roll_back(path: str | os.PathLike[str], *, lock_timeout_s: float = 30.0) -> int:
+    """Makes the newest whole generation the current one, where the current one is damaged.
+
+    Args:
+        path: The index folder.
+        lock_timeout_s: Seconds to wait for a writer.
+
+    Returns:
+        How many documents the generation has that is now current.
+
+    Raises:
+        InputError: There is no such folder.
+        IndexCorruptError: No generation is whole; nothing was changed.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"There is no index folder {folder}: check the path.")
+    with storage_errors(folder, "The index is as it was."), FolderLock(folder / ".lock", lock_timeout_s):
+        report = fsck(folder)
+        if report.clean:
+            return report.documents
+        for candidate in reversed(generations(folder)):
+            found = FsckReport()
+            try:
+                generation = open_generation(candidate)
+                _check(generation, found)
+            except AgentPRMError:
+                continue
+            if found.clean:
+                point_to(folder, generation.pointer)
+                return found.documents
+    raise IndexCorruptError(f"{folder} has no whole generation to go back to: restore a copy or index again.")
+
+
 def _check(generation: Generation, report: FsckReport) -> None:
     parts = shard_parts(generation) if "shards" in generation.manifest else [generation]
     report.documents = 0
@@ -66,6 +110,7 @@ def _check(generation: Generation, report: FsckReport) -> None:
         generation.verify(everything=True)
     for part in parts:
         part.verify(everything=True)
-        core = IndexCore.open(part, mmap=True)
+        core = open_index(part, mmap=True)
         report.documents += len(core)
-        report.problems += core.inconsistencies()
+        report.problems += inconsistencies(core)
+    KeptMentions(generation).get(list)

@@ -3,32 +3,35 @@
 Every document version gets a new 63-bit key, counted upwards and never used twice. Rows are only
 appended; a deleted row stays as a tombstone until `compact`. So no FAISS index ever has to remove
 anything, and a key means the same document on every index type.
+
+A change is prepared as a whole (`Change`) and then put into effect. Whatever interrupts the
+preparation leaves the documents as they were; a change that was interrupted while it was put into effect
+is put into effect again. Only the FAISS index is written to beforehand; it is filled anew when nothing
+came of that.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
+from agentprm.errors import ConfigurationError, InputError
 from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.ann import ApproximateIndex, canonical_factory, first_line, is_flat
-from agentprm.retrievers.document_table import DocumentTable, Record
+from agentprm.retrievers.document_table import DocumentTable, Record, TableChange
 from agentprm.retrievers.exact import exact_search
 from agentprm.retrievers.filters import Filter, compile_filter, compile_metadata_filter, signature
-from agentprm.retrievers.generations import Generation
 from agentprm.retrievers.gpu import MOST_RESULTS, GpuClone
-from agentprm.retrievers.kept_mentions import KeptMentions
 from agentprm.retrievers.metrics import Metric, check_metric, faiss_metric, to_scores
 from agentprm.retrievers.tables import GrowingArray
 from agentprm.retrievers.vector_index import FloatArray
 
-__all__ = ["IndexCore", "IndexSettings"]
+__all__ = ["Change", "IndexCore", "IndexSettings"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -40,7 +43,6 @@ _OVERFETCH = 1000
 # Compacted by itself when at least this many rows are deleted, and they outnumber the others.
 _COMPACT_ROWS = 1000
 _MASKS = 16
-_BLOCK = 65_536
 
 
 class IndexSettings(NamedTuple):
@@ -52,99 +54,198 @@ class IndexSettings(NamedTuple):
     nprobe: int | None
 
 
+@dataclass(frozen=True)
+class Change:
+    """What becomes of an index, computed beforehand; in effect twice it is the same as once.
+
+    Attributes:
+        keys: All keys.
+        vectors: All vectors.
+        next_key: The key of the next document.
+        dead: Rows of deleted documents.
+        buried: Rows that are added to them.
+        documents: What changes in the documents.
+        index: The FAISS index over all vectors.
+        dimension: Length of a vector.
+    """
+
+    keys: GrowingArray
+    vectors: GrowingArray
+    next_key: int
+    dead: set[int]
+    buried: list[int]
+    documents: TableChange
+    index: ApproximateIndex | None
+    dimension: int | None
+
+
 class IndexCore:
     """Documents with vectors, searched by vector. Not synchronised: the caller holds a lock.
 
     Args:
         settings: Factory, metric and search effort.
+
+    Raises:
+        ConfigurationError: The metric is unknown or a number is not positive.
     """
 
     def __init__(self, settings: IndexSettings) -> None:
+        for name, value in (("ef_search", settings.ef_search), ("nprobe", settings.nprobe)):
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {value}.")
         self.settings = settings._replace(
             factory=canonical_factory(settings.factory), metric=check_metric(settings.metric)
         )
         self.documents = DocumentTable()
+        self.keys = GrowingArray(np.empty(0, dtype=np.int64))
+        self.vectors = GrowingArray(np.empty((0, 0), dtype=np.float32))
+        self.dead: set[int] = set()
+        self.next_key = 0
+        self.dimension: int | None = None
+        self.index: ApproximateIndex | None = None
+        self.sound = True  # whether the FAISS index holds all vectors and no others
         self._metric = faiss_metric(settings.metric)
-        self._vectors = GrowingArray(np.empty((0, 0), dtype=np.float32))
-        self._keys = GrowingArray(np.empty(0, dtype=np.int64))
-        self._dead: set[int] = set()
-        self._next_key = 0
-        self._index: ApproximateIndex | None = None
         self._masks: OrderedDict[str, BoolArray | None] = OrderedDict()
         self._masks_lock = ForkSafeLock()
         self._gpu: GpuClone | None = None
-        self.dimension: int | None = None
-        self.mentions = KeptMentions()
 
     def __len__(self) -> int:
-        return len(self._keys) - len(self._dead)
+        return len(self.keys) - len(self.dead)
 
-    def upsert(self, records: Sequence[Record], vectors: FloatArray) -> None:
-        """Adds documents, replacing those with the same ids; of two with one id the last counts.
+    # Changing
+
+    def prepare_upsert(
+        self, records: Sequence[Record], vectors: FloatArray, trained: ApproximateIndex | None = None
+    ) -> Change:
+        """The change that adds documents and replaces those with the same ids.
 
         Args:
-            records: The documents.
+            records: The documents, of distinct ids.
             vectors: Their vectors (n x d), prepared for the metric.
+            trained: What `trained_index` gave for them, here or in another shard.
 
         Raises:
-            InputError: The index must be trained first and there are too few vectors for it.
+            InputError: FAISS cannot add the vectors.
         """
-        last = {record.id: place for place, record in enumerate(records)}
-        places = sorted(last.values())
-        kept = np.ascontiguousarray(vectors[places])
-        self._start(kept)
-        if self._index is not None and not self._index.is_trained:
-            self._index.train(kept)
-        if self._index is not None:
-            self._extend(kept)
-        self._bury([key for key in self.documents.keys_of(list(last)) if key is not None])
-        if self.mentions.kept:
-            self.mentions.change([], [records[place].document() for place in places])
-        keys = np.arange(self._next_key, self._next_key + len(places), dtype=np.int64)
-        self._next_key += len(places)
-        for key, place in zip(keys, places, strict=True):
-            self.documents.put(int(key), records[place])
-        self._keys.append(keys)
-        self._vectors.append(kept)
-        self._changed()
+        known = self.documents.keys_of([record.id for record in records])
+        removed = [key for key in known if key is not None]
+        keys = np.arange(self.next_key, self.next_key + len(records), dtype=np.int64)
+        table = self.vectors
+        if self.dimension is None:
+            table = GrowingArray(np.empty((0, vectors.shape[1]), dtype=np.float32))
+        change = Change(
+            keys=self.keys.extended(keys),
+            vectors=table.extended(vectors),
+            next_key=self.next_key + len(records),
+            dead=self.dead,
+            buried=self._rows(removed),
+            documents=self.documents.plan(removed, dict(zip(keys.tolist(), records, strict=True))),
+            index=None,
+            dimension=vectors.shape[1],
+        )
+        return replace(change, index=self._grown(vectors, change.vectors, trained))
 
-    def train(self, vectors: FloatArray) -> None:
-        """Trains an untrained index on a sample of vectors (n x d); does nothing for one that is ready."""
-        self._start(vectors)
-        if self._index is not None and not self._index.is_trained:
-            self._index.train(vectors)
+    def prepare_deletion(self, ids: Sequence[str] | None) -> Change:
+        """The change that removes documents; unknown ids are ignored; `None` removes everything."""
+        if ids is None:
+            removed = self.live_keys()
+        else:
+            removed = [key for key in self.documents.keys_of(list(dict.fromkeys(ids))) if key is not None]
+        return replace(
+            self._unchanged(), buried=self._rows(removed), documents=self.documents.plan(removed, {})
+        )
+
+    def prepare_compaction(self) -> Change:
+        """The change that drops the rows of deleted documents."""
+        live = np.flatnonzero(self._live())
+        vectors, keys = GrowingArray(self.vectors.take(live)), GrowingArray(self.keys.take(live))
+        if self.index is not None:
+            self.sound = False
+            self.index.refill(vectors)
+        return replace(self._unchanged(), keys=keys, vectors=vectors, dead=set())
+
+    def prepare_training(self, trained: ApproximateIndex | None, dimension: int) -> Change:
+        """The change that makes an index without documents take what `trained_index` gave."""
+        change = replace(self._unchanged(), dimension=dimension)
+        if self.dimension is None:
+            change = replace(change, vectors=GrowingArray(np.empty((0, dimension), dtype=np.float32)))
+        return change if trained is None else replace(change, index=trained)
+
+    def trained_index(self, vectors: FloatArray) -> ApproximateIndex | None:
+        """A new index trained on a sample (n x d); `None` where there is nothing to train.
+
+        Raises:
+            InputError: There are too few vectors.
+        """
+        if self.is_trained:
+            return None
+        index = self.new_index(vectors.shape[1])
+        if not index.is_trained:
+            index.train(vectors)
+        return index
+
+    def apply(self, change: Change) -> None:
+        """Puts a change into effect, or finishes one that was interrupted."""
+        self.documents.apply(change.documents)
+        self.dead = change.dead
+        self.dead.update(change.buried)
+        self.keys = change.keys
+        self.vectors = change.vectors
+        self.next_key = change.next_key
+        self.dimension = change.dimension
+        self.index = change.index
+        self._masks.clear()
+        self._gpu = None
+        self.sound = True
+
+    def mend(self) -> None:
+        """Fills the FAISS index anew when a change that had written to it did not come into effect."""
+        if not self.sound:
+            if self.index is not None:
+                self.index.refill(self.vectors)
+            self.sound = True
 
     @property
     def is_trained(self) -> bool:
         """Whether documents can be added without training."""
-        return is_flat(self.settings.factory) or (self._index is not None and self._index.is_trained)
+        return is_flat(self.settings.factory) or (self.index is not None and self.index.is_trained)
 
-    def adopt_training(self, other: IndexCore) -> None:
-        """Takes over the training of an index without documents that has the same settings."""
-        if other._index is None or other.dimension is None or self.is_trained:
-            return
-        self._start(np.empty((0, other.dimension), dtype=np.float32))
-        if self._index is not None:
-            self._index.from_bytes(other._index.to_bytes())
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many rows are deleted that the others are worth copying."""
+        return len(self.dead) > max(_COMPACT_ROWS, len(self))
+
+    @property
+    def wants_compaction(self) -> bool:
+        """Whether a save writes less after a compaction, at no other cost."""
+        return bool(self.dead) and self.index is None
+
+    def new_index(self, dimension: int) -> ApproximateIndex:
+        """An empty FAISS index.
+
+        Raises:
+            ConfigurationError: FAISS does not know the factory string, or not for this dimension.
+        """
+        settings = self.settings
+        return ApproximateIndex(
+            settings.factory,
+            dimension,
+            settings.metric,
+            ef_search=settings.ef_search,
+            nprobe=settings.nprobe,
+        )
 
     def to_gpu(self, device: int) -> None:
         """Clones the index to a GPU, for searches without a filter until the next change."""
-        if len(self._vectors):
-            index = None if self._index is None else self._index.faiss_index
-            self._gpu = GpuClone(self._vectors, self._metric, index, device)
+        if len(self.vectors):
+            index = None if self.index is None else self.index.faiss_index
+            self._gpu = GpuClone(self.vectors, self._metric, index, device)
 
-    def delete(self, ids: Sequence[str] | None) -> None:
-        """Removes documents; unknown ids are ignored; `None` removes everything."""
-        if ids is None:
-            keys = self.keys()
-        else:
-            keys = [key for key in self.documents.keys_of(list(dict.fromkeys(ids))) if key is not None]
-        self._bury(keys)
-        self._changed()
+    # Reading
 
-    def keys(self) -> list[int]:
+    def live_keys(self) -> list[int]:
         """Keys of all documents, in the order in which they were added."""
-        return [int(key) for key in self._keys.take(np.flatnonzero(self._live()))]
+        return [int(key) for key in self.keys.take(np.flatnonzero(self._live()))]
 
     def vectors_for(self, ids: Sequence[str]) -> FloatArray:
         """Stored vectors (n x d) of documents.
@@ -158,24 +259,24 @@ class IndexCore:
             raise InputError(f"There is no document with id {unknown[0]!r} in the index; check the ids.")
         if not keys:
             return np.empty((0, self.dimension or 0), dtype=np.float32)
-        return self._vectors.take(self._keys.locate(np.asarray(keys, dtype=np.int64)))
+        return self.vectors.take(self.keys.locate(np.asarray(keys, dtype=np.int64)))
 
     def search(self, queries: FloatArray, k: int, spec: Filter) -> list[list[tuple[int, float]]]:
         """Best `k` keys with scores, best first, for each query (q x d, prepared for the metric)."""
         mask = self._mask(spec)
-        allowed = len(self._keys) if mask is None else int(mask.sum())
+        allowed = len(self.keys) if mask is None else int(mask.sum())
         wanted = min(k, allowed)
         if not wanted:
             return [[] for _ in queries]
         found: list[tuple[FloatArray, npt.NDArray[np.int64]] | None] = [None] * len(queries)
         if self._gpu is not None and mask is None and wanted <= MOST_RESULTS:
             found = [pair if len(pair[1]) >= wanted else None for pair in self._gpu.search(queries, wanted)]
-        elif self._index is not None:
+        elif self.index is not None:
             found = self._approximate(queries, wanted, mask, allowed)
         missing = [i for i, pair in enumerate(found) if pair is None]
         if missing:
             values, rows = exact_search(
-                np.ascontiguousarray(queries[missing]), self._vectors, wanted, self._metric, mask
+                np.ascontiguousarray(queries[missing]), self.vectors, wanted, self._metric, mask
             )
             for place, i in enumerate(missing):
                 found[i] = (values[place], rows[place])
@@ -183,172 +284,47 @@ class IndexCore:
         for pair in found:
             assert pair is not None
             scores = to_scores(pair[0], self.settings.metric).tolist()
-            results.append(list(zip(self._keys.take(pair[1]).tolist(), scores, strict=True)))
+            results.append(list(zip(self.keys.take(pair[1]).tolist(), scores, strict=True)))
         return results
 
-    def compact(self) -> None:
-        """Drops the rows of deleted documents and rebuilds the index without them."""
-        if not self._dead:
-            return
-        live = np.flatnonzero(self._live())
-        self._vectors = GrowingArray(self._vectors.take(live))
-        self._keys = GrowingArray(self._keys.take(live))
-        self._dead = set()
-        self._masks.clear()
-        self._gpu = None
-        self._rebuild()
+    def _unchanged(self) -> Change:
+        nothing = self.documents.plan((), {})
+        return Change(
+            self.keys, self.vectors, self.next_key, self.dead, [], nothing, self.index, self.dimension
+        )
 
-    @property
-    def wants_compaction(self) -> bool:
-        """Whether a save writes less after `compact`, at no other cost."""
-        return bool(self._dead) and self._index is None
-
-    def write_files(self, folder: Path) -> None:
-        """Writes the files of a generation into an empty folder."""
-        for name, table in (("ids.npy", self._keys), ("vectors.npy", self._vectors)):
-            with (folder / name).open("wb") as file:
-                shape = (len(table), *table.row_shape)
-                header = {"descr": table.dtype.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for _, block in table.blocks(_BLOCK):
-                    file.write(np.ascontiguousarray(block).data)
-        np.save(folder / "deleted.npy", np.asarray(sorted(self._dead), dtype=np.int64), allow_pickle=False)
-        self.documents.write(folder / "documents.sqlite")
-        self.mentions.write(folder)
-        if self._index is not None and self._index.is_trained:
-            (folder / "index.faiss").write_bytes(self._index.to_bytes().data)
-
-    def contents(self) -> dict[str, Any]:
-        """What the manifest says of these files."""
-        return {
-            "factory": self.settings.factory,
-            "metric": self.settings.metric,
-            "dimension": self.dimension,
-            "count": len(self),
-            "rows": len(self._keys),
-            "next_key": self._next_key,
-        }
-
-    def inconsistencies(self) -> list[str]:
-        """What is wrong between the tables; reads all of them."""
-        problems = []
-        keys = self._keys.take(np.arange(len(self._keys)))
-        if len(keys) and ((np.diff(keys) <= 0).any() or keys[0] < 0 or keys[-1] >= self._next_key):
-            problems.append("The keys are not ascending below the next key.")
-        stored = [key for key, _ in self.documents.records()]
-        if stored != self.keys():
-            problems.append("The documents are not those that the vectors belong to.")
-        for start, block in self._vectors.blocks(_BLOCK):
-            lengths = np.linalg.norm(block, axis=1)
-            if not np.isfinite(lengths).all():
-                problems.append(f"A vector after row {start} is not finite.")
-            elif (
-                self.settings.metric == "cosine"
-                and not (np.isclose(lengths, 1, atol=1e-3) | (lengths == 0)).all()
-            ):
-                problems.append(f"A vector after row {start} is not of unit length.")
-        return problems
-
-    @classmethod
-    def open(
-        cls, generation: Generation, *, mmap: bool, ef_search: int | None = None, nprobe: int | None = None
-    ) -> IndexCore:
-        """Opens the files of a generation whose sizes have been verified.
-
-        Args:
-            generation: What to open.
-            mmap: Leave the vectors on disk and read the rows that are needed.
-            ef_search: See `FaissStore`.
-            nprobe: See `FaissStore`.
-
-        Raises:
-            IndexCorruptError: The files contradict each other or the manifest.
-        """
-        manifest = _checked(generation)
-        core = cls(IndexSettings(manifest["factory"], manifest["metric"], ef_search, nprobe))
-        rows, dimension = manifest["rows"], manifest.get("dimension")
-        core._next_key = manifest["next_key"]
-        shape = (rows, dimension or 0)
-        core._keys = GrowingArray(_array(generation, "ids.npy", (rows,), np.dtype(np.int64), mmap))
-        core._vectors = GrowingArray(_array(generation, "vectors.npy", shape, np.dtype(np.float32), mmap))
-        deleted = _array(generation, "deleted.npy", None, np.dtype(np.int64), mmap=False)
-        core._dead = set(deleted.tolist())
-        core.mentions = KeptMentions(generation)
-        core.documents = DocumentTable(generation.folder / "documents.sqlite")
-        fits = all(0 <= row < rows for row in core._dead)
-        if not fits or len(core) != manifest.get("count") or len(core.documents) != len(core):
-            raise IndexCorruptError(f"The files of {generation.folder} contradict each other; index again.")
-        if dimension is not None:
-            try:
-                core._start(np.empty((0, dimension), dtype=np.float32))
-            except ConfigurationError as error:
-                raise IndexCorruptError(f"The manifest of {generation.folder} is wrong: {error}") from None
-            if core._index is not None and (rows or "index.faiss" in manifest["files"]):
-                core._index.from_bytes(np.frombuffer(generation.read("index.faiss"), dtype=np.uint8))
-                if len(core._index) != rows:
-                    raise IndexCorruptError(f"The index of {generation.folder} lacks rows; index again.")
-        return core
-
-    def _start(self, vectors: FloatArray) -> None:
-        """Fixes the dimension with the first vectors."""
-        if self.dimension is not None:
-            return
-        dimension = vectors.shape[1]
-        if not is_flat(self.settings.factory):
-            self._index = ApproximateIndex(
-                self.settings.factory,
-                dimension,
-                self.settings.metric,
-                ef_search=self.settings.ef_search,
-                nprobe=self.settings.nprobe,
-            )
-        if not len(self._vectors):
-            self._vectors = GrowingArray(np.empty((0, dimension), dtype=np.float32))
-        self.dimension = dimension
-
-    def _extend(self, vectors: FloatArray) -> None:
-        """Adds vectors to the FAISS index, or leaves it as it was."""
-        index = self._index
-        assert index is not None
+    def _grown(
+        self, new: FloatArray, table: GrowingArray, trained: ApproximateIndex | None
+    ) -> ApproximateIndex | None:
+        """The FAISS index with new vectors; `table` holds the old and the new ones."""
+        if is_flat(self.settings.factory):
+            return None
+        index = self.index
+        if index is None or not index.is_trained:
+            index = self.new_index(new.shape[1]) if trained is None else trained
+        if not len(new):
+            return index
+        if index is self.index:
+            self.sound = False  # until the change is in effect
         try:
             if index.grows or not len(index):
-                index.add(vectors)
+                index.add(new)
             else:
-                rows = [block for _, block in self._vectors.blocks(_BLOCK)]
-                index.clear()
-                index.add(np.concatenate([*rows, vectors]))
+                index.refill(table)
         except Exception as error:
-            self._rebuild()
             raise InputError(
-                f"FAISS cannot add {len(vectors)} documents to an index {self.settings.factory!r}: "
+                f"FAISS cannot add {len(new)} documents to an index {self.settings.factory!r}: "
                 f"{first_line(error)} Nothing was added; use another factory, such as 'HNSW32'."
             ) from None
+        return index
 
-    def _rebuild(self) -> None:
-        """Fills the FAISS index from the stored vectors."""
-        if self._index is None:
-            return
-        self._index.clear()
-        rows = len(self._vectors)
-        for _, block in self._vectors.blocks(_BLOCK if self._index.grows else max(rows, 1)):
-            self._index.add(np.ascontiguousarray(block))
-
-    def _bury(self, keys: list[int]) -> None:
-        if self.mentions.kept:
-            self.mentions.change(self.documents.get(keys).values(), [])
-        self._dead.update(self._keys.locate(np.asarray(keys, dtype=np.int64)).tolist())
-        for key in keys:
-            self.documents.remove(key)
-
-    def _changed(self) -> None:
-        self._masks.clear()
-        self._gpu = None
-        if len(self._dead) > max(_COMPACT_ROWS, len(self)):
-            self.compact()
+    def _rows(self, keys: Sequence[int]) -> list[int]:
+        rows: list[int] = self.keys.locate(np.asarray(keys, dtype=np.int64)).tolist()
+        return rows
 
     def _live(self) -> BoolArray:
-        live = np.ones(len(self._keys), dtype=np.bool_)
-        live[list(self._dead)] = False
+        live = np.ones(len(self.keys), dtype=np.bool_)
+        live[list(self.dead)] = False
         return live
 
     def _mask(self, spec: Filter) -> BoolArray | None:
@@ -366,9 +342,9 @@ class IndexCore:
             else:
                 keep = compile_filter(spec)
                 keys = [key for key, record in self.documents.records() if keep(record.document())]
-            mask = np.zeros(len(self._keys), dtype=np.bool_)
-            mask[self._keys.locate(np.asarray(keys, dtype=np.int64))] = True
-        elif self._dead:
+            mask = np.zeros(len(self.keys), dtype=np.bool_)
+            mask[self.keys.locate(np.asarray(keys, dtype=np.int64))] = True
+        elif self.dead:
             mask = self._live()
         if name is not None:
             with self._masks_lock:
@@ -381,51 +357,17 @@ class IndexCore:
         self, queries: FloatArray, k: int, mask: BoolArray | None, allowed: int
     ) -> list[tuple[FloatArray, npt.NDArray[np.int64]] | None]:
         """Results of the FAISS index; `None` for a query that needs an exact scan."""
-        index = self._index
+        index = self.index
         assert index is not None
         if mask is None:
-            results = index.search(queries, self._vectors, k, self._metric, None)
+            results = index.search(queries, self.vectors, k, self._metric, None)
         elif index.filters:
             if allowed <= max(_EXACT_ROWS, _EXACT_SHARE * len(mask)) and allowed < len(mask) // 2:
                 return [None] * len(queries)
-            results = index.search(queries, self._vectors, k, self._metric, mask)
+            results = index.search(queries, self.vectors, k, self._metric, mask)
         elif len(mask) - allowed <= _OVERFETCH:
-            wide = index.search(queries, self._vectors, k + len(mask) - allowed, self._metric, None)
+            wide = index.search(queries, self.vectors, k + len(mask) - allowed, self._metric, None)
             results = [(values[mask[rows]][:k], rows[mask[rows]][:k]) for values, rows in wide]
         else:
             return [None] * len(queries)
         return [pair if len(pair[1]) >= k else None for pair in results]
-
-
-def _checked(generation: Generation) -> dict[str, Any]:
-    """The manifest, when its fields have the right types and fit each other."""
-    manifest = generation.manifest
-    numbers = [manifest.get(name) for name in ("rows", "count", "next_key")]
-    dimension = manifest.get("dimension")
-    well_formed = (
-        all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
-        and (
-            manifest["rows"] == 0 if dimension is None else type(dimension) is int and 0 < dimension < 1 << 24
-        )
-        and isinstance(manifest.get("factory"), str)
-        and manifest.get("metric") in get_args(Metric)
-    )
-    if not well_formed:
-        raise IndexCorruptError(
-            f"The manifest of {generation.folder} is incomplete or contradicts itself; index again."
-        )
-    return manifest
-
-
-def _array(
-    generation: Generation, name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any], mmap: bool
-) -> npt.NDArray[Any]:
-    path = generation.folder / name
-    empty = shape is not None and 0 in shape
-    try:
-        array = np.load(path, mmap_mode="r" if mmap and not empty else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise IndexCorruptError(f"{path} cannot be read ({error}); restore a copy or index again.") from None
-    if array.dtype != dtype or (shape is not None and array.shape != shape) or array.ndim == 0:
-        raise IndexCorruptError(f"{path} does not fit the manifest; restore a copy or index again.")
-    return np.asarray(array) if not mmap or empty else array

@@ -36,6 +36,7 @@ class KeptMentions:
         self._words: Bm25Index | None = None
         self._stored: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
         self._digest = ""
+        self._half_changed = False
         self._lock = ForkSafeLock()
         if generation is not None and _FILE in generation.manifest["files"]:
             path = generation.folder / _FILE
@@ -60,6 +61,7 @@ class KeptMentions:
             IndexCorruptError: The saved one is damaged.
         """
         with self._lock:
+            self._forget_half_changed()
             if self._index is None:
                 self._index = self._loaded() or MentionIndex.from_documents(documents())
                 self._stored = None
@@ -68,17 +70,26 @@ class KeptMentions:
     def words(self, documents: Callable[[], Iterable[Document]]) -> Bm25Index:
         """The words of the documents; see `get`."""
         with self._lock:
+            self._forget_half_changed()
             if self._words is None:
                 words = Bm25Index(text_words)
                 words.add(_texts(documents()))
                 self._words = words
             return self._words
 
-    def change(self, removed: Iterable[Document], added: Iterable[Document]) -> None:
-        """Keeps both up to date, as far as they are there."""
+    def change(self, removed: Iterable[Document], added: Iterable[Document]) -> bool:
+        """Keeps both up to date, as far as they are there.
+
+        Returns:
+            Whether they are up to date: the caller then confirms that the change counts. Until that they are
+            taken for half changed, and collected anew when they are asked for.
+        """
+        if self._half_changed or not self.kept:
+            return False
         removed, added = list(removed), list(added)
-        if self._index is not None or self._stored is not None:
-            index = self.get(list)
+        index = self.get(list) if self._index is not None or self._stored is not None else None
+        self._half_changed = True
+        if index is not None:
             for document in removed:
                 index.remove(document)
             for document in added:
@@ -86,13 +97,28 @@ class KeptMentions:
         if self._words is not None:
             self._words.remove(_texts(removed))
             self._words.add(_texts(added))
+        return True
 
-    def write(self, folder: Path) -> None:
-        """Writes the file of a generation, if there is anything to write."""
+    def confirm(self) -> None:
+        """Says that what the last `change` was told has come to pass."""
+        self._half_changed = False
+
+    def write(self, folder: Path, documents: Callable[[], Iterable[Document]]) -> None:
+        """Writes the file of a generation, if there is anything to write.
+
+        Args:
+            folder: The folder of the generation.
+            documents: As for `get`.
+        """
         if self._index is not None:
-            (folder / _FILE).write_text(self._index.to_json(), encoding="utf-8")
+            (folder / _FILE).write_text(self.get(documents).to_json(), encoding="utf-8")
         elif self._stored is not None:
             (folder / _FILE).write_bytes(self._stored.data)
+
+    def _forget_half_changed(self) -> None:
+        if self._half_changed:
+            self._index = self._words = None
+            self._half_changed = False
 
     def _loaded(self) -> MentionIndex | None:
         if self._stored is None:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from agentprm.errors import AgentPRMError
 from agentprm.forking import after_fork
+from agentprm.retrievers.files import refuse_link
 
 try:
     import fcntl
@@ -27,7 +28,8 @@ class WriterConflictError(AgentPRMError):
 class ReadWriteLock:
     """Any number of readers, or one writer; a waiting writer goes before new readers.
 
-    Not re-entrant: code that holds either side must not ask for the lock again.
+    A thread that holds the lock never asks to write: one that does has been interrupted so early or so
+    late that it could not let go, and what it held is freed.
     """
 
     def __init__(self) -> None:
@@ -36,39 +38,54 @@ class ReadWriteLock:
 
     def _reset(self) -> None:
         """Begins with nobody inside, at first and in a forked process."""
-        self._condition = threading.Condition()
-        self._readers = 0
-        self._writing = False
-        self._writers_waiting = 0
+        # Entered directly: a signal can come within the condition's own `__enter__`, which is Python.
+        self._mutex = threading.RLock()
+        self._condition = threading.Condition(self._mutex)
+        self._readers: dict[int, int] = {}
+        self._writer: int | None = None
+        self._waiting: set[int] = set()
 
     @contextmanager
     def read(self) -> Iterator[None]:
         """Holds the lock together with other readers."""
-        with self._condition:
-            self._condition.wait_for(lambda: not self._writing and not self._writers_waiting)
-            self._readers += 1
+        me = threading.get_ident()
+        with self._mutex:
+            if self._writer == me:
+                self._writer = None
+            self._waiting.discard(me)
+            if me not in self._readers:
+                self._condition.wait_for(lambda: self._writer is None and not self._waiting)
+            self._readers[me] = self._readers.get(me, 0) + 1
         try:
             yield
         finally:
-            with self._condition:
-                self._readers -= 1
+            with self._mutex:
+                left = self._readers.get(me, 0) - 1
+                if left > 0:
+                    self._readers[me] = left
+                else:
+                    self._readers.pop(me, None)
                 self._condition.notify_all()
 
     @contextmanager
     def write(self) -> Iterator[None]:
         """Holds the lock alone."""
-        with self._condition:
-            self._writers_waiting += 1
+        me = threading.get_ident()
+        with self._mutex:
+            if self._writer == me:
+                self._writer = None
+            self._readers.pop(me, None)
+            self._waiting.add(me)
             try:
-                self._condition.wait_for(lambda: not self._writing and not self._readers)
+                self._condition.wait_for(lambda: self._writer is None and not self._readers)
             finally:
-                self._writers_waiting -= 1
-            self._writing = True
+                self._waiting.discard(me)
+            self._writer = me
         try:
             yield
         finally:
-            with self._condition:
-                self._writing = False
+            with self._mutex:
+                self._writer = None
                 self._condition.notify_all()
 
 
@@ -86,22 +103,20 @@ class FolderLock:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> FolderLock:
-        file = self._path.open("a+b")
+        self._file = refuse_link(self._path).open("a+b")
         deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                _lock(file)
-            except OSError:
+        try:
+            while not _locked(self._file):
                 if time.monotonic() >= deadline:
-                    file.close()
                     raise WriterConflictError(
                         f"Another process is writing to {self._path.parent}; it did not finish within "
                         f"{self._timeout_s:g} s. Wait for it, or pass a longer lock_timeout_s."
-                    ) from None
+                    )
                 time.sleep(0.02)
-            else:
-                self._file = file
-                return self
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
     def __exit__(self, *exc: object) -> None:
         if self._file is not None:
@@ -109,13 +124,17 @@ class FolderLock:
             self._file = None
 
 
-def _lock(file: IO[bytes]) -> None:
-    """Takes the lock of an open file, or raises `OSError` when somebody else has it."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    import msvcrt
+def _locked(file: IO[bytes]) -> bool:
+    """Takes the lock of an open file, unless somebody else has it."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
 
-    file.seek(0)
-    locking: Any = msvcrt
-    locking.locking(file.fileno(), locking.LK_NBLCK, 1)
+            file.seek(0)
+            locking: Any = msvcrt
+            locking.locking(file.fileno(), locking.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True

@@ -14,7 +14,7 @@ _SMALLEST = 64
 
 
 class GrowingArray:
-    """Rows that are appended and read, never changed in place.
+    """Rows that are read and never changed; more of them make another array.
 
     The base may be a memory map: it is only ever read, and only where rows of it are asked for.
 
@@ -40,17 +40,21 @@ class GrowingArray:
         """Type of the numbers."""
         return self._base.dtype
 
-    def append(self, rows: npt.NDArray[Any]) -> None:
-        """Adds rows (m x …) at the end."""
-        needed = self._tail_size + len(rows)
-        if needed > len(self._tail):
-            grown = np.empty(
-                (max(needed, 2 * len(self._tail), _SMALLEST), *self._base.shape[1:]), self._base.dtype
-            )
-            grown[: self._tail_size] = self._tail[: self._tail_size]
-            self._tail = grown
-        self._tail[self._tail_size : needed] = rows
-        self._tail_size = needed
+    def extended(self, rows: npt.NDArray[Any]) -> GrowingArray:
+        """This array with rows (m x …) at its end; this one stays as it is.
+
+        Both share their memory, so only one of the longer arrays made of this one may be kept.
+        """
+        longer = GrowingArray(self._base)
+        longer._tail_size = self._tail_size + len(rows)
+        if longer._tail_size > len(self._tail):
+            room = max(longer._tail_size, 2 * len(self._tail), _SMALLEST)
+            longer._tail = np.empty((room, *self.row_shape), self.dtype)
+            longer._tail[: self._tail_size] = self._tail[: self._tail_size]
+        else:
+            longer._tail = self._tail
+        longer._tail[self._tail_size : longer._tail_size] = rows
+        return longer
 
     def parts(self) -> list[tuple[int, npt.NDArray[Any]]]:
         """The contiguous parts, each with the number of its first row; empty parts left out."""

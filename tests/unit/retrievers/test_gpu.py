@@ -50,7 +50,7 @@ def test_the_clone_answers_until_the_next_change(embedding, vectors, gpus, facto
     before = store.search_vectors(vectors[:20], 5)
     store.to_gpu(1)
     assert gpus == [1]
-    clone = store._core._gpu
+    clone = store._cores[0]._gpu
     calls = []
     search = clone.search
     clone.search = lambda *a: calls.append(1) or search(*a)

@@ -156,7 +156,7 @@ def test_what_faiss_refuses_to_add_leaves_the_store_as_it_was(embedding, vectors
     store = FaissStore(embedding, factory="HNSW8")
     names = [str(i) for i in range(100)]
     store.add_embeddings(names, vectors[:100], ids=names)
-    add = store._core._index.add
+    add = store._cores[0].index.add
     calls = []
 
     def fail_once(rows):
@@ -166,7 +166,7 @@ def test_what_faiss_refuses_to_add_leaves_the_store_as_it_was(embedding, vectors
             raise RuntimeError("out of memory")
         add(rows)
 
-    monkeypatch.setattr(store._core._index, "add", fail_once)
+    monkeypatch.setattr(store._cores[0].index, "add", fail_once)
     with pytest.raises(InputError, match="Nothing was added"):
         store.add_embeddings(["5", "new"], vectors[200:202], ids=["5", "new"])
     assert len(store) == 100

@@ -155,7 +155,7 @@ def test_failed_save_leaves_the_old_state(tmp_path, embedding, vectors, monkeypa
         (folder / "half").write_text("x")
         raise OSError("disk full")
 
-    monkeypatch.setattr(store._core, "write_files", broken)
+    monkeypatch.setattr(store, "_write", broken)
     with pytest.raises(OSError, match="disk full"):
         store.save(tmp_path)
     monkeypatch.undo()

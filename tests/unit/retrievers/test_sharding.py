@@ -35,7 +35,7 @@ def fill(store, vectors):
 def test_shards_answer_like_one_store(tmp_path, embedding, vectors):
     one = fill(FaissStore(embedding, metric="l2"), vectors)
     many = fill(ShardedFaissStore(embedding, shards=5, metric="l2"), vectors)
-    assert sum(len(s) > 0 for s in many.shards) == 5
+    assert sum(size > 0 for size in many.shard_sizes) == 5
     for store in (one, many):
         store.delete(["id3", "id77"])
     spec = {"n": {"$gte": 50}}

@@ -1,0 +1,105 @@
+"""Files of folders that a stranger may have made or that may lie on a failing disk.
+
+What is read is a regular file of a bounded size, never a pipe or a device; what is written is never
+written through a link; what the disk refuses is said in one sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO
+
+from agentprm.errors import IndexCorruptError, StorageError
+
+__all__ = ["create_file", "open_regular", "read_bounded", "refuse_link", "storage_errors"]
+
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# Results of SQLite (the lowest byte) that speak of the disk, and not of the file's contents.
+_SQLITE_FULL = 13
+_SQLITE_DISK = {3, 5, 6, 8, 10, _SQLITE_FULL, 14}
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a file for reading, without ever waiting for a pipe.
+
+    Raises:
+        OSError: It is missing or no regular file.
+    """
+    descriptor = os.open(path, _READ)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Bytes of a regular file.
+
+    Raises:
+        OSError: It is missing, no regular file, or longer than `limit`; no more is read then.
+    """
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"longer than {limit} bytes", str(path))
+    return data
+
+
+def create_file(path: Path) -> BinaryIO:
+    """Opens a new file for writing.
+
+    Raises:
+        FileExistsError: Something is there already, a link included.
+    """
+    return path.open("xb")
+
+
+def refuse_link(path: Path) -> Path:
+    """`path` itself, unless it is a link.
+
+    Raises:
+        IndexCorruptError: It is one: writing would change what it points to.
+    """
+    if path.is_symlink():
+        raise IndexCorruptError(f"{path} is a link, which no index has: remove it and try again.")
+    return path
+
+
+@contextmanager
+def storage_errors(folder: Path, kept: str) -> Iterator[None]:
+    """Turns what the disk refuses into a `StorageError`.
+
+    Args:
+        folder: Where is written.
+        kept: A sentence on what is not lost.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _storage_error(folder, error.errno in _FULL, error.strerror or str(error), kept) from error
+    except sqlite3.OperationalError as error:
+        code = error.sqlite_errorcode & 0xFF
+        if code not in _SQLITE_DISK:
+            raise
+        raise _storage_error(folder, code == _SQLITE_FULL, str(error), kept) from error
+
+
+def _storage_error(folder: Path, full: bool, reason: str, kept: str) -> StorageError:
+    if full:
+        return StorageError(f"The disk of {folder} is full: free some space and try again. {kept}")
+    return StorageError(
+        f"{folder} cannot be read or written ({reason}): check the disk and try again. {kept}"
+    )
