@@ -46,12 +46,9 @@ from agentprm.rewards.verdict_templates import (
 if TYPE_CHECKING:
     from agentprm.rewards.http_classifier import HttpClassifier
     from agentprm.rewards.log_ratio import LogRatio
-    from agentprm.rewards.prefix_scalar import PrefixScalar
+    from agentprm.rewards.readouts import PrefixScalar, TokenHead, TokenLogits, ValueHead
     from agentprm.rewards.served import ServedTokenHead
     from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits
-    from agentprm.rewards.token_head import TokenHead
-    from agentprm.rewards.token_logits import TokenLogits
-    from agentprm.rewards.value_head import ValueHead
 
 __all__ = [
     "DEFAULT_AGGREGATION",
@@ -124,13 +121,13 @@ __all__ = [
 _LOCAL = {
     "HttpClassifier": "http_classifier",
     "LogRatio": "log_ratio",
-    "PrefixScalar": "prefix_scalar",
+    "PrefixScalar": "readouts",
     "ServedLogRatio": "served_logprobs",
     "ServedTokenHead": "served",
     "ServedTokenLogits": "served_logprobs",
-    "TokenHead": "token_head",
-    "TokenLogits": "token_logits",
-    "ValueHead": "value_head",
+    "TokenHead": "readouts",
+    "TokenLogits": "readouts",
+    "ValueHead": "readouts",
 }
 
 

@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.memory import Memory
-from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
+from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories, step_key
 from agentprm.rewards.checkers.base import Checker, CheckResult
+from agentprm.rewards.prefix_memory import PrefixMemory
 
 __all__ = ["DEFAULT_WEIGHTS", "Checked", "check_weights"]
 
@@ -70,7 +70,7 @@ class Checked(ProcessRewardModel):
         self.reward, self.checkers = reward, list(checkers)
         self.space = "probability" if reward is None else reward.space
         self.threshold = None if reward is None else reward.threshold
-        self._known = Memory[str, list[CheckResult]](cache_size)
+        self._known = PrefixMemory[list[CheckResult]](cache_size)
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""
@@ -93,14 +93,14 @@ class Checked(ProcessRewardModel):
 
     def checks(self, question: str, trajectory: Trajectory) -> list[list[CheckResult]]:
         """For each step what each checker says, in the order of the checkers; for critiques and traces."""
-        return [self._checks(question, trajectory[: i + 1]) for i in range(len(trajectory))]
+        return self._checks(question, [trajectory])[0]
 
     def _fuse(
         self, question: str, trajectories: Sequence[Trajectory], rows: list[list[float]]
     ) -> list[list[float]]:
         return [
-            [self._shifted(score, self._checks(question, trajectory[: i + 1])) for i, score in enumerate(row)]
-            for trajectory, row in zip(trajectories, rows, strict=True)
+            [self._shifted(score, results) for score, results in zip(row, checked, strict=True)]
+            for row, checked in zip(rows, self._checks(question, trajectories), strict=True)
         ]
 
     def _shifted(self, score: float, results: Sequence[CheckResult]) -> float:
@@ -115,13 +115,10 @@ class Checked(ProcessRewardModel):
         kept = min(max(score, _EDGE), 1 - _EDGE)
         return sigmoid(math.log(kept / (1 - kept)) + shift)
 
-    def _checks(self, question: str, prefix: Trajectory) -> list[CheckResult]:
-        key = repr((question, list(prefix)))
-        known = self._known.get(key)
-        if known is None:
-            known = [checker.check(question, prefix) for checker in self.checkers]
-            self._known.keep({key: known})
-        return known
+    def _checks(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[list[CheckResult]]]:
+        recall = self._known.recall(question, [[step_key(step) for step in row] for row in trajectories])
+        prefixes = [trajectories[i][: k + 1] for i, k in recall.new.values()]
+        return self._known.settle(recall, [[c.check(question, p) for c in self.checkers] for p in prefixes])
 
 
 def check_weights(

@@ -12,7 +12,8 @@ from agentprm.lm._http import JsonHttp
 from agentprm.lm._retry import Retries
 from agentprm.lm.reports import token_count
 from agentprm.lm.token_lm import Cost
-from agentprm.rewards._served import ServedReward, Wanted
+from agentprm.rewards.served_reward import ServedReward
+from agentprm.rewards.step_reward import Wanted
 from agentprm.rewards.step_text import StepWriter
 
 __all__ = ["HttpClassifier"]

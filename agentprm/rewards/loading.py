@@ -67,7 +67,7 @@ def _family(model: Any, family: str | Family | None) -> Family:
     name = str(model) if isinstance(model, str | Path) else ""
     found = find_family(name)
     if found is None and name:
-        from agentprm.rewards._checkpoints import read_config
+        from agentprm.rewards.checkpoints import read_config
 
         found = find_family(name, read_config(name))
     if found is None:
@@ -87,7 +87,7 @@ def _accepted(build: Callable[..., Any]) -> set[str]:
         names |= {p.name for p in found if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
         if not any(p.kind == p.VAR_KEYWORD for p in found):
             break
-    return names - {"self", "model", "template"}
+    return names - {"self", "model", "template", "outputs"}
 
 
 def _with(template: Any, options: dict[str, Any]) -> Any:

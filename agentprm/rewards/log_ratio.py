@@ -12,8 +12,9 @@ from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
-from agentprm.rewards._incremental import LocalReward, Overflow, check_limits, fits_context, in_thread
 from agentprm.rewards.base import Trajectory
+from agentprm.rewards.local_reward import LocalReward, check_limits, in_thread
+from agentprm.rewards.step_reward import Overflow, Wanted, fits_context
 from agentprm.rewards.step_text import StepWriter
 from agentprm.rewards.templates import Dialogue
 
@@ -93,16 +94,15 @@ class LogRatio(LocalReward):
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(step_text, cache_size)
+        super().__init__(step_text, cache_size, on_overflow)
         self._encoding = ForkSafeLock()
-        check_limits(on_overflow, max_batch_tokens=max_batch_tokens)
+        check_limits(max_batch_tokens=max_batch_tokens)
         if boundary not in ("exact", "official"):
             raise ConfigurationError(f"boundary must be 'exact' or 'official', not {boundary!r}.")
         if not beta > 0:
             raise ConfigurationError(f"beta must be positive, not {beta}.")
         self.beta, self.boundary, self.accumulate, self.sigmoid = beta, boundary, accumulate, sigmoid
         self.space = "probability" if sigmoid else "logit"
-        self.on_overflow = on_overflow
         template = template or Dialogue()
         ours = _side(model, tokenizer, template, dtype, device, max_batch_tokens)
         self._sides = [ours]
@@ -144,9 +144,7 @@ class LogRatio(LocalReward):
             rows = [[math.fsum(row[: k + 1]) for k in range(len(row))] for row in rows]
         return [[sigmoid(score) for score in row] for row in rows] if self.sigmoid else rows
 
-    def _score_steps(
-        self, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
-    ) -> list[list[float]]:
+    def _score_steps(self, question: str, trajectories: Wanted, call: Call) -> list[list[float]]:
         """See `LocalReward._score_steps`: each step's own share, by exact boundaries."""
         totals = [[0.0] * len(new) for _, new in trajectories]
         for sign, side in zip((1, -1), self._sides, strict=False):
@@ -154,9 +152,7 @@ class LogRatio(LocalReward):
                 totals[number] = [a + sign * b for a, b in zip(totals[number], values, strict=True)]
         return [[self.beta * total for total in row] for row in totals]
 
-    def _shares(
-        self, side: _Side, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
-    ) -> list[list[float]]:
+    def _shares(self, side: _Side, question: str, trajectories: Wanted, call: Call) -> list[list[float]]:
         """Log-likelihood that each wanted step adds to that of the steps before it."""
         texts: list[tuple[list[int], int]] = []
         # What to add up: the numbers of texts, from which token on, and with which sign.

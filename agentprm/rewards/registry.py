@@ -31,10 +31,10 @@ __all__ = ["families", "find_family", "readout", "register", "register_readout"]
 
 
 _READOUTS: dict[str, str | Callable[..., ProcessRewardModel]] = {
-    "token-head": "agentprm.rewards.token_head:TokenHead",
-    "token-logits": "agentprm.rewards.token_logits:TokenLogits",
-    "value-head": "agentprm.rewards.value_head:ValueHead",
-    "prefix-scalar": "agentprm.rewards.prefix_scalar:PrefixScalar",
+    "token-head": "agentprm.rewards.readouts:TokenHead",
+    "token-logits": "agentprm.rewards.readouts:TokenLogits",
+    "value-head": "agentprm.rewards.readouts:ValueHead",
+    "prefix-scalar": "agentprm.rewards.readouts:PrefixScalar",
     "log-ratio": "agentprm.rewards.log_ratio:LogRatio",
     "verdict": "agentprm.rewards.verdict:VerdictReward",
 }

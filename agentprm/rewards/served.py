@@ -16,7 +16,8 @@ from agentprm.lm._http import JsonHttp, served_model
 from agentprm.lm._retry import Retries
 from agentprm.lm.token_lm import Cost
 from agentprm.lm.vllm import VllmEngine
-from agentprm.rewards._served import Overflow, ServedReward, Wanted
+from agentprm.rewards.served_reward import ServedReward
+from agentprm.rewards.step_reward import Overflow
 from agentprm.rewards.step_text import StepWriter
 from agentprm.rewards.templates import StepTemplate
 
@@ -165,15 +166,9 @@ class ServedTokenHead(ServedReward):
         if isinstance(self._source, _EnginePooling):
             self._source.engine.close()
 
-    async def _rows(self, question: str, wanted: Wanted, cost: Cost) -> list[list[float]]:
-        async def row(steps: list[str], new: list[int]) -> list[float]:
-            return await self._row(question, steps, new, cost)
-
-        return await all_of(row, *zip(*wanted, strict=True)) if wanted else []
-
     async def _row(self, question: str, steps: list[str], new: list[int], cost: Cost) -> list[float]:
         prefixes = {k: self.template.ids(self.tokenizer, question, steps[: k + 1]) for k in new}
-        fitting = [k for k in new if self.fits(len(prefixes[k]), k)]
+        fitting = [k for k in new if self._fits(len(prefixes[k]), k)]
         if not fitting:
             return [math.nan] * len(new)
         trunk = prefixes[fitting[-1]]

@@ -12,9 +12,10 @@ from agentprm.engine.spans import Span
 from agentprm.engine.tokenizing import load_tokenizer
 from agentprm.errors import ConfigurationError
 from agentprm.lm.token_lm import Cost, TokenLM
-from agentprm.rewards._served import Overflow, ServedReward, Wanted
+from agentprm.rewards.served_reward import ServedReward
+from agentprm.rewards.step_reward import Overflow
 from agentprm.rewards.step_text import StepWriter
-from agentprm.rewards.templates import Dialogue, StepTemplate
+from agentprm.rewards.templates import Dialogue, StepTemplate, two_words
 
 __all__ = ["ServedLogRatio", "ServedTokenLogits"]
 
@@ -61,22 +62,12 @@ class ServedTokenLogits(ServedReward):
         self.model, self.template = model, template
         self.tokenizer = load_tokenizer(tokenizer)
         template.check(self.tokenizer)
-        self.words = list(words or (_word(self.tokenizer, good), _word(self.tokenizer, bad)))
-        if len(self.words) != 2 or self.words[0] == self.words[1]:
-            raise ConfigurationError(
-                f"{good!r} and {bad!r} must be told apart by one token each; they have {self.words}."
-            )
-
-    async def _rows(self, question: str, wanted: Wanted, cost: Cost) -> list[list[float]]:
-        async def row(steps: list[str], new: list[int]) -> list[float]:
-            return await self._row(question, steps, new, cost)
-
-        return await all_of(row, *zip(*wanted, strict=True)) if wanted else []
+        self.words = two_words(self.tokenizer, good, bad, words)
 
     async def _row(self, question: str, steps: list[str], new: list[int], cost: Cost) -> list[float]:
         async def value(k: int) -> float:
             ids = self.template.ids(self.tokenizer, question, steps[: k + 1])
-            if not self.fits(len(ids), k):
+            if not self._fits(len(ids), k):
                 return math.nan
             cost.calls += 1
             cost.asked += len(ids)
@@ -130,17 +121,11 @@ class ServedLogRatio(ServedReward):
         self.beta, self.template = beta, template or Dialogue()
         self.tokenizer = load_tokenizer(tokenizer)
 
-    async def _rows(self, question: str, wanted: Wanted, cost: Cost) -> list[list[float]]:
-        async def row(steps: list[str], new: list[int]) -> list[float]:
-            return await self._row(question, steps, new, cost)
-
-        return await all_of(row, *zip(*wanted, strict=True)) if wanted else []
-
     async def _row(self, question: str, steps: list[str], new: list[int], cost: Cost) -> list[float]:
         ids = {-1: self.template.head(self.tokenizer, question)}
         for k in {*new, *(k - 1 for k in new if k)}:
             ids[k] = self.template.ids(self.tokenizer, question, steps[: k + 1])
-        fits = {k: self.fits(len(ids[k]), k) for k in new}
+        fits = {k: self._fits(len(ids[k]), k) for k in new}
         fitting = [k for k in new if fits[k]]
         if not fitting:
             return [math.nan] * len(new)
@@ -186,14 +171,3 @@ def _check_scores(model: Any, needed_by: str) -> None:
         raise ConfigurationError(
             f"{needed_by} needs log-probabilities of prompts. {model._no_loglikelihood()}"
         )
-
-
-def _word(tokenizer: Any, word: str) -> int:
-    """The first token of a word that follows a line break, where no tokenizer puts a mark before it."""
-    before = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    joint = tokenizer("\n" + word, add_special_tokens=False)["input_ids"]
-    alone = tokenizer(word, add_special_tokens=False)["input_ids"]
-    ids = joint[len(before) :] if joint[: len(before)] == before else alone
-    if not ids:
-        raise ConfigurationError(f"The word {word!r} has no token.")
-    return int(ids[0])

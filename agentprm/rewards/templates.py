@@ -380,3 +380,34 @@ class Dialogue(StepTemplate):
         text = _chat(tokenizer, self.messages(tokenizer, question), generate=True)
         body = "".join(step + self.joiner for step in self.written(tokenizer, steps))
         return _encode(tokenizer, text + body, special=False)
+
+
+def two_words(tokenizer: Any, good: str, bad: str, words: Sequence[int] | None = None) -> list[int]:
+    """The tokens of a good and a bad word, or those that are given instead.
+
+    Raises:
+        ConfigurationError: If both words have the same token.
+    """
+    found = list(words or (first_token(tokenizer, good), first_token(tokenizer, bad)))
+    if len(found) != 2 or found[0] == found[1]:
+        raise ConfigurationError(
+            f"{good!r} and {bad!r} must be told apart by one token each; they have {found}."
+        )
+    return found
+
+
+def first_token(tokenizer: Any, word: str) -> int:
+    """The first token of a word that follows other text.
+
+    A tokenizer that puts a mark of its own before a text (`▁+`) is asked for the token without it
+    unless the word begins with a space.
+    """
+    alone = tokenizer(word, add_special_tokens=False)["input_ids"]
+    # After a line break nothing is put before the word, whatever the tokenizer does to whole texts.
+    before = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    joint = tokenizer("\n" + word, add_special_tokens=False)["input_ids"]
+    if joint[: len(before)] == before and len(joint) > len(before):
+        return int(joint[len(before)])
+    if not alone:
+        raise ConfigurationError(f"The word {word!r} has no token.")
+    return int(alone[0])

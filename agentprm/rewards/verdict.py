@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,10 +11,10 @@ from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
-from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model, require
-from agentprm.memory import Memory
-from agentprm.rewards._steps import key_chain
+from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
+from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
+from agentprm.rewards.prefix_memory import PrefixMemory, Recall
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Found, Judge, Stage, VerdictTemplate, Writing
 
@@ -38,18 +37,6 @@ class Verdict:
     unparsed: int
     critiques: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class _Ask:
-    """A call of the language model that a plan waits for."""
-
-    prompts: list[Prompt]
-    n: int = 0
-    params: SamplingParams | None = None
-    continuations: list[list[str]] | None = None
-
-
-_Plan = Generator[_Ask, Any, Any]
 
 _PARAMS = SamplingParams(max_tokens=1024, temperature=0.6, top_p=0.95, seed=0)
 
@@ -124,7 +111,7 @@ class VerdictReward(ProcessRewardModel):
         self.k, self.params, self.scope = k, params, scope
         self.step_text: StepWriter = step_text or StepText()
         self.unparsed = self.unscored = 0
-        self._verdicts = Memory[str, Verdict](cache_size)
+        self._known = PrefixMemory[Verdict](cache_size)
         self._lock = ForkSafeLock()
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
@@ -137,96 +124,61 @@ class VerdictReward(ProcessRewardModel):
 
     def judge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
         """The verdicts behind the scores, with votes and critiques."""
-        plan = self._plan(question, trajectories)
-        ask, verdicts = _advance(plan, None)
-        while ask is not None:
-            if ask.continuations is None:
-                reply: Any = self.model.sample(ask.prompts, ask.n, ask.params)
-            else:
-                reply = self.model.loglikelihood(ask.prompts, ask.continuations)
-            ask, verdicts = _advance(plan, reply)
-        return verdicts
+        return drive(self._plan(question, trajectories))
 
     async def ajudge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
         """Async twin of `judge`."""
-        plan = self._plan(question, trajectories)
-        ask, verdicts = _advance(plan, None)
-        while ask is not None:
-            if ask.continuations is None:
-                reply: Any = await self.model.asample(ask.prompts, ask.n, ask.params)
-            else:
-                reply = await self.model.aloglikelihood(ask.prompts, ask.continuations)
-            # In a thread: a template may run a program between two stages.
-            ask, verdicts = await asyncio.to_thread(_advance, plan, reply)
-        return verdicts
+        return await adrive(self._plan(question, trajectories))
 
-    def _plan(self, question: str, trajectories: Sequence[Trajectory]) -> _Plan:
+    def _plan(self, question: str, trajectories: Sequence[Trajectory]) -> Plan[list[list[Verdict]]]:
         check_trajectories(trajectories)
         texts = [[self.step_text(step) for step in trajectory] for trajectory in trajectories]
-        chains = [key_chain(question, steps) for steps in texts]
-        if self.scope == "solution":
-            # A verdict in the light of later steps belongs to the whole trajectory.
-            names = [[f"{chain[-1]} {k}" for k in range(len(chain))] for chain in chains]
-        else:
-            names = chains
-        known = self._verdicts.known(name for row in names for name in row)
+        # A verdict in the light of later steps belongs to the whole trajectory.
+        recall = self._known.recall(question, texts, whole=self.scope == "solution")
         work = self._solutions if self.scope == "solution" else self._prefixes
-        fresh: dict[str, Verdict] = yield from work(question, texts, names, known)
+        fresh = yield from work(question, texts, recall)
         record(reward_calls=len(fresh))
-        known.update(fresh)
         with self._lock:
             self.unscored += sum(verdict.score is None for verdict in fresh.values())
             self.unparsed += sum(verdict.unparsed for verdict in fresh.values())
-        self._verdicts.keep({name: known[name] for row in names for name in row})
-        return [[known[name] for name in row] for row in names]
+        return self._known.settle(recall, [fresh[key] for key in recall.new])
 
     def _prefixes(
-        self, question: str, texts: list[list[str]], names: list[list[str]], known: dict[str, Verdict]
-    ) -> Generator[_Ask, Any, dict[str, Verdict]]:
+        self, question: str, texts: list[list[str]], recall: Recall[Verdict]
+    ) -> Plan[dict[str, Verdict]]:
         """Judges every new prefix: in order of length where critiques of earlier steps are shown."""
-        jobs = {
-            name: steps[: k + 1]
-            for steps, row in zip(texts, names, strict=True)
-            for k, name in enumerate(row)
-            if name not in known
-        }
         fresh: dict[str, Verdict] = {}
-        lengths = {name: len(steps) for name, steps in jobs.items()}
-        depths = sorted(set(lengths.values())) if self.template.history else [0]
+        depths: list[int | None] = [None]
+        if self.template.history:
+            depths = sorted({k for _, k in recall.new.values()})  # type: ignore[assignment]
         for depth in depths:
-            level = {name: steps for name, steps in jobs.items() if depth in (0, lengths[name])}
+            level = {key: place for key, place in recall.new.items() if depth in (None, place[1])}
             earlier: list[list[tuple[str, ...]]] = [[] for _ in level]
             if self.template.history:
-                seen = {**known, **fresh}
-                earlier = [
-                    [seen[key].critiques for key in key_chain(question, steps)[:-1]]
-                    for steps in level.values()
-                ]
-            found = yield from self._samples(question, list(level.values()), earlier)
-            for name, samples in zip(level, found, strict=True):
-                fresh[name] = _verdict([(text, votes[-1]) for text, votes in samples])
+                seen = {**recall.known, **fresh}
+                earlier = [[seen[key].critiques for key in recall.keys[i][:k]] for i, k in level.values()]
+            prefixes = [texts[i][: k + 1] for i, k in level.values()]
+            found = yield from self._samples(question, prefixes, earlier)
+            for key, samples in zip(level, found, strict=True):
+                fresh[key] = _verdict([(text, votes[-1]) for text, votes in samples])
         return fresh
 
     def _solutions(
-        self, question: str, texts: list[list[str]], names: list[list[str]], known: dict[str, Verdict]
-    ) -> Generator[_Ask, Any, dict[str, Verdict]]:
+        self, question: str, texts: list[list[str]], recall: Recall[Verdict]
+    ) -> Plan[dict[str, Verdict]]:
         """Judges every new trajectory once, a verdict for each of its steps."""
-        jobs = {
-            tuple(row): steps
-            for row, steps in zip(names, texts, strict=True)
-            if any(name not in known for name in row)
-        }
+        rows = list(dict(recall.new_steps()))
         fresh: dict[str, Verdict] = {}
-        if jobs:
-            found = yield from self._samples(question, list(jobs.values()), [[] for _ in jobs])
-            for row, samples in zip(jobs, found, strict=True):
-                for k, name in enumerate(row):
-                    fresh[name] = _verdict([(text, votes[k]) for text, votes in samples])
+        if rows:
+            found = yield from self._samples(question, [texts[i] for i in rows], [[] for _ in rows])
+            for i, samples in zip(rows, found, strict=True):
+                for k, key in enumerate(recall.keys[i]):
+                    fresh[key] = _verdict([(text, votes[k]) for text, votes in samples])
         return fresh
 
     def _samples(
         self, question: str, jobs: list[list[str]], earlier: list[list[tuple[str, ...]]]
-    ) -> Generator[_Ask, Any, list[list[tuple[str, list[float | None]]]]]:
+    ) -> Plan[list[list[tuple[str, list[float | None]]]]]:
         """`k` texts per prefix, each with a vote per step or `None`."""
         bases: list[tuple[Prompt, int]] = []
         paths: list[Writing] = []
@@ -254,15 +206,14 @@ class VerdictReward(ProcessRewardModel):
         if self.scope == "prefix":
             soft = [item for item in soft if item[1] == bases[item[0]][1] - 1]
         if soft:
-            rows = yield _Ask([p for _, _, p, _ in soft], continuations=[words for *_, words in soft])
+            asked = [prompt for _, _, prompt, _ in soft], [words for *_, words in soft]
+            rows = yield from wait(self.model.loglikelihood, self.model.aloglikelihood, *asked)
             for (number, k, _, _), (good_words, bad_words) in zip(soft, rows, strict=True):
                 votes[number][k] = sigmoid(good_words - bad_words)
         paired = list(zip(texts, votes, strict=True))
         return [paired[i : i + self.k] for i in range(0, len(paired), self.k)]
 
-    def _written(
-        self, bases: list[tuple[Prompt, int]], paths: list[Writing]
-    ) -> Generator[_Ask, Any, list[str]]:
+    def _written(self, bases: list[tuple[Prompt, int]], paths: list[Writing]) -> Plan[list[str]]:
         """Advances all paths together: what they wait for is sampled in as few calls as possible."""
         texts = [""] * len(paths)
         waiting: dict[int, Stage] = {i: next(path) for i, path in enumerate(paths)}
@@ -279,22 +230,33 @@ class VerdictReward(ProcessRewardModel):
             waiting = {}
             for (stop, most, n), batch in batches.items():
                 params = replace(self.params, max_tokens=most, stop=(*self.params.stop, *stop))
-                rows = yield _Ask([prompt for prompt, _ in batch], n, params)
-                for (_, some), row in zip(batch, rows, strict=True):
-                    for i, completion in zip(some, row, strict=True):
-                        try:
-                            waiting[i] = paths[i].send(completion)
-                        except StopIteration as end:
-                            texts[i] = end.value
+                prompts = [prompt for prompt, _ in batch]
+                rows = yield from wait(self.model.sample, self.model.asample, prompts, n, params)
+                replies = [
+                    (i, completion)
+                    for (_, some), row in zip(batch, rows, strict=True)
+                    for i, completion in zip(some, row, strict=True)
+                ]
+                # In a thread: a template may run a program between two stages.
+                stages, ends = yield from wait_in_thread(_advanced, paths, replies)
+                waiting.update(stages)
+                for i, text in ends.items():
+                    texts[i] = text
         return texts
 
 
-def _advance(plan: _Plan, reply: Any) -> tuple[_Ask | None, list[list[Verdict]]]:
-    """The plan's next wish, or `None` and its result."""
-    try:
-        return plan.send(reply), []
-    except StopIteration as end:
-        return None, end.value
+def _advanced(
+    paths: list[Writing], replies: list[tuple[int, Completion]]
+) -> tuple[dict[int, Stage], dict[int, str]]:
+    """What paths want after these replies, and the texts of those that have come to their end."""
+    stages: dict[int, Stage] = {}
+    ends: dict[int, str] = {}
+    for i, completion in replies:
+        try:
+            stages[i] = paths[i].send(completion)
+        except StopIteration as end:
+            ends[i] = end.value
+    return stages, ends
 
 
 def _verdict(samples: Sequence[tuple[str, float | None]]) -> Verdict:

@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableLambda
 from agentprm.budget import metered
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.graphs import create_reasoning_graph
-from agentprm.nodes import LookAhead, ScoreSteps
+from agentprm.nodes import JudgeAnswer, LookAhead, ScoreSteps
 from agentprm.rerank import CriticReranker
 from agentprm.rewards import (
     FunctionReward,
@@ -117,14 +117,13 @@ def test_scores_of_the_right_kind_become_floats():
 @pytest.mark.parametrize("rows", [None, [0.5], [[5.0]], [[0.5, 0.5]]])
 def test_nodes_and_rerankers_say_what_is_wrong_with_a_reward(rows):
     with pytest.raises(ConfigurationError, match="Gives"):
-        ScoreSteps(Gives(rows)).invoke(STATE)
+        JudgeAnswer(Gives(rows)).invoke(STATE)
     with pytest.raises(ConfigurationError, match="Gives"):
         CriticReranker(critic=Gives(rows)).compress_documents(fake_store(["a"]).similarity_search("a"), "q")
 
 
 def test_the_node_takes_a_function():
-    (step,) = ScoreSteps(lambda question, steps: 0.25).invoke(STATE)["prm_steps"]
-    assert step["score"] == 0.25
+    assert JudgeAnswer(lambda question, steps: 0.25).invoke(STATE)["score"] == 0.25
 
 
 @pytest.mark.parametrize("kind", [Grounding, Relevance, SelfJudgement])

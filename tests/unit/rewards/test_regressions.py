@@ -288,7 +288,7 @@ def sentencepiece_like():
 
 
 def test_judge_words_of_both_kinds_of_tokenizers(tokenizer):
-    from agentprm.rewards.token_logits import first_token
+    from agentprm.rewards.templates import first_token
 
     theirs = sentencepiece_like()
     assert theirs.convert_ids_to_tokens(theirs("+ -")["input_ids"]) == ["▁+", "▁-"]

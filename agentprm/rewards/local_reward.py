@@ -6,13 +6,13 @@ import asyncio
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError, ContextLengthError, MissingDependencyError
+from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
-from agentprm.rewards._steps import StepReward
 from agentprm.rewards.base import Trajectory
+from agentprm.rewards.step_reward import Overflow, StepReward, Wanted, fits_context
 from agentprm.rewards.step_text import StepWriter
 from agentprm.rewards.templates import StepTemplate
 
@@ -31,17 +31,13 @@ from agentprm.engine.tokenizing import load_tokenizer
 
 __all__ = [
     "LocalReward",
-    "Overflow",
     "TreeReward",
     "as_tokenizer",
     "check_limits",
-    "fits_context",
     "in_thread",
 ]
 
 T = TypeVar("T")
-
-Overflow = Literal["error", "nan"]
 
 
 async def in_thread(work: Callable[[Call], T]) -> T:
@@ -58,14 +54,12 @@ class LocalReward(StepReward):
     """A reward whose new prefixes a local model scores, in a thread on the async path."""
 
     @abstractmethod
-    def _score_steps(
-        self, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
-    ) -> list[list[float]]:
+    def _score_steps(self, question: str, trajectories: Wanted, call: Call) -> list[list[float]]:
         """Scores of steps that were not scored before.
 
         Args:
             question: The question.
-            trajectories: The texts of all steps, and the indices of those to score, ascending.
+            trajectories: What to score; at least one.
             call: The request that it is for.
         """
 
@@ -83,10 +77,8 @@ class LocalReward(StepReward):
         return await in_thread(lambda call: self._score(question, trajectories, call))
 
     def _score(self, question: str, trajectories: Sequence[Trajectory], call: Call) -> list[list[float]]:
-        pending = self._pending(question, trajectories)
-        return self._finish(
-            pending, self._score_steps(question, pending.wanted, call) if pending.wanted else []
-        )
+        recall, wanted = self._recall(question, trajectories)
+        return self._settle(recall, self._score_steps(question, wanted, call) if wanted else [])
 
 
 class TreeReward(LocalReward):
@@ -97,9 +89,7 @@ class TreeReward(LocalReward):
         tokenizer: The tokenizer, its name or folder.
         template: Gives the tokens of a prefix.
         step_text: As in `StepReward`.
-        on_overflow: What to do with a step whose prefix exceeds the model's context: `"error"` raises
-            `ContextLengthError`; `"nan"` gives it NaN and counts it in `unscored`. Nothing is ever
-            cut; to send less, shorten the passages (`StepText(max_words=…, passages="cited")`).
+        on_overflow: As in `StepReward`.
         cache_bytes: Bound of the keys and values that are kept between calls.
         max_batch_tokens: Most token slots of one pass; a single trajectory may exceed it.
         cache_size: As in `StepReward`.
@@ -117,14 +107,13 @@ class TreeReward(LocalReward):
         max_batch_tokens: int = 16384,
         cache_size: int = 10_000,
     ) -> None:
-        super().__init__(step_text, cache_size)
+        super().__init__(step_text, cache_size, on_overflow)
         self._encoding = ForkSafeLock()
-        check_limits(on_overflow, cache_bytes, max_batch_tokens)
+        check_limits(cache_bytes, max_batch_tokens)
         self.template = template
         self.tokenizer = as_tokenizer(tokenizer)
         template.check(self.tokenizer)
         self.max_context = max_context(model.config.get_text_config())
-        self.on_overflow = on_overflow
         self._engine = Engine(model, cache_bytes)
         self._scheduler = Scheduler(self._engine, max_batch_tokens)
 
@@ -141,15 +130,13 @@ class TreeReward(LocalReward):
     def clear_cache(self) -> None:
         """Forgets all keys, values and scores; needed after the model's weights have changed."""
         self._engine.tree.clear()
-        self._kept.clear()
+        self._known.clear()
 
     @abstractmethod
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:
         """From outputs `[count, outputs]`, fp32, to scores `[count]`."""
 
-    def _score_steps(
-        self, question: str, trajectories: Sequence[tuple[list[str], list[int]]], call: Call
-    ) -> list[list[float]]:
+    def _score_steps(self, question: str, trajectories: Wanted, call: Call) -> list[list[float]]:
         """See `LocalReward._score_steps`."""
         readings: list[Reading] = []
         fitting: list[list[bool]] = []
@@ -186,23 +173,8 @@ def _reading(prefixes: Sequence[list[int]]) -> Reading:
     return Reading(trunk, ends)
 
 
-def fits_context(length: int, longest: int | None, on_overflow: Overflow, step: int) -> bool:
-    """Whether a prefix fits; raises `ContextLengthError` if not and the policy is `"error"`."""
-    if longest is None or length <= longest:
-        return True
-    if on_overflow == "error":
-        raise ContextLengthError(
-            f"Up to its step {step + 1} a trajectory has {length} tokens, but the reward model's "
-            f"context is {longest}. Show less of a step with StepText(max_words=…, max_passages=…, "
-            "passages='cited'), or let such steps go unscored with on_overflow='nan'."
-        )
-    return False
-
-
-def check_limits(on_overflow: str, cache_bytes: int = 0, max_batch_tokens: int = 1) -> None:
+def check_limits(cache_bytes: int = 0, max_batch_tokens: int = 1) -> None:
     """Raises `ConfigurationError` for settings that cannot be meant."""
-    if on_overflow not in ("error", "nan"):
-        raise ConfigurationError(f"on_overflow must be 'error' or 'nan', not {on_overflow!r}.")
     if cache_bytes < 0:
         raise ConfigurationError(f"cache_bytes must be at least 0, not {cache_bytes}.")
     if max_batch_tokens < 1:

@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 from agentprm._names import model_name
 from agentprm.engine.loading import load_model, resolve_dtype
 from agentprm.errors import ConfigurationError
-from agentprm.rewards._adapters import base_name, merge_adapter
+from agentprm.rewards.adapters import base_name, merge_adapter
 
 __all__ = ["load_backbone", "load_causal", "load_head", "read_config"]
 
