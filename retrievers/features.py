@@ -147,7 +147,7 @@ class FeatureFeedback:
         alpha: With `vectors`, the weight of the query; the features get the rest.
     """
 
-    merge: Merge = "keep"
+    merge: Merge = "rrf"
 
     def __init__(
         self,

@@ -18,16 +18,16 @@ from agentprm.retrievers.vector_index import FloatArray, VectorIndex
 __all__ = ["BridgeFeedback", "EncoderFeedback", "FeedbackMethod", "Merge", "TextFeedback", "VectorFeedback"]
 
 Merge = Literal["replace", "keep", "rrf"]
-"""How a second list meets the first: take the second; keep the first hits and fill up from the second;
-or fuse the ranks, the first list counting twice."""
+"""How a second list meets the first: take the second, with what only the first has behind it; keep the first
+hits and fill up from the second; or fuse the ranks, the first list counting twice. The last is what blind
+feedback does by default: it acts within the first hits, and costs no recall further down."""
 
 
 class FeedbackMethod(Protocol):
     """Makes a second list out of a first one.
 
     Attributes:
-        merge: How its list meets the first one unless the caller says otherwise; the most daring way
-            that did not lose on any collection measured.
+        merge: How its list meets the first one unless the caller says otherwise.
     """
 
     merge: Merge
@@ -68,7 +68,7 @@ class VectorFeedback:
         iterations: How often to move and search; every further round learns from the latest list's top.
     """
 
-    merge: Merge = "keep"
+    merge: Merge = "rrf"
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class TextFeedback:
         window: Words in a window, half of which the next one shares; MS MARCO's mean passage length.
     """
 
-    merge: Merge = "keep"
+    merge: Merge = "rrf"
 
     def __init__(
         self,
@@ -188,8 +188,6 @@ class BridgeFeedback(TextFeedback):
     The lists share a score scale, so the nearest to any of the queries win. The first list is fused in.
     """
 
-    merge: Merge = "rrf"
-
     def __init__(self, *, words: int = 190) -> None:
         super().__init__("aggregate", aggregation="max", words=words)
 
@@ -202,7 +200,7 @@ class EncoderFeedback:
         separator: Between the query and the passages.
     """
 
-    merge: Merge = "keep"
+    merge: Merge = "rrf"
 
     def __init__(self, encoder: Embeddings, *, separator: str = " [SEP] ") -> None:
         self._encoder = encoder

@@ -15,10 +15,10 @@ from pydantic import ConfigDict, PrivateAttr
 
 from agentprm.errors import CapabilityError, ConfigurationError, MissingDependencyError
 from agentprm.retrievers.adapters import document_test, vector_index
-from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge, VectorFeedback
+from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge
 from agentprm.retrievers.fusion import Ranking, rrf
 from agentprm.retrievers.hybrid import HybridRetriever
-from agentprm.retrievers.links import LinkFeedback, keeps_mentions
+from agentprm.retrievers.links import LINKED, LinkFeedback, keeps_mentions
 from agentprm.retrievers.selectors import Selector
 from agentprm.retrievers.store_base import check_k
 from agentprm.retrievers.vector_index import VectorIndex
@@ -38,8 +38,8 @@ class FeedbackRetriever(BaseRetriever):
         store: Where the first list comes from: a `VectorIndex` such as `FaissStore`, another LangChain
             vector store that `vector_index` can adapt, the retriever of one (`store.as_retriever(…)`,
             whose `k` and `filter` hold) or a `HybridRetriever`.
-        method: What to do with the first hits. `None` takes link feedback on a store that keeps
-            titles, as `FaissStore` does, and otherwise Rocchio behind the first ten hits.
+        method: What to do with the first hits. `None` takes link feedback where the store keeps titles, as
+            `FaissStore` does, and the passages mention each other.
         selector: Which hits to learn from; the method's own choice when `None`.
         merge: How the second list meets the first; the method's own choice when `None`.
         keep: With `merge="keep"`, how many of the first hits stay where they are.
@@ -75,7 +75,12 @@ class FeedbackRetriever(BaseRetriever):
                 raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}.")
         self._open(fields)
         if self.method is None:
-            self.method = LinkFeedback() if keeps_mentions(self.store) else VectorFeedback()
+            if not keeps_mentions(self.store):
+                raise ConfigurationError(
+                    f"A {type(self.store).__name__} keeps no titles, which the default needs: name a method, "
+                    "such as VectorFeedback()."
+                )
+            self.method = LinkFeedback(least_linked=LINKED)
         if not callable(getattr(self.method, "expand", None)):
             raise ConfigurationError(
                 f"method must be a feedback method such as VectorFeedback(), not {self.method!r}."
@@ -140,8 +145,9 @@ class FeedbackRetriever(BaseRetriever):
             first = self._hybrid.ranked(query, vector, depth)
         else:
             first = index.search_vectors(vector[None, :], depth, self.filter)[0]
-        if not first:
-            return []
+        merge = self.merge or method.merge
+        if not first or (merge == "keep" and k <= self.keep):  # what feedback adds would not be seen
+            return first[:k]
         try:
             selection = selector.select(query, first) if selector is not None else None
             if selection is not None and not selection.positives and not selection.negatives:
@@ -159,7 +165,7 @@ class FeedbackRetriever(BaseRetriever):
             return first[:k]
         if self._test is not None:  # a method that forgets the filter must not get round it
             second = [(document, score) for document, score in second if self._test(document)]
-        return merge_rankings(first, second, self.merge or method.merge, self.keep)[:k]
+        return merge_rankings(first, second, merge, self.keep)[:k]
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None

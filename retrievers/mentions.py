@@ -14,6 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, Self
 
 from langchain_core.documents import Document
@@ -34,8 +35,12 @@ its more most no not of on one or s same she t than that the their then they thi
 what when where which who whom whose why with
 """
 _FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
+# Small words within a name.
+_JOINING = frozenset(("of", "the", "de", "la", "von", "van"))
 # A word that is written small at least this often in the collection is an ordinary word.
 _ORDINARY = 0.1
+# Passages that are read to see whether a collection is linked.
+_SAMPLE = 200
 # Share of untitled passages that open with a name in a collection of articles; measured: biomedical
 # abstracts .11, paragraphs out of the middle of articles .65, openings of articles .83 to .93.
 _ARTICLES = 0.4
@@ -44,28 +49,42 @@ _LONGEST_HEADING = 12
 _WIDEST_HEADING = 120
 # Longer titles are nothing that a text mentions.
 _LONGEST_NAME = 40
+# Misspelt names are sought in questions of so many words, for words of so many letters and more, which
+# are part of names of so many words and fewer.
+_LONGEST_QUESTION = 200
+_SHORTEST_MISSPELT = 4
+_LONGEST_MISSPELT = 8
+_LONGEST_WORD = 30
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # How far back to look for the mark that begins a sentence.
 _BEHIND = 64
 
 
-_Table = dict[tuple[str, ...], tuple[str, ...]]
-"""Ids by the words of a title."""
+_Table = dict[tuple[str, ...], dict[str, str]]
+"""Ids by the words of a name; with each the whole title, unless it is that name."""
 
 
 class Mention(NamedTuple):
-    """Titles that a text mentions.
+    """A name that a text mentions.
 
     Attributes:
-        ids: Passages with that title; several when it is ambiguous.
+        targets: Titles of that name, each with the ids of its passages; several when the name is ambiguous.
         rarity: 1 / log2(2 + passages that hold the title's rarest word), at most 1.
         start: First character of the mention.
         end: Character after its last one.
+        misspelt: Whether one letter differs.
     """
 
-    ids: tuple[str, ...]
+    targets: tuple[tuple[str, ...], ...]
     rarity: float
     start: int
     end: int
+    misspelt: bool = False
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All passages of these titles."""
+        return tuple(i for target in self.targets for i in target)
 
 
 def title_names(document: Document) -> list[str]:
@@ -123,6 +142,7 @@ class MentionIndex:
         self._lengths: dict[str, tuple[int, ...]] = {}
         self._passages: Counter[str] = Counter()
         self._small: Counter[str] = Counter()
+        self._linked: tuple[int, float] | None = None
 
     @classmethod
     def from_documents(
@@ -141,17 +161,16 @@ class MentionIndex:
         """Takes in a document that is not yet in the index."""
         table, keys = self._keys(document, 1)
         for key in keys:
-            self._put(table, key, (*table.get(key, ()), str(document.id)))
+            self._put(table, key, str(document.id), keys[key])
         self._count(document, 1)
 
     def remove(self, document: Document) -> None:
         """Forgets a document that is in the index, given as it was added."""
         table, keys = self._keys(document, -1)
         for key in keys:
-            ids = tuple(i for i in table.get(key, ()) if i != str(document.id))
-            if ids:
-                table[key] = ids
-            else:
+            ids = table.get(key, {})
+            ids.pop(str(document.id), None)
+            if not ids:
                 table.pop(key, None)
         self._count(document, -1)
 
@@ -160,24 +179,130 @@ class MentionIndex:
         """Whether names in first sentences are what passages of this collection are about."""
         return self._guessed >= _ARTICLES * self._nameless
 
-    def find(self, text: str) -> list[Mention]:
-        """Mentions in a text, from left to right, without overlaps."""
+    def find(self, text: str, *, misspelt: bool = False) -> list[Mention]:
+        """Mentions in a text, from left to right, without overlaps.
+
+        Args:
+            text: The text.
+            misspelt: Also find names in which one letter is wrong, missing, doubled or exchanged with its
+                neighbour, where nothing else is found; takes longer, and is meant for questions.
+        """
         found = words(text)
         small = [word.text.casefold() for word in found]
         cased = any(word.text[0].isupper() for word in found[1:])
-        guesses = self._guesses if self._guessing else {}
-        mentions = []
+        spans: list[tuple[int, int, Mention]] = []
         place = 0
         while place < len(found):
             for key in self._spelt(small, place):
-                ids = self._titles.get(key, ()) + guesses.get(key, ())
-                if ids and self._is_name(text, found, place, len(key), cased):
-                    end = found[place + len(key) - 1].end
-                    mentions.append(Mention(ids, self._rarity(key), found[place].start, end))
-                    place += len(key) - 1
+                if self._known(key) and self._is_name(text, found, place, len(key), cased):
+                    last = place + len(key) - 1
+                    spans.append((place, last, self._mention(key, found[place], found[last])))
+                    place = last
                     break
             place += 1
-        return mentions
+        if misspelt and len(found) <= _LONGEST_QUESTION:
+            spans = self._with_misspelt(spans, found, small, cased)
+        return [mention for _, _, mention in spans]
+
+    def linked(self, get_by_ids: Callable[[list[str]], list[Document]]) -> float:
+        """Share of passages that mention the title of another, in a sample of them.
+
+        Measured once, and again when the collection has grown or shrunk by a fifth.
+
+        Args:
+            get_by_ids: Gives the documents of the ids that exist.
+        """
+        table = {**self._titles, **self._guesses} if self._guessing else self._titles
+        measured = self._linked
+        if measured is None or abs(len(table) - measured[0]) > 0.2 * measured[0]:
+            step = max(1, len(table) // _SAMPLE)
+            ids = [next(iter(table[key])) for key in islice(table, 0, None, step)]
+            sample = get_by_ids(list(dict.fromkeys(ids)))
+            linked = sum(any(str(d.id) not in m.ids for m in self.find(d.page_content)) for d in sample)
+            self._linked = measured = (len(table), linked / max(1, len(sample)))
+        return measured[1]
+
+    def names(self, text: str) -> dict[str, float]:
+        """Names that a text writes with capitals, whether they are titles or not, each with its rarity."""
+        found = words(text)
+        names: dict[str, float] = {}
+        place = 0
+        while place < len(found):
+            last = place
+            if found[place].text[0].isupper():
+                for after in range(place + 1, min(len(found), place + _LONGEST_NAME)):
+                    if text[found[after - 1].end : found[after].start] not in (" ", "-"):
+                        break
+                    if found[after].text[0].isupper():
+                        last = after
+                    elif after != last + 1 or found[after].text not in _JOINING:
+                        break
+                key = tuple(word.text.casefold() for word in found[place : last + 1])
+                if not all(map(self._is_ordinary, key)):
+                    names[text[found[place].start : found[last].end]] = self._rarity(key)
+            place = last + 1
+        return names
+
+    def _is_ordinary(self, word: str) -> bool:
+        """Whether the collection writes a word small, or it is too short to tell anything."""
+        return len(word) < 3 or self._small[word] >= _ORDINARY * max(1, self._passages[word])
+
+    def _known(self, key: tuple[str, ...]) -> bool:
+        return key in self._titles or (key in self._guesses and self._guessing)
+
+    def _mention(self, key: tuple[str, ...], first: Word, last: Word, misspelt: bool = False) -> Mention:
+        titles: dict[str, list[str]] = {}
+        for table in (self._titles, self._guesses) if self._guessing else (self._titles,):
+            for i, title in table.get(key, {}).items():
+                titles.setdefault(title, []).append(i)
+        targets = tuple(tuple(ids) for ids in titles.values())
+        return Mention(targets, self._rarity(key), first.start, last.end, misspelt)
+
+    def _with_misspelt(
+        self, spans: list[tuple[int, int, Mention]], found: list[Word], small: list[str], cased: bool
+    ) -> list[tuple[int, int, Mention]]:
+        """Adds names with one wrong letter; the longest that covers more than what it takes the place of."""
+        for place, word in enumerate(small):
+            if any(first <= place <= last for first, last, _ in spans) and word in self._passages:
+                continue
+            if len(word) < _SHORTEST_MISSPELT or (cased and not _written_as_name(found[place].text)):
+                continue
+            best = self._misspelt(small, place)
+            if best is None:
+                continue
+            first, key = best
+            last = first + len(key) - 1
+            within = [span for span in spans if span[0] <= last and span[1] >= first]
+            if all(first <= span[0] and span[1] <= last for span in within):
+                spans = [span for span in spans if span not in within]
+                spans.append((first, last, self._mention(key, found[first], found[last], misspelt=True)))
+        return sorted(spans, key=lambda span: span[0])
+
+    def _misspelt(self, small: list[str], place: int) -> tuple[int, tuple[str, ...]] | None:
+        """The longest name that becomes one when the word at `place` is put right, and where it begins."""
+        best: tuple[int, tuple[str, ...]] | None = None
+        unknown = small[place] not in self._passages
+        corrections = _corrections(small[place])
+        for first in range(max(0, place - _LONGEST_MISSPELT + 1), place):
+            for count in self._lengths.get(small[first], ()):
+                if not place - first < count <= _LONGEST_MISSPELT or (best and count <= len(best[1])):
+                    continue
+                before, after = tuple(small[first:place]), tuple(small[place + 1 : first + count])
+                for right in corrections:
+                    if self._known((*before, right, *after)):
+                        best = (first, (*before, right, *after))
+                        break
+        for right in corrections:
+            for count in self._lengths.get(right, ()):
+                if count > _LONGEST_MISSPELT or (best and count <= len(best[1])):
+                    continue
+                # A single word that the collection knows is another word, not a misspelt name.
+                if count == 1 and not unknown:
+                    continue
+                key = (right, *small[place + 1 : place + count])
+                if len(key) == count and self._known(key):
+                    best = (place, key)
+        return best
 
     def _spelt(self, small: list[str], place: int) -> Iterator[tuple[str, ...]]:
         """What may be a title from `place` on, longest first, with and without a particle at its end."""
@@ -192,7 +317,7 @@ class MentionIndex:
     def to_json(self) -> str:
         """Everything that `from_json` needs."""
         titles, guesses = (
-            [[" ".join(key), *ids] for key, ids in table.items()] for table in (self._titles, self._guesses)
+            [[" ".join(key), ids] for key, ids in table.items()] for table in (self._titles, self._guesses)
         )
         return json.dumps(
             {
@@ -215,8 +340,9 @@ class MentionIndex:
         try:
             data: Mapping[str, Any] = json.loads(text)
             for table, rows in ((index._titles, data["titles"]), (index._guesses, data["guesses"])):
-                for title, *ids in rows:
-                    index._put(table, tuple(title.split(" ")), tuple(str(i) for i in ids))
+                for name, ids in rows:
+                    for i, title in ids.items():
+                        index._put(table, tuple(name.split(" ")), str(i), str(title))
             index._nameless, index._guessed = (int(number) for number in data["nameless"])
             index._passages = Counter({str(w): int(n) for w, n in data["passages"].items()})
             index._small = Counter({str(w): int(n) for w, n in data["small"].items()})
@@ -224,22 +350,28 @@ class MentionIndex:
             raise ValueError(f"not a mention index ({error})") from None
         return index
 
-    def _put(self, table: _Table, key: tuple[str, ...], ids: tuple[str, ...]) -> None:
-        table[key] = tuple(dict.fromkeys(ids))
+    def _put(self, table: _Table, key: tuple[str, ...], name: str, title: str) -> None:
+        table.setdefault(key, {})[name] = title
         known = self._lengths.get(key[0], ())
         if len(key) not in known:
             self._lengths[key[0]] = tuple(sorted((*known, len(key)), reverse=True))
 
-    def _keys(self, document: Document, step: int) -> tuple[_Table, set[tuple[str, ...]]]:
-        """Names of a document as words, and the table that they belong in; counts it among the nameless."""
+    def _keys(self, document: Document, step: int) -> tuple[_Table, dict[tuple[str, ...], str]]:
+        """Table that a document's names belong in, and the names as words, each with the whole title.
+
+        Counts the document among the nameless.
+        """
         table, names = self._titles, self._names(document)
         if not names:
             table, names = self._guesses, lead_names(document.page_content)
             self._nameless += step
             self._guessed += step * bool(names)
-        keys = (tuple(word.text.casefold() for word in words(name)) for name in names)
+        keys = [tuple(word.text.casefold() for word in words(name)) for name in names]
+        title = " ".join(keys[0]) if keys else ""
         return table, {
-            key for key in keys if 0 < len(key) <= _LONGEST_NAME and not _FUNCTION_WORDS.issuperset(key)
+            key: "" if key == keys[0] else title
+            for key in keys
+            if 0 < len(key) <= _LONGEST_NAME and not _FUNCTION_WORDS.issuperset(key)
         }
 
     def _count(self, document: Document, step: int) -> None:
@@ -306,3 +438,15 @@ def _written_as_name(word: str) -> bool:
     if not _has_case(word):
         return True
     return word[0].isupper() and len(word) > 1 and word.lower() not in _FUNCTION_WORDS
+
+
+def _corrections(word: str) -> list[str]:
+    """Words that differ from one in a letter: left out, put in, exchanged, or swapped with its neighbour."""
+    if len(word) > _LONGEST_WORD:
+        return []
+    parts = [(word[:place], word[place:]) for place in range(len(word) + 1)]
+    swapped = [head + tail[1] + tail[0] + tail[2:] for head, tail in parts if len(tail) > 1]
+    missing = [head + tail[1:] for head, tail in parts if tail]
+    exchanged = [head + letter + tail[1:] for head, tail in parts if tail for letter in _LETTERS]
+    put_in = [head + letter + tail for head, tail in parts for letter in _LETTERS]
+    return [other for other in dict.fromkeys((*swapped, *missing, *exchanged, *put_in)) if other != word]

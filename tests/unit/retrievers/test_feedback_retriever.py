@@ -84,9 +84,32 @@ def test_merging(store):
     assert ids(kept.invoke("q")) == plain[:4] + [i for i in moved if i not in plain[:4]][:26]
     fused = FeedbackRetriever(store=store, method=VectorFeedback("average"), merge="rrf", k=1)
     assert fused.invoke("q")[0].id in {plain[0], moved[0]}
-    assert FeedbackRetriever(store=store, method=VectorFeedback(), k=10).invoke(
-        "q"
-    ) == store.similarity_search("q", k=10)
+
+
+def test_a_list_that_is_kept_costs_no_second_search(store, monkeypatch):
+    searches = []
+    monkeypatch.setattr(VectorFeedback, "expand", lambda *args, **kwargs: searches.append(1) or [])
+    kept = FeedbackRetriever(store, VectorFeedback(), merge="keep", keep=10)
+    assert kept.invoke("q", k=10) == store.similarity_search("q", k=10)
+    assert not searches
+    assert kept.invoke("q", k=11) == store.similarity_search("q", k=11)
+    assert searches == [1]
+
+
+@pytest.mark.parametrize(
+    "make", [VectorFeedback, TextFeedback, BridgeFeedback, EncoderFeedback, FeatureFeedback]
+)
+def test_every_method_acts_on_the_first_hits_and_loses_none_of_them(store, embedding, tmp_path, make):
+    features = FeatureStore(tmp_path / "features.sqlite")
+    extract_features(store, lambda prompts: [f"of {p[-9:]}" for p in prompts], features)
+    own = {EncoderFeedback: [embedding], FeatureFeedback: [features]}.get(make, [])
+    retriever = FeedbackRetriever(store, make(*own))
+    changed = 0
+    for question in map(str, range(30)):
+        plain = ids(store.similarity_search(question, k=100))
+        changed += ids(retriever.invoke(question)) != plain[:5]
+        assert set(plain[:60]) <= set(ids(retriever.invoke(question, k=100)))
+    assert changed
 
 
 class Reranker(BaseDocumentCompressor):
@@ -237,7 +260,9 @@ def test_in_memory_store_is_adapted():
     assert found[0][1] == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(InputError):
         index.vectors_for(["nobody"])
-    assert FeedbackRetriever(store=memory, k=4).invoke("t4")[0].id == "d4"
+    assert FeedbackRetriever(memory, VectorFeedback(), k=4).invoke("t4")[0].id == "d4"
+    with pytest.raises(ConfigurationError, match="method"):
+        FeedbackRetriever(memory)
     with pytest.raises(CapabilityError, match="MentionIndex"):
         FeedbackRetriever(store=memory, method=LinkFeedback())
     titles = MentionIndex.from_documents(
@@ -275,8 +300,8 @@ def test_last_resort_is_embedding_again_and_says_so_once(caplog):
     memory = InMemoryVectorStore(DeterministicFakeEmbedding(size=16))
     memory.add_texts([f"t{i}" for i in range(20)], ids=[f"d{i}" for i in range(20)])
     with caplog.at_level(logging.WARNING):
-        retriever = FeedbackRetriever(store=TextsOnly(memory), merge="replace", k=4)
-        same = FeedbackRetriever(store=memory, merge="replace", k=4)
+        retriever = FeedbackRetriever(TextsOnly(memory), VectorFeedback(), merge="replace", k=4)
+        same = FeedbackRetriever(memory, VectorFeedback(), merge="replace", k=4)
         for query in ("t1", "t2"):
             assert ids(retriever.invoke(query)) == ids(same.invoke(query))
     assert caplog.text.count("embeds the passages again") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from langchain_core.documents import Document
 
-from agentprm.retrievers import FaissStore, FeedbackRetriever, MentionIndex
+from agentprm.retrievers import FaissStore, FeedbackRetriever, LinkFeedback, MentionIndex
 from agentprm.retrievers.leads import lead_names
 from agentprm.retrievers.mentions import title_names
 
@@ -100,7 +100,9 @@ def test_links_work_without_titles(make_embedding):
             *(doc(f"n{i}", f"Place {i} is a place.") for i in range(200)),
         ]
     )
-    found = FeedbackRetriever(store=store, k=3).invoke("Where was the director of The Long Way born?")
+    found = FeedbackRetriever(store, LinkFeedback(), k=3).invoke(
+        "Where was the director of The Long Way born?"
+    )
     assert {"film", "ana"} <= {d.id for d in found}
 
 
@@ -126,7 +128,9 @@ def test_titles_of_common_words_do_not_crowd_out_the_second_hop(make_embedding):
             *(doc(f"n{i}", f"An American place {i}.", title=f"Place {i}") for i in range(300)),
         ]
     )
-    found = FeedbackRetriever(store=store, k=5).search("Where was the director of The Long Way born?")
+    found = FeedbackRetriever(store, LinkFeedback(), k=5).search(
+        "Where was the director of The Long Way born?"
+    )
     scores = {str(d.id): score for d, score in found}
     assert {str(d.id) for d, _ in found[:2]} == {"film", "ana"}
     assert scores["common"] < 0.6 * scores["ana"]

@@ -154,10 +154,9 @@ def test_second_hop_is_found(make_embedding):
     store.add_documents([*CORPUS, *noise])
     question = "Where was the director of The Long Way born?"
     assert not {"film", "ana"} <= {d.id for d in store.similarity_search(question, k=5)}
-    retriever = FeedbackRetriever(store=store, k=3)
-    assert isinstance(retriever.method, LinkFeedback)
+    retriever = FeedbackRetriever(store, LinkFeedback(), k=3)
     assert {"film", "ana"} <= {d.id for d in retriever.invoke(question)}
-    allowed = FeedbackRetriever(store=store, k=3, filter={"title": {"$ne": "Ana Bohm"}})
+    allowed = FeedbackRetriever(store, LinkFeedback(), k=3, filter={"title": {"$ne": "Ana Bohm"}})
     assert "ana" not in [d.id for d in allowed.invoke(question)]
 
 

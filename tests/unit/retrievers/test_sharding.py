@@ -136,7 +136,7 @@ def test_links_lead_from_shard_to_shard(tmp_path, make_embedding):
     noise = [passage(f"noise{i}", f"Nothing {i}.", f"Noise {i}") for i in range(200)]
     store.add_documents([passage("film", "A film by Ana Bohm.", "The Long Way"), *noise])
     question = "Where was the director of The Long Way born?"
-    retriever = FeedbackRetriever(store=store, k=3)
+    retriever = FeedbackRetriever(store, LinkFeedback(), k=3)
     assert isinstance(retriever.method, LinkFeedback)
     assert "film" in {d.id for d in retriever.invoke(question)}
     store.add_documents([passage("ana", "Born in Lund.", "Ana Bohm")])
@@ -147,7 +147,7 @@ def test_links_lead_from_shard_to_shard(tmp_path, make_embedding):
     loaded.add_documents(
         [passage("film", "A film by Eva Lund.", "The Long Way"), passage("eva", "x", "Eva Lund")]
     )
-    found = {d.id for d in FeedbackRetriever(store=loaded, k=3).invoke(question)}
+    found = {d.id for d in FeedbackRetriever(loaded, LinkFeedback(), k=3).invoke(question)}
     assert {"film", "eva"} <= found
     assert "ana" not in found
     text = "Ana Bohm, Eva Lund and The Long Way"
