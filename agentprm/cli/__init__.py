@@ -36,7 +36,7 @@ examples:
   agentprm ask "Who founded the company that built the Ark Royal?" --index my-index
   agentprm ask "..." --index my-index --model ollama:llama3.2      with a chat model
   agentprm ask "..." --index my-index --trace run.json      keep the search tree
-  agentprm trace run.json                      draw it again
+  agentprm trace show run.json                 draw it again
 
 Without further options everything runs on this machine with the two small packaged models.
 Each command has a --help of its own.

@@ -143,10 +143,13 @@ def test_index_and_ask(notes, tmp_path, capsys):
     expected = {"graph": "reasoning", "model": "packaged", "embeddings": "packaged", "seed": 4, "passages": 1}
     assert loaded["settings"].items() >= expected.items()
 
-    assert main(["trace", str(trace)]) == 0
+    assert main(["trace", "show", str(trace)]) == 0
     assert capsys.readouterr().out.startswith(question)
-    assert main(["trace", str(trace), "--mermaid"]) == 0
+    assert main(["trace", "mermaid", str(trace)]) == 0
     assert capsys.readouterr().out.startswith("flowchart TD\n")
+    page = tmp_path / "both.html"
+    assert main(["trace", "html", str(trace), str(trace), "-o", str(page)]) == 0
+    assert page.read_text().count("London [bold]") == 2  # once a trace
 
 
 def test_quiet_says_nothing_on_standard_error(index, capsys):
@@ -304,7 +307,10 @@ def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypat
         (["eval", "nowhere", "--workers", "2"], "--ray ADDRESS"),
         (["eval", "nowhere", "--ray", "auto"], "needs --index"),
         (["eval", "nowhere", "--ray", "auto", "--gpus", "-1"], "number of at least 0"),
-        (["trace", "nowhere.json"], "cannot be read"),
+        (["trace", "show", "nowhere.json"], "cannot be read"),
+        (["trace", "mermaid", "a.json", "b.json"], "draws 1 at a time"),
+        (["trace", "show", "a.json", "-o", "b"], "in the terminal"),
+        (["trace", "html", "a.json", "-o", "no/such/page.html"], "There is no folder"),
         (["ask", "Who?", "--index", "x", "--trace", "no/such/t.json"], "There is no folder"),
         (["ask", "Who?", "--index", "x", "--trace", "."], "is a folder"),
     ],
@@ -352,7 +358,7 @@ def test_damaged_indexes(index, tmp_path, capsys):
 
 
 def test_not_a_trace(notes, capsys):
-    code, line = failing(capsys, "trace", str(notes / "vertigo.txt"))
+    code, line = failing(capsys, "trace", "show", str(notes / "vertigo.txt"))
     assert code == 2
     assert "not a JSON file" in line
 
@@ -396,7 +402,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     # more than a pipe holds
     trace = trace_of({"question": "Who?", "prm_steps": [step(str(i), None) for i in range(800)]})
     save_trace(trace, tmp_path / "t.json")
-    command = f"{sys.executable} -m agentprm.cli trace {tmp_path / 't.json'} | head -n 1"
+    command = f"{sys.executable} -m agentprm.cli trace show {tmp_path / 't.json'} | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout == "Who?\n"
     assert done.stderr == ""
@@ -405,7 +411,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
 def test_output_that_cannot_be_encoded_is_replaced(tmp_path):
     save_trace(trace_of({"question": "Où?", "prm_steps": [step("1", None)]}), tmp_path / "t.json")
     done = subprocess.run(
-        [sys.executable, "-m", "agentprm.cli", "trace", str(tmp_path / "t.json")],
+        [sys.executable, "-m", "agentprm.cli", "trace", "show", str(tmp_path / "t.json")],
         capture_output=True,
         text=True,
         check=True,
