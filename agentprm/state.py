@@ -193,8 +193,8 @@ def number(value: Any, where: str = "score") -> float:
     """
     try:
         result = float(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where} must be a number, not {value!r}.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where} must be a number, not {value!r:.60}.") from error
     if not math.isfinite(result):
         raise InputError(f"{where} must be finite, not {result}.")
     return result

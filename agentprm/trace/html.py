@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from html import escape
 from importlib.resources import files
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from agentprm.text import sentence_ends, terms
 from agentprm.trace.schema import Trace, answer_path
@@ -13,6 +14,9 @@ from agentprm.trace.schema import Trace, answer_path
 __all__ = ["Page", "to_html"]
 
 _PLACE = "/*DATA*/"
+# A trace may come from anybody: so much of it is searched for the sentences that were used.
+_MOST_MARKS = 1000
+_READ = 20_000
 # What could end the script element that holds the data, or a line of JavaScript. JSON knows these escapes.
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -56,26 +60,40 @@ def _shown(trace: Trace) -> dict[str, Any]:
     """The trace with what the page would otherwise have to work out in a second language."""
     texts = {document["id"]: document["text"] for document in trace["documents"]}
     marks: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    sentences: dict[str, list[_Sentence]] = {}
+    left = _MOST_MARKS
     for step in trace["steps"]:
-        said = f"{step['query']} {step['thought']}"
-        found = {key: _used(texts[key], said) for key in step.get("cited_ids", []) if key in texts}
-        if found:
-            marks[step["id"]] = found
+        wanted = set(terms(f"{step['query']} {step['thought']}"[:_READ]))
+        cited = [key for key in dict.fromkeys(step.get("cited_ids", [])) if key in texts][:left]
+        left -= len(cited)
+        for key in cited:
+            if key not in sentences:
+                sentences[key] = _sentences(texts[key][:_READ])
+            best = max(sentences[key], key=lambda s: len(wanted & s.words), default=None)
+            used = best is not None and not wanted.isdisjoint(best.words)
+            marks.setdefault(step["id"], {})[key] = [(best.start, best.end)] if best and used else []
     return {**trace, "path": [step["id"] for step in answer_path(trace["steps"])], "marks": marks}
 
 
-def _used(passage: str, said: str) -> list[tuple[int, int]]:
-    """The sentence of a cited passage that has most words of the step, as places in UTF-16 (JavaScript's)."""
-    wanted = set(terms(said))
-    ends = [*sentence_ends(passage), len(passage)]
-    spans = [(begin, end) for begin, end in zip([0, *ends], ends, strict=False) if passage[begin:end].strip()]
-    shared = [len(wanted.intersection(terms(passage[begin:end]))) for begin, end in spans]
-    if not any(shared):
-        return []
-    begin, end = spans[shared.index(max(shared))]
-    begin += len(passage[begin:end]) - len(passage[begin:end].lstrip())
+class _Sentence(NamedTuple):
+    """A sentence of a passage: its words, and its place in UTF-16 (JavaScript's)."""
 
-    def units(place: int) -> int:
-        return len(passage[:place].encode("utf-16-le", errors="surrogatepass")) // 2
+    words: frozenset[str]
+    start: int
+    end: int
 
-    return [(units(begin), units(end))]
+
+def _sentences(passage: str) -> list[_Sentence]:
+    found = []
+    start = 0
+    for left, right in pairwise([0, *sentence_ends(passage), len(passage)]):
+        text = passage[left:right]
+        begin, end = start + _units(text) - _units(text.lstrip()), start + _units(text)
+        if text.strip():
+            found.append(_Sentence(frozenset(terms(text)), begin, end))
+        start = end
+    return found
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le", errors="surrogatepass")) // 2

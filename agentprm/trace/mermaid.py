@@ -66,7 +66,9 @@ def _step_label(step: Step, titles: dict[str, str]) -> str:
 
 
 def _label(word: str, text: str) -> str:
-    rows = textwrap.wrap(f"{one_line(word)} {one_line(text, _CLIP)}".strip(), _WIDTH, break_on_hyphens=False)
+    rows = textwrap.wrap(
+        f"{one_line(word, _CLIP)} {one_line(text, _CLIP)}".strip(), _WIDTH, break_on_hyphens=False
+    )
     return "<br/>".join(_escaped(row) for row in rows)
 
 

@@ -45,6 +45,8 @@ __all__ = [
 TRACE_FORMAT = "agentprm-trace"
 TRACE_VERSION = 1
 
+_LARGEST = 1 << 28
+
 
 class TraceDocument(TypedDict):
     """A passage that the run retrieved."""
@@ -132,9 +134,9 @@ def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
     """
     try:
         text = json.dumps(trace, ensure_ascii=False, allow_nan=False, indent=1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"The trace is not JSON-plain ({error}); build it with trace_of().") from error
-    # half of a surrogate pair, which noisy models do emit, is not UTF-8 but may be escaped in JSON
+    # a trace made by hand may hold half of a surrogate pair, which is not UTF-8 but may be escaped in JSON
     data = (text + "\n").encode("utf-8", errors="backslashreplace")
     target = Path(path)
     try:
@@ -170,7 +172,11 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
     """
     name = os.fspath(path)
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise InputError(f"{name} has more than {_LARGEST >> 20} MiB, which no trace has.")
+        data = json.loads(content.decode())
     except OSError as error:
         raise InputError(
             f"The trace {name} cannot be read: {error.strerror or error}. "
@@ -248,6 +254,10 @@ def _checked(data: Any, name: str) -> Trace:
             f"{name} has version {version} of the trace format, this agentprm reads up to "
             f"{TRACE_VERSION}. Upgrade it with: pip install -U agentprm"
         )
+    try:
+        data = plain(data, name)
+    except InputError as error:
+        raise InputError(f"{error} The trace cannot be kept so; write it again without that value.") from None
     _check_record(data, _KEYS, name)
     for label, keys in (("documents", _DOCUMENT_KEYS), ("citations", _CITATION_KEYS)):
         for i, item in enumerate(data[label]):
@@ -269,7 +279,7 @@ def _check_step(step: Any, where: str) -> None:
         if step[key] is not None and not math.isfinite(step[key]):
             raise _damaged(where, f"its {key!r} is not a finite number")
     if step["status"] not in get_args(StepStatus):
-        raise _damaged(where, f"its status {step['status']!r} is unknown")
+        raise _damaged(where, f"its status {step['status']!r:.60} is unknown")
     _check_usage(step["usage"], f"{where}.usage")
 
 
@@ -293,18 +303,18 @@ def _check_tree(steps: Iterable[Step], name: str) -> None:
     parents: dict[str, str | None] = {}
     for step in steps:
         if step["id"] in parents:
-            raise _damaged(name, f"the step id {step['id']!r} occurs twice")
+            raise _damaged(name, f"the step id {step['id']!r:.60} occurs twice")
         parents[step["id"]] = step["parent_id"]
     rooted: set[str | None] = {None}
     for start in parents:
-        trail: list[str] = []
+        trail: set[str] = set()
         here: str | None = start
         while here not in rooted:
             if here not in parents or here in trail:
-                raise _damaged(name, f"step {start!r} does not lead back to the root")
-            trail.append(here)
+                raise _damaged(name, f"step {start!r:.60} does not lead back to the root")
+            trail.add(here)
             here = parents[here]
-        rooted.update(trail)
+        rooted |= trail
 
 
 def _damaged(where: str, what: str) -> InputError:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from agentprm.errors import MissingDependencyError
 from agentprm.state import Step
-from agentprm.trace.schema import Trace
-from agentprm.trace.text import cost_line, one_line
+from agentprm.trace.schema import Trace, answer_path
+from agentprm.trace.text import cost_line, one_line, unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,6 +35,12 @@ GLYPHS: dict[str, str] = {
 _WORDS = {"simulated": "look-ahead"}
 _STYLES = {"committed": "bold", "rejected": "dim", "simulated": "dim", "unparsed": "dim"}
 _CLIP = 160
+# How much of a tree is shown: what lies deeper stands beside its parent, further steps are counted.
+_DEEPEST = 40
+_MOST_STEPS = 1000
+# Passages that are named for a step.
+_MOST_TITLES = 20
+_LONGEST_TITLE = 200
 
 
 def _need_rich() -> None:
@@ -73,15 +79,24 @@ def search_tree(trace: Trace, *, full: bool = False) -> Tree:
             line = f"{mark} {word}  {one_line(document['title'], clip)}"
             tree.add(Text(line, style="bold" if chosen else ""))
         return tree
-    branches: dict[str | None, Tree] = {None: tree}
-    waiting = list(trace["steps"])
-    while waiting:  # the list is in tree order, but a parent may have been merged in late
-        ready = [step for step in waiting if step["parent_id"] in branches]
-        for step in ready:
-            branches[step["id"]] = branches[step["parent_id"]].add(_label(step, titles, clip))
-        if not ready:
-            break
-        waiting = [step for step in waiting if step["id"] not in branches]
+    children: dict[str | None, list[Step]] = {}
+    for step in trace["steps"]:
+        children.setdefault(step["parent_id"], []).append(step)
+    chosen_ids = {step["id"] for step in answer_path(trace["steps"])[:_MOST_STEPS]}
+    shown = left_out = 0
+    waiting = [(step, [tree]) for step in reversed(children.get(None, []))]
+    while waiting:
+        step, branches = waiting.pop()
+        if shown < _MOST_STEPS or step["id"] in chosen_ids:
+            shown += 1
+            branch = branches[-1].add(_label(step, titles, clip))
+            below = [*branches, branch] if len(branches) < _DEEPEST else branches
+        else:
+            left_out += 1
+            below = branches
+        waiting += [(child, below) for child in reversed(children.get(step["id"], []))]
+    if left_out:
+        tree.add(Text(f"… and {unit(left_out, 'more step')}", style="dim"))
     return tree
 
 
@@ -122,10 +137,13 @@ def step_lines(step: Step, titles: Mapping[str, str]) -> list[tuple[str, str]]:
         status += f", value {value:.2f}"
     cited = step.get("cited_ids", [])
     passages = cited or step["doc_ids"]
+    named = [titles.get(key, key)[:_LONGEST_TITLE] for key in passages[:_MOST_TITLES]]
+    if len(passages) > _MOST_TITLES:
+        named.append(f"{len(passages) - _MOST_TITLES} more")
     lines = [
         ("found", step["thought"] if step["thought"] != step["final_answer"] else ""),
         ("answer", step["final_answer"] or ""),
-        ("cites" if cited else "read", "; ".join(titles.get(key, key) for key in passages)),
+        ("cites" if cited else "read", "; ".join(named)),
         ("critique", step.get("critique", "")),
         ("output", step.get("output", "") if step["status"] == "unparsed" else ""),
         ("", "; ".join(filter(None, [status, cost_line(step["usage"])]))),

@@ -10,6 +10,8 @@ from agentprm.text import cut
 
 __all__ = ["cost_line", "one_line", "unit"]
 
+_JOINERS = "\u200c\u200d"  # Persian, Hindi and families of emoji are spelt with them
+
 
 def one_line(text: str, width: int | None = None) -> str:
     r"""`text` on one line, without control and direction characters, clipped at a word.
@@ -26,7 +28,7 @@ def one_line(text: str, width: int | None = None) -> str:
     """
     spaced = " ".join(text.split())
     # Cc: controls such as escape; Cf: direction overrides and zero-width marks; Cs: half surrogates
-    clean = "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    clean = "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs") or c in _JOINERS)
     if width is None or len(clean) <= width:
         return clean
     return cut(clean, max(1, width - 1)).rstrip(" ,;:") + "…"
