@@ -4,6 +4,7 @@ from agentprm.nodes._node import Node, apply_update
 from agentprm.nodes._searching import RetrieverLike
 from agentprm.nodes.answer import Answer
 from agentprm.nodes.answer_from_steps import AnswerFromSteps
+from agentprm.nodes.caching import cache_policy
 from agentprm.nodes.complete_steps import CompleteSteps
 from agentprm.nodes.condense_question import CondenseQuestion
 from agentprm.nodes.judge_answer import JudgeAnswer
@@ -40,5 +41,6 @@ __all__ = [
     "SelectSteps",
     "StartSearch",
     "apply_update",
+    "cache_policy",
     "retry_policy",
 ]

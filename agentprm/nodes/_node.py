@@ -31,7 +31,7 @@ from agentprm.state import (
     merge_steps,
 )
 
-__all__ = ["Node", "Plan", "State", "apply_update", "emit"]
+__all__ = ["Node", "Plan", "State", "apply_update", "emit", "state_mapping"]
 
 State: TypeAlias = Mapping[str, Any]
 Plan: TypeAlias = plans.Plan[dict[str, Any]]
@@ -184,12 +184,14 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     def _read(self, input: Any) -> ReasoningState:
         """The input under canonical names, with everything in its usual form."""
-        given = _mapping(input, self.name)
+        given = state_mapping(input, self.name)
         keys = {**{channel: channel for channel in _ALWAYS_WRITTEN}, **self._keys}
         state = {channel: given[key] for channel, key in keys.items() if given.get(key) is not None}
-        if "question" not in state:
-            state["question"] = last_question(as_messages(state.get("messages")))
-        question = state["question"] = answer_text(state["question"], self._keys["question"])
+        question = answer_text(state.get("question", ""), self._keys["question"])
+        # A state with defaults has an empty question where none was asked.
+        if not question.strip():
+            question = last_question(as_messages(state.get("messages")))
+        state["question"] = question
         if not question.strip():
             raise InputError(
                 f"{self.name} needs a question that is not empty: put one under {self._keys['question']!r} "
@@ -209,7 +211,7 @@ class Node(Runnable[Any, dict[str, Any]]):
         }
 
 
-def _mapping(state: Any, name: str) -> Mapping[str, Any]:
+def state_mapping(state: Any, name: str) -> Mapping[str, Any]:
     """A state as a mapping, whichever way its schema was written."""
     if isinstance(state, Mapping):
         return state
