@@ -24,7 +24,8 @@ def add(commands: Any) -> None:
         "index",
         run,
         "index a folder of documents",
-        "Reads txt, md, html, json and jsonl files under a folder, splits long texts and indexes them.",
+        "Reads text, Markdown, HTML, JSON, CSV, PDF and Word files under a folder, splits long texts and "
+        "indexes them.",
         "agentprm index my-notes -o my-index\n  agentprm index my-notes -o my-index --chunk-size 600",
     )
     command.add_argument("folder", metavar="DIR", help="folder with the documents, or one file")

@@ -1,6 +1,7 @@
 """The examples run, and do what they say."""
 
 import importlib.util
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ def load(name):
 
 
 def test_every_example_is_tested():
-    tested = {"node_in_your_graph", "rag_pipeline", "reasoning_scripted", "reasoning_packaged"}
+    tested = set(re.findall(r'load\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -31,6 +32,38 @@ def test_reasoning_scripted():
     result = load("reasoning_scripted").main()
     assert result["answer"] == "Portsmouth"
     assert [citation["doc_id"] for citation in result["citations"]] == ["d1", "d2"]
+
+
+def test_agent_with_middleware(capsys):
+    pytest.importorskip("langchain")
+    trace = load("agent_with_middleware").main()
+    assert trace["answer"] == "He was born in Portsmouth."
+    chosen = [step for step in trace["steps"] if step["status"] == "committed"]
+    assert [step["query"] for step in chosen] == ['look_up(topic="bridge")', 'look_up(topic="Brunel")', ""]
+    assert {step["thought"] for step in trace["steps"]} - {step["thought"] for step in chosen}
+    assert "● 2 look_up" in capsys.readouterr().out
+
+
+def test_agent_with_tool(capsys):
+    pytest.importorskip("langchain")
+    assert load("agent_with_tool").main() == ["Portsmouth, see the sources."] * 2
+    out = capsys.readouterr().out
+    assert "Sources:\n[1] d1: The Clifton" in out
+    assert "3 steps are in the trace" in out
+
+
+@pytest.mark.models
+@pytest.mark.slow
+def test_mcp_client(tmp_path):
+    pytest.importorskip("mcp")
+    from agentprm.cli import main
+
+    (tmp_path / "brunel.txt").write_text("Isambard Kingdom Brunel was born in Portsmouth.")
+    assert main(["index", str(tmp_path), "-o", str(tmp_path / "index")]) == 0
+    answer = load("mcp_client").main(
+        str(tmp_path / "index"), "Where was Brunel born?", "--graph", "rag", "-q"
+    )
+    assert "[1] brunel (" in answer
 
 
 @pytest.mark.models
