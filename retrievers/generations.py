@@ -36,6 +36,7 @@ __all__ = [
     "FORMAT_VERSION",
     "Generation",
     "commit",
+    "current_pointer",
     "generations",
     "is_own_name",
     "leftovers",
@@ -148,7 +149,7 @@ def open_current(folder: Path) -> Generation:
     """
     if not folder.is_dir():
         raise InputError(f"There is no index folder {folder}: check the path, or build the index first.")
-    pointer = _pointer(folder)
+    pointer = current_pointer(folder)
     if pointer is None:
         raise IndexCorruptError(
             f"{folder} holds no complete index (its CURRENT file is missing or damaged); "
@@ -216,11 +217,11 @@ def read_current(folder: Path, use: Callable[[Generation], T]) -> T:
         IndexCorruptError: As `open_current`, or as `use` raises it.
     """
     for _ in range(_ATTEMPTS):
-        before = _pointer(folder)
+        before = current_pointer(folder)
         try:
             return use(open_current(folder))
         except (IndexCorruptError, OSError) as error:
-            if isinstance(error, StorageError) or _pointer(folder) == before:
+            if isinstance(error, StorageError) or current_pointer(folder) == before:
                 if isinstance(error, AgentPRMError):
                     raise
                 raise IndexCorruptError(
@@ -261,7 +262,7 @@ def commit(
         except (FileExistsError, NotADirectoryError):
             raise InputError(f"{folder} is, or lies in, a file: choose a folder for the index.") from None
         with FolderLock(folder / ".lock", lock_timeout_s):
-            current = _pointer(folder)
+            current = current_pointer(folder)
             if base is not None and (current is None or " ".join(current) not in base):
                 raise WriterConflictError(
                     f"{folder} was changed by another writer since it was opened: load it again, "
@@ -301,7 +302,7 @@ def point_to(folder: Path, pointer: str) -> None:
 
 def leftovers(folder: Path) -> list[Path]:
     """Temporary folders of writers that died, and generations that never became current."""
-    pointer = _pointer(folder)
+    pointer = current_pointer(folder)
     current = _number(pointer[0]) if pointer else 0
     return [
         path
@@ -340,7 +341,7 @@ def _seal(folder: Path, contents: dict[str, Any]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _pointer(folder: Path) -> tuple[str, str] | None:
+def current_pointer(folder: Path) -> tuple[str, str] | None:
     """Name of the current generation and its manifest's checksum; `None` where there is none."""
     try:
         words = read_bounded(folder / "CURRENT", _POINTER_LIMIT).decode("ascii").split()

@@ -1,4 +1,4 @@
-"""The command line: `agentprm index`, `ask`, `serve`, `eval` and `trace`.
+"""The command line: `agentprm index`, `fsck`, `ask`, `serve`, `eval` and `trace`.
 
 Answers go to standard output, progress and errors to standard error. Exit codes: 0 success, 1 failure
 while running, 2 wrong usage or unusable input, 130 interrupted. Heavy libraries are imported by the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agentprm.cli import ask, console, evaluate, index, options, serve, trace
+from agentprm.cli import ask, console, evaluate, fsck, index, options, serve, trace
 from agentprm.errors import (
     AgentPRMError,
     ConfigurationError,
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return console.say(str(error), 2 if isinstance(error, _BAD_INPUT) else 1)
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            return console.say(f"The disk is full{place}: free some space and try again.", 1)
         return console.say(f"The system refused: {error.strerror or error}{place}.", 1)
     except Exception as error:  # the last resort: one sentence instead of a traceback
         hint = "Set AGENTPRM_DEBUG=1 to see where, and please report it."
@@ -130,7 +133,7 @@ def _parser() -> tuple[options.Parser, dict[str, Any]]:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (index, ask, serve, evaluate, trace):
+    for module in (index, fsck, ask, serve, evaluate, trace):
         module.add(commands)
     return parser, dict(commands.choices)
 

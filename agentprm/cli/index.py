@@ -7,14 +7,23 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentprm.cli import opening
 from agentprm.cli.console import error_console, show, tell
 from agentprm.cli.options import add_command, count
 from agentprm.errors import InputError
 
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+    from langchain_core.embeddings import Embeddings
+    from rich.console import Console
+
+    from agentprm.retrievers import BuildProgress
+
 __all__ = ["add"]
+
+_BATCH = 64  # what is embedded between two checkpoints
 
 
 def add(commands: Any) -> None:
@@ -25,7 +34,8 @@ def add(commands: Any) -> None:
         run,
         "index a folder of documents",
         "Reads text, Markdown, HTML, JSON, CSV, PDF and Word files under a folder, splits long texts and "
-        "indexes them.",
+        "indexes them. Over an index that is there only what is new or has changed is embedded; a command "
+        "that was stopped goes on when it is repeated.",
         "agentprm index my-notes -o my-index\n  agentprm index my-notes -o my-index --chunk-size 600",
     )
     command.add_argument("folder", metavar="DIR", help="folder with the documents, or one file")
@@ -64,21 +74,49 @@ def run(args: argparse.Namespace) -> int:
         tell(progress, f"skipped {source}: {reason}")
     if len(found.skipped) > 5:
         tell(progress, f"skipped {len(found.skipped) - 5} more")
-    store = opening.build_store(found.documents, embeddings, progress)
-    store.save(target)
+    done = _build(target, found.documents, embeddings, progress)
     opening.note_embeddings(target, name)
     sources = len({document.metadata["source"] for document in found.documents})
+    known = f" {done.resumed:,} of them had been embedded before." if done.resumed else ""
     show(
         f"Indexed {len(found.documents):,} passages from {sources:,} file{'' if sources == 1 else 's'} "
-        f"into {target} in {time.perf_counter() - start:.1f} s."
+        f"into {target} in {time.perf_counter() - start:.1f} s.{known}"
     )
     return 0
 
 
+def _build(
+    target: Path, documents: list[Document], embeddings: Embeddings, progress: Console
+) -> BuildProgress:
+    """Builds the index, with a bar and the time left; returns what was done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from agentprm.retrievers import BuildProgress, build_index
+
+    done = BuildProgress(0, 0, 0)
+    columns = (TextColumn("Embedding passages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=progress) as bar:
+            task = bar.add_task("", total=len(documents))
+
+            def advance(state: BuildProgress) -> None:
+                nonlocal done
+                done = state
+                bar.update(task, completed=state.seen)
+
+            build_index(target, documents, embeddings, batch_size=_BATCH, progress=advance)
+    except KeyboardInterrupt:
+        tell(progress, "What has been embedded is kept; the same command goes on from there.")
+        raise
+    return done
+
+
 def check_index_target(target: Path) -> None:
     """Refuses an unusable index folder before the long work."""
+    from agentprm.retrievers.bulk import holds_only_index
+
     if target.is_dir():
-        if any(target.iterdir()) and not (target / "CURRENT").exists():
+        if not holds_only_index(target, opening.NOTE):
             raise InputError(
                 f"{target} is a folder with other files in it; give a new folder or an index to replace."
             )

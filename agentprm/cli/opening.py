@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agentprm.retrievers import FaissStore
 
 __all__ = [
+    "NOTE",
     "build_store",
     "embeddings_called",
     "embeddings_name",
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 _PACKAGED = "packaged"
-_NOTE = "agentprm.json"  # beside the index: which embeddings built it
+NOTE = "agentprm.json"  # beside the index: which embeddings built it
 _BATCH = 64
 
 
@@ -45,7 +46,11 @@ def embeddings_name(name: str | None) -> str:
 
 def note_embeddings(folder: Path, name: str) -> None:
     """Remembers beside an index which embeddings built it, so that `ask` needs no option."""
-    (folder / _NOTE).write_text(json.dumps({"embeddings": name}) + "\n", encoding="utf-8")
+    whole = folder / f"tmp-{NOTE}"
+    whole.unlink(missing_ok=True)
+    with whole.open("x", encoding="utf-8") as file:
+        file.write(json.dumps({"embeddings": name}) + "\n")
+    whole.replace(folder / NOTE)
 
 
 def embeddings_called(name: str) -> Embeddings:
@@ -86,14 +91,14 @@ def index_embeddings(args: argparse.Namespace) -> str:
 
 def _noted_embeddings(folder: Path) -> str:
     try:
-        name = json.loads((folder / _NOTE).read_text(encoding="utf-8"))["embeddings"]
+        name = json.loads((folder / NOTE).read_text(encoding="utf-8"))["embeddings"]
     except FileNotFoundError:
         return _PACKAGED  # made with the Python interface; the store compares the vectors anyway
     except (OSError, ValueError, KeyError, TypeError):
         name = None
     if not isinstance(name, str):
         raise IndexCorruptError(
-            f"{folder / _NOTE} is damaged; name the embeddings with --embeddings or index again."
+            f"{folder / NOTE} is damaged; name the embeddings with --embeddings or index again."
         )
     return name
 

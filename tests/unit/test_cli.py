@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from langchain_core.documents import Document
@@ -163,6 +165,97 @@ def test_an_index_is_replaced_by_the_next(index, notes, capsys):
     assert "Indexed 3 passages" in capsys.readouterr().out
 
 
+class Counting(DeterministicFakeEmbedding):
+    """Embeddings that count, and may stop at a text."""
+
+    texts: ClassVar[list[str]] = []
+    stop_at: ClassVar[str] = ""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        if self.stop_at and any(self.stop_at in text for text in texts):
+            raise KeyboardInterrupt
+        self.texts.extend(text for text in texts if "passage" in text)
+        return super().embed_documents(texts)
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    embeddings = Counting(size=8)
+    monkeypatch.setattr(Counting, "texts", [])
+    monkeypatch.setattr(opening, "embeddings_called", lambda name: embeddings)
+    return Counting
+
+
+def rows(folder, numbers):
+    folder.mkdir(exist_ok=True)
+    lines = (json.dumps({"id": f"p{i}", "text": f"passage {i}"}) for i in numbers)
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    return str(folder)
+
+
+def test_a_changed_folder_embeds_only_what_changed(tmp_path, counting, capsys):
+    index = str(tmp_path / "i")
+    assert main(["index", rows(tmp_path / "f", range(200)), "-o", index]) == 0
+    assert "before" not in capsys.readouterr().out
+    counting.texts.clear()
+    assert main(["index", rows(tmp_path / "f", range(5, 203)), "-o", index]) == 0
+    assert sorted(counting.texts) == ["passage 200", "passage 201", "passage 202"]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Indexed 198 passages" in out
+    assert "195 of them had been embedded before" in out
+
+
+def test_a_first_index_that_is_stopped_goes_on(tmp_path, counting, monkeypatch, capsys):
+    index, folder = tmp_path / "i", rows(tmp_path / "f", range(200))
+    monkeypatch.setattr(counting, "stop_at", "passage 150")
+    code, line = failing(capsys, "index", folder, "-o", str(index))
+    assert (code, line) == (130, "agentprm: Interrupted.")
+    assert not (index / "CURRENT").exists()
+    done = len(counting.texts)
+    assert done >= 100
+    monkeypatch.setattr(counting, "stop_at", "")
+    assert main(["index", folder, "-o", str(index)]) == 0
+    assert len(counting.texts) == 200
+    assert f"{done} of them had been embedded before" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_folder_of_something_else_is_no_index(tmp_path, notes, capsys):
+    for names in (["CURRENT", "000003.log"], ["building/plan.txt"], ["gen-000001/x", "diary.txt"]):
+        folder = tmp_path / names[0].replace("/", "-")
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("MANIFEST-000001")
+        code, line = failing(capsys, "index", str(notes), "-o", str(folder))
+        assert code == 2
+        assert "other files" in line
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
+def test_the_note_is_not_written_through_a_link(index, notes, tmp_path, capsys):
+    (tmp_path / "precious").write_text("precious")
+    for name in ("agentprm.json", "tmp-agentprm.json", "tmp-CURRENT"):
+        (Path(index) / name).unlink(missing_ok=True)
+        (Path(index) / name).symlink_to(tmp_path / "precious")
+    assert main(["index", str(notes), "-o", index]) == 0
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not (Path(index) / "agentprm.json").is_symlink()
+
+
+def test_fsck_checks_and_goes_back(index, notes, capsys):
+    assert main(["fsck", index]) == 0
+    assert "is whole: 2 passages" in " ".join(capsys.readouterr().out.split())
+    (notes / "more.txt").write_text("More.")
+    assert main(["index", str(notes), "-o", index]) == 0
+    (Path(index) / "gen-000002" / "ids.npy").write_bytes(b"")
+    code, line = failing(capsys, "fsck", index)
+    assert code == 1
+    assert "--rollback" in line
+    assert main(["fsck", index, "--rollback"]) == 0
+    assert main(["fsck", index]) == 0
+    assert main(["ask", "Who?", "--index", index]) == 0
+    assert failing(capsys, "fsck", "nowhere")[0] == 2
+
+
 def test_the_index_remembers_its_embeddings(notes, tmp_path, capsys):
     index = str(tmp_path / "i")
     assert main(["index", str(notes), "-o", index, "--embeddings", "other"]) == 0
@@ -242,7 +335,7 @@ def test_no_answer_is_a_failure_that_is_told(index, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["index", "-h"], ["ask", "-h"], ["eval", "-h"], ["trace", "-h"]]
+    "argv", [["--help"], ["index", "-h"], ["fsck", "-h"], ["ask", "-h"], ["eval", "-h"], ["trace", "-h"]]
 )
 def test_help_has_examples(argv, capsys):
     assert main(argv) == 0
