@@ -37,6 +37,7 @@ from agentprm.lm import LanguageModel
 from agentprm.prompts import PROMPTS, ChatTemplate
 from agentprm.rerank import (
     Comparator,
+    Comparison,
     ListwiseReranker,
     LogitReranker,
     PairwiseReranker,
@@ -46,7 +47,6 @@ from agentprm.rerank import (
     Reranker,
     ScoringComparator,
     SetwiseReranker,
-    Verdict,
     VerdictCache,
 )
 from agentprm.rerank.setwise import Selection, heap_selection, window_selection
@@ -150,11 +150,11 @@ class Truth(Comparator):
     def __init__(self, grades: dict[str, int]) -> None:
         self.grades = grades
 
-    def compare(self, query: str, pairs: Sequence[tuple[Document, Document]]) -> list[Verdict]:
+    def compare(self, query: str, pairs: Sequence[tuple[Document, Document]]) -> list[Comparison]:
         gaps = [self.grades.get(str(a.id), 0) - self.grades.get(str(b.id), 0) for a, b in pairs]
-        return [Verdict(0.5 + 0.5 * ((gap > 0) - (gap < 0))) for gap in gaps]
+        return [Comparison(0.5 + 0.5 * ((gap > 0) - (gap < 0))) for gap in gaps]
 
-    async def acompare(self, query: str, pairs: Sequence[tuple[Document, Document]]) -> list[Verdict]:
+    async def acompare(self, query: str, pairs: Sequence[tuple[Document, Document]]) -> list[Comparison]:
         return self.compare(query, pairs)
 
 

@@ -8,7 +8,7 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 
-__all__ = ["Ranking", "borda", "combine_scores", "rrf", "weighted"]
+__all__ = ["Ranking", "borda", "combine_scores", "reciprocal_ranks", "rrf", "weighted"]
 
 Ranking = Sequence[tuple[Document, float]]
 """Documents with scores, best first. Their ids tell them apart."""
@@ -24,10 +24,15 @@ def rrf(rankings: Sequence[Ranking], weights: Sequence[float] | None = None) -> 
         weights: One for each list; 1 when `None`.
     """
     totals = [
-        [weight / (_RRF_K + rank) for rank in range(1, len(ranking) + 1)]
+        reciprocal_ranks(len(ranking), weight)
         for ranking, weight in zip(rankings, _weights(rankings, weights), strict=True)
     ]
     return _summed(rankings, totals)
+
+
+def reciprocal_ranks(count: int, weight: float = 1.0) -> list[float]:
+    """What each place of a list, best first, counts in reciprocal rank fusion."""
+    return [weight / (_RRF_K + rank) for rank in range(1, count + 1)]
 
 
 def weighted(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from agentprm._numbers import sigmoid
 from agentprm.errors import InputError
 from agentprm.rewards.aggregation import Aggregation, first_error
 from agentprm.rewards.aggregation import aggregate as _aggregate
+from agentprm.rewards.separation import as_arrays, auc, best_threshold, same_length
 
 __all__ = [
     "BestOfN",
@@ -97,7 +97,7 @@ def processbench_f1(predictions: Sequence[int], labels: Sequence[int]) -> Proces
     Raises:
         InputError: If the lengths differ, or the labels lack solutions of either kind.
     """
-    _same(predictions, labels)
+    same_length(predictions, labels)
     wrong = [p == t for p, t in zip(predictions, labels, strict=True) if t != -1]
     right = [p == t for p, t in zip(predictions, labels, strict=True) if t == -1]
     if not wrong or not right:
@@ -119,37 +119,6 @@ def average_processbench_f1(subsets: Sequence[ProcessBenchScore]) -> float:
     return math.fsum(subset.f1 for subset in subsets) / len(subsets)
 
 
-def best_threshold(scores: Sequence[Sequence[float]], labels: Sequence[int]) -> tuple[float, float]:
-    """The threshold with the best ProcessBench F1, and that F1.
-
-    ProcessBench tunes the threshold of scalar reward models on its GSM8K subset and keeps it for the
-    others. Every threshold that makes a difference is tried: half way between neighbouring scores, and
-    beyond both ends. Among equals the one in the middle of the list is taken.
-
-    Args:
-        scores: Step scores per solution.
-        labels: Index of the first wrong step per solution, or -1.
-
-    Raises:
-        InputError: As `processbench_f1`.
-    """
-    _same(scores, labels)
-    bounds = []  # of the thresholds at which a solution is judged right: low < threshold <= high
-    for row, label in zip(scores, labels, strict=True):
-        if not -1 <= label < len(row):
-            raise InputError(f"The label {label} is no step of a solution of {len(row)} steps.")
-        before = row if label == -1 else row[:label]
-        bounds.append((-math.inf if label == -1 else row[label], min(before, default=math.inf)))
-    cuts = np.asarray(_cuts([score for row in scores for score in row]))
-    accepted = _inside([b for b, t in zip(bounds, labels, strict=True) if t == -1], cuts)
-    located = _inside([b for b, t in zip(bounds, labels, strict=True) if t != -1], cuts)
-    total = accepted + located
-    results = np.divide(2 * accepted * located, total, out=np.zeros_like(total), where=total > 0)
-    winners = np.flatnonzero(results == results.max())
-    cut = float(cuts[winners[(len(winners) - 1) // 2]])
-    return cut, processbench_f1(processbench_predictions(scores, cut), labels).f1
-
-
 def step_accuracy(predictions: Sequence[Labels], labels: Sequence[Labels]) -> float:
     """Share of all labelled steps that got their label (AgentProcessBench, micro average).
 
@@ -161,7 +130,7 @@ def step_accuracy(predictions: Sequence[Labels], labels: Sequence[Labels]) -> fl
     Raises:
         InputError: If the numbers of trajectories differ, or nothing is labelled.
     """
-    _same(predictions, labels)
+    same_length(predictions, labels)
     hits = [
         predicted.get(key) == label
         for predicted, wanted in zip(map(_keyed, predictions), map(_keyed, labels), strict=True)
@@ -184,7 +153,7 @@ def first_error_accuracy(predictions: Sequence[Labels], labels: Sequence[Labels]
     Raises:
         InputError: If the numbers of trajectories differ, or there is none.
     """
-    _same(predictions, labels)
+    same_length(predictions, labels)
     if not labels:
         raise InputError("There is no trajectory.")
     hits = [_first_negative(p) == _first_negative(t) for p, t in zip(predictions, labels, strict=True)]
@@ -204,11 +173,11 @@ def prm_score(predictions: Sequence[Sequence[bool]], labels: Sequence[Sequence[b
     Raises:
         InputError: If the lengths differ, or there is no step.
     """
-    _same(predictions, labels)
+    same_length(predictions, labels)
     pairs = [
         (bool(p), bool(t))
         for row, wanted in zip(predictions, labels, strict=True)
-        for p, t in zip(_same(row, wanted), wanted, strict=True)
+        for p, t in zip(same_length(row, wanted), wanted, strict=True)
     ]
     if not pairs:
         raise InputError("There is no step.")
@@ -222,33 +191,13 @@ def prm_score(predictions: Sequence[Sequence[bool]], labels: Sequence[Sequence[b
     return PrmScore((f1 + negative) / 2 if has_wrong else f1, f1, negative)
 
 
-def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """Probability that a right step scores above a wrong one; ties count half (ROC AUC).
-
-    Args:
-        scores: One per step.
-        labels: Whether the step is right.
-
-    Raises:
-        InputError: If the lengths differ, a score is not finite, or a kind is missing.
-    """
-    values, truth = _arrays(scores, labels)
-    positives = int(truth.sum())
-    negatives = truth.size - positives
-    if not positives or not negatives:
-        raise InputError("AUC needs right steps and wrong ones.")
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # mean rank of equals, from 1
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
 def brier_score(scores: Sequence[float], labels: Sequence[bool]) -> float:
     """Mean squared difference of probability and outcome (Brier, 1950); 0 is best.
 
     Raises:
         InputError: If there is no score, the lengths differ, or a score is no probability.
     """
-    values, truth = _arrays(scores, labels, probabilities=True)
+    values, truth = as_arrays(scores, labels, probabilities=True)
     return float(np.mean((values - truth) ** 2))
 
 
@@ -263,7 +212,7 @@ def expected_calibration_error(scores: Sequence[float], labels: Sequence[bool], 
     Raises:
         InputError: If there is no score, the lengths differ, a score is no probability, or `bins` < 1.
     """
-    values, truth = _arrays(scores, labels, probabilities=True)
+    values, truth = as_arrays(scores, labels, probabilities=True)
     if bins < 1:
         raise InputError(f"ECE needs at least one bin, not {bins}.")
     edges = np.linspace(0, 1, bins + 1)
@@ -298,12 +247,12 @@ def best_of_n_accuracy(
     Raises:
         InputError: If the lengths differ, or a question has no candidate.
     """
-    _same(scores, correct)
-    _same(scores, answers)
+    same_length(scores, correct)
+    same_length(scores, answers)
     result = BestOfN([], [], [], [], [])
     for rows, right, texts in zip(scores, correct, answers, strict=True):
-        _same(rows, right)
-        _same(rows, texts)
+        same_length(rows, right)
+        same_length(rows, texts)
         if not rows:
             raise InputError("A question without candidates cannot be answered; leave it out.")
         weights = [_aggregate(row, how, threshold=threshold) if row else 0.0 for row in rows]
@@ -350,38 +299,8 @@ def final_minimum_share(scores: Sequence[Sequence[float]]) -> float:
     return sum(min(range(len(row)), key=lambda i: row[i]) == len(row) - 1 for row in rows) / len(rows)
 
 
-def _same(left: Sequence[Any], right: Sequence[Any]) -> Sequence[Any]:
-    if len(left) != len(right):
-        raise InputError(f"Predictions and labels must be of one length, not {len(left)} and {len(right)}.")
-    return left
-
-
 def _harmonic(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
-
-
-def _cuts(values: Sequence[float]) -> list[float]:
-    """Thresholds that tell the values apart in every possible way, ascending."""
-    distinct = sorted(set(values))
-    if not distinct:
-        return [0.5]
-    middles = [(a + (b - a) / 2, a, b) for a, b in pairwise(distinct)]
-    # Between neighbours among the floats there is no middle; the upper one still tells them apart.
-    between = [middle if a < middle else b for middle, a, b in middles]
-    return [distinct[0], *between, math.nextafter(distinct[-1], math.inf)]
-
-
-def _inside(bounds: Sequence[tuple[float, float]], cuts: np.ndarray) -> np.ndarray:
-    """Share of the half-open intervals (low, high] that hold each cut."""
-    if not bounds:
-        raise InputError(
-            "ProcessBench's F1 needs solutions with an error and solutions without; use the whole subset."
-        )
-    low, high = (
-        np.sort(side) for side in zip(*[b for b in bounds if b[0] < b[1]] or [(1.0, 1.0)], strict=True)
-    )
-    held = np.searchsorted(low, cuts, side="left") - np.searchsorted(high, cuts, side="left")
-    return np.asarray(held / len(bounds), dtype=np.float64)
 
 
 def _keyed(labels: Labels) -> dict[str, int]:
@@ -391,15 +310,3 @@ def _keyed(labels: Labels) -> dict[str, int]:
 
 def _first_negative(labels: Labels) -> int:
     return min((int(key) for key, label in _keyed(labels).items() if label == -1), default=-1)
-
-
-def _arrays(
-    scores: Sequence[float], labels: Sequence[bool], *, probabilities: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    _same(scores, labels)
-    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
-    if not values.size or not np.isfinite(values).all():
-        raise InputError("At least one score is needed, and all must be finite.")
-    if probabilities and ((values < 0) | (values > 1)).any():
-        raise InputError("Scores must be probabilities between 0 and 1; calibrate the reward first.")
-    return values, truth

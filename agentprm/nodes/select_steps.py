@@ -9,7 +9,7 @@ from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Plan, emit
 from agentprm.nodes._search_node import SearchNode
-from agentprm.search.selection import Accept, Selection, select_greedy
+from agentprm.search.selection import Accept, Choice, select_greedy
 from agentprm.state import ReasoningState, Step, open_steps
 
 __all__ = ["SelectSteps"]
@@ -63,7 +63,7 @@ class SelectSteps(SearchNode):
         budget: SearchBudget = self.setting("budget")
         spent = budget.exhausted(state.get("prm_usage"))
         stopped = stopped or (f"budget: {spent}" if spent else "")
-        chosen: Selection = select_greedy(
+        chosen: Choice = select_greedy(
             candidates,
             threshold=None if stopped or refined else self.setting("threshold"),
             accept=self.setting("accept"),

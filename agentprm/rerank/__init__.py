@@ -2,12 +2,12 @@
 
 from agentprm.rerank.base import Ranked, Ranking, Reranker
 from agentprm.rerank.budgeted import active
-from agentprm.rerank.comparator import Comparator, FunctionComparator, Verdict
+from agentprm.rerank.comparator import Comparator, Comparison, FunctionComparator
 from agentprm.rerank.critic import CriticReranker, CriticState
 from agentprm.rerank.cross_encoder import CrossEncoderReranker
 from agentprm.rerank.decisions import DecisionComparator
 from agentprm.rerank.feedback import RerankSelector
-from agentprm.rerank.judging import Judge, Judging
+from agentprm.rerank.judging import Assessor, Judging
 from agentprm.rerank.likelihood import QueryLikelihoodComparator
 from agentprm.rerank.listwise import ListwiseReranker
 from agentprm.rerank.logit import LogitReranker
@@ -22,14 +22,15 @@ from agentprm.rerank.tournaments import all_pairs, heapsort, play, sliding
 from agentprm.rerank.verdicts import VerdictCache
 
 __all__ = [
+    "Assessor",
     "Comparator",
+    "Comparison",
     "CriticReranker",
     "CriticState",
     "CrossEncoderReranker",
     "DecisionComparator",
     "FunctionComparator",
     "GenerationComparator",
-    "Judge",
     "Judging",
     "ListwiseReranker",
     "LogitReranker",
@@ -48,7 +49,6 @@ __all__ = [
     "SetwiseReranker",
     "Stage",
     "Suggestion",
-    "Verdict",
     "VerdictCache",
     "active",
     "all_pairs",

@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.prompts import one_line
-from agentprm.rerank.judging import Judge, width_of
+from agentprm.rerank.judging import Assessor, width_of
 from agentprm.text import cut
 
 __all__ = ["DEFINITION", "sampling", "scoring", "shown"]
@@ -34,7 +34,7 @@ def scoring(
     ask: Callable[[Any], tuple[list[Prompt], list[list[str]]]],
     read: Callable[[Any, list[list[float]]], Any],
     cost: int = 1,
-) -> Judge:
+) -> Assessor:
     """A judge that compares log-likelihoods.
 
     Args:
@@ -60,7 +60,7 @@ def scoring(
         counts, prompts, continuations = put(items)
         return results(items, counts, await model.aloglikelihood(prompts, continuations))
 
-    return Judge(sync, on_loop, width_of(model), cost)
+    return Assessor(sync, on_loop, width_of(model), cost)
 
 
 def sampling(
@@ -70,7 +70,7 @@ def sampling(
     params: SamplingParams,
     n: int = 1,
     cost: int = 1,
-) -> Judge:
+) -> Assessor:
     """A judge that reads generated text.
 
     Args:
@@ -99,7 +99,7 @@ def sampling(
 
     width = width_of(model)
     # The samples of one item are requests that the backend runs side by side on its own.
-    return Judge(sync, on_loop, None if width is None else max(1, width // max(1, cost)), cost)
+    return Assessor(sync, on_loop, None if width is None else max(1, width // max(1, cost)), cost)
 
 
 def _split(rows: Sequence[T], counts: Sequence[int]) -> list[list[T]]:

@@ -25,6 +25,7 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from agentprm import plans
 from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.rerank.judging import Judging
+from agentprm.retrievers.fusion import reciprocal_ranks
 
 __all__ = ["Plan", "Ranked", "Ranking", "Reranker"]
 
@@ -175,13 +176,15 @@ class Reranker(BaseDocumentCompressor):
         return (yield from self.plan(query, documents, judging))
 
     def _ranking(self, ranked: Ranked, count: int, judging: Judging) -> Ranking:
-        if judging.errors:
+        if judging.failures:
+            useless = judging.failures >= judging.calls
             _logger.warning(
-                "%s: %d of %d judge calls gave no usable answer; they count as ties. First error: %s",
+                "%s: %d of %d judge calls gave no usable answer%s; %s",
                 self.method,
                 judging.failures,
                 judging.calls,
-                judging.errors[0],
+                f" ({judging.errors[0]})" if judging.errors else "",
+                "the passages keep their order: check the judge." if useless else "they count as ties.",
             )
         order = dict.fromkeys(int(place) for place in ranked.order)
         order.update(dict.fromkeys(range(count)))
@@ -223,9 +226,9 @@ class Reranker(BaseDocumentCompressor):
 
 def _fused(order: Sequence[int], prior_weight: float) -> list[float]:
     """Reciprocal rank fusion of an order and the incoming one: a score per incoming place."""
-    scores = [prior_weight / (61 + place) for place in range(len(order))]
-    for rank, place in enumerate(order):
-        scores[place] += 1 / (61 + rank)
+    scores = reciprocal_ranks(len(order), prior_weight)
+    for place, score in zip(order, reciprocal_ranks(len(order)), strict=True):
+        scores[place] += score
     return scores
 
 

@@ -15,7 +15,7 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 
-__all__ = ["Comparator", "FunctionComparator", "Policy", "Verdict", "verdict_of"]
+__all__ = ["Comparator", "Comparison", "FunctionComparator", "Policy", "comparison_of"]
 
 Policy = Literal["mean", "strict"]
 """How the answers in both orders become one: `mean`, the position-debiased mean of both; or `strict`,
@@ -24,7 +24,7 @@ the paper's rule, by which a passage wins only if it wins in both orders."""
 DocumentPair = tuple[Document, Document]
 
 
-class Verdict(NamedTuple):
+class Comparison(NamedTuple):
     """A comparison of two passages.
 
     Attributes:
@@ -38,9 +38,9 @@ class Verdict(NamedTuple):
     failures: int = 0
 
 
-def verdict_of(
+def comparison_of(
     straight: float | None, swapped: float | None, policy: Policy = "mean", *, calls: int = 2
-) -> Verdict:
+) -> Comparison:
     """The verdict of two answers to the same question, in both orders.
 
     Args:
@@ -52,13 +52,13 @@ def verdict_of(
     """
     failures = [straight, swapped].count(None)
     if straight is None or swapped is None:
-        return Verdict(0.5, calls, failures)
+        return Comparison(0.5, calls, failures)
     if policy == "strict":
         wins = (straight > 0.5) and (swapped < 0.5)
         loses = (straight < 0.5) and (swapped > 0.5)
-        return Verdict(0.5 + 0.5 * (wins - loses), calls)
+        return Comparison(0.5 + 0.5 * (wins - loses), calls)
     # Rounded: what differs by less than a float's last digits is a tie.
-    return Verdict(round((straight + 1 - swapped) / 2, 12), calls)
+    return Comparison(round((straight + 1 - swapped) / 2, 12), calls)
 
 
 class Comparator(ABC):
@@ -70,7 +70,7 @@ class Comparator(ABC):
     Attributes:
         calls: Most model calls of one pair.
         width: Pairs that are compared at a time, each in a call of its own; `None` where one call with
-            many pairs is the fast way. See `agentprm.rerank.Judge`.
+            many pairs is the fast way. See `agentprm.rerank.Assessor`.
     """
 
     calls: int = 2
@@ -90,10 +90,10 @@ class Comparator(ABC):
         return json.dumps([document.id, document.page_content, metadata], default=str, sort_keys=True)
 
     @abstractmethod
-    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """One verdict per pair."""
 
-    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """Async twin of `compare`; by default it runs in a thread."""
         return await asyncio.to_thread(self.compare, query, pairs)
 
@@ -133,13 +133,13 @@ class FunctionComparator(Comparator):
         self._both_orders = both_orders
         self.calls = 2 if both_orders else 1
 
-    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.compare`."""
         return [
             self._verdict([self._function(query, *some) for some in self._orders(a, b)]) for a, b in pairs
         ]
 
-    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.acompare`."""
         if self._afunction is None:
             return await asyncio.to_thread(self.compare, query, pairs)
@@ -154,11 +154,11 @@ class FunctionComparator(Comparator):
     def _orders(self, a: Document, b: Document) -> list[DocumentPair]:
         return [(a, b), (b, a)] if self._both_orders else [(a, b)]
 
-    def _verdict(self, answers: list[float | None]) -> Verdict:
+    def _verdict(self, answers: list[float | None]) -> Comparison:
         answers = [usable(answer) for answer in answers]
         if self._both_orders:
-            return verdict_of(answers[0], answers[1], self.policy)
-        return Verdict(0.5, 1, 1) if answers[0] is None else Verdict(answers[0], 1)
+            return comparison_of(answers[0], answers[1], self.policy)
+        return Comparison(0.5, 1, 1) if answers[0] is None else Comparison(answers[0], 1)
 
 
 def usable(answer: Any) -> float | None:

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from agentprm.errors import ConfigurationError
 from agentprm.rerank._asking import shown
-from agentprm.rerank.judging import Judge
+from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 from agentprm.rewards import ProcessRewardModel, RewardStep, check_scores
 
@@ -80,7 +80,7 @@ class CriticReranker(PointwiseReranker):
         """The same reranker for passages that are ranked after the steps of `path`."""
         return self.model_copy(update={"state": CriticState(question=question, path=list(path))})
 
-    def judge(self, query: str) -> Judge:
+    def judge(self, query: str) -> Assessor:
         """See `PointwiseReranker.judge`."""
         state = self.state or CriticState(question=query, path=[])
         critic = self.critic
@@ -104,9 +104,9 @@ class CriticReranker(PointwiseReranker):
                 scores = await scores
             return scores  # type: ignore[no-any-return]
 
-        return Judge(sync, on_loop)
+        return Assessor(sync, on_loop)
 
-    def _reward_judge(self, reward: ProcessRewardModel, state: CriticState, query: str) -> Judge:
+    def _reward_judge(self, reward: ProcessRewardModel, state: CriticState, query: str) -> Assessor:
         def trajectories(documents: list[Document]) -> list[list[RewardStep]]:
             return [
                 [
@@ -131,4 +131,4 @@ class CriticReranker(PointwiseReranker):
             rows = await reward.ascore(state["question"], asked)
             return [row[-1] for row in check_scores(reward, rows, asked)]
 
-        return Judge(sync, on_loop)
+        return Assessor(sync, on_loop)

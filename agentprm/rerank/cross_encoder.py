@@ -13,7 +13,7 @@ from pydantic import PrivateAttr, model_validator
 from agentprm._names import model_name
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.rerank._asking import shown
-from agentprm.rerank.judging import Judge
+from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 
 __all__ = ["CrossEncoderReranker"]
@@ -61,7 +61,7 @@ class CrossEncoderReranker(PointwiseReranker):
         """See `Reranker.method`."""
         return "cross-encoder"
 
-    def judge(self, query: str) -> Judge:
+    def judge(self, query: str) -> Assessor:
         """See `PointwiseReranker.judge`."""
 
         def score(documents: list[Document]) -> list[float]:
@@ -71,7 +71,7 @@ class CrossEncoderReranker(PointwiseReranker):
                 scores += [_one_number(value) for value in self._score(pairs[at : at + self.batch_size])]
             return scores
 
-        return Judge(score)
+        return Assessor(score)
 
     def _predictor(self, model: Any) -> Callable[[list[tuple[str, str]]], Sequence[Any]]:
         labels = getattr(model, "num_labels", 1)

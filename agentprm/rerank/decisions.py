@@ -14,13 +14,13 @@ from agentprm.prompts import one_line
 from agentprm.rerank._asking import DEFINITION, shown
 from agentprm.rerank.comparator import (
     Comparator,
+    Comparison,
     DocumentPair,
     Policy,
-    Verdict,
     checked_policy,
+    comparison_of,
     token_of,
     usable,
-    verdict_of,
 )
 
 __all__ = ["DecisionComparator", "is_decision_model"]
@@ -42,7 +42,7 @@ class DecisionComparator(Comparator):
 
     Args:
         model: A `langchain_core.decisions.BaseDecisionModel` (langchain-core 1.8 or newer).
-        policy: How the answers in both orders become one verdict, see `verdict_of`.
+        policy: How the answers in both orders become one verdict, see `comparison_of`.
         definition: What makes a passage relevant in this task.
         max_chars: Where a passage is cut.
         width: Pairs that are compared at a time, two requests each.
@@ -90,11 +90,11 @@ class DecisionComparator(Comparator):
         """See `Comparator.view`; here the passage as it is shown."""
         return shown(document, self.max_chars)
 
-    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.compare`."""
         return self._verdicts(self.model.batch(self._requests(query, pairs)))
 
-    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.acompare`."""
         requests = self._requests(query, pairs)
         return self._verdicts(await asyncio.gather(*(self.model.ainvoke(one) for one in requests)))
@@ -113,9 +113,9 @@ class DecisionComparator(Comparator):
             for first, second in orders
         ]
 
-    def _verdicts(self, responses: Sequence[Any]) -> list[Verdict]:
+    def _verdicts(self, responses: Sequence[Any]) -> list[Comparison]:
         answers = [self._first_wins(response) for response in responses]
-        return [verdict_of(*both, self.policy) for both in zip(answers[::2], answers[1::2], strict=True)]
+        return [comparison_of(*both, self.policy) for both in zip(answers[::2], answers[1::2], strict=True)]
 
     @staticmethod
     def _first_wins(response: Any) -> float | None:

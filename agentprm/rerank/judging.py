@@ -19,7 +19,7 @@ from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import LanguageModel
 from agentprm.plans import Plan, wait
 
-__all__ = ["Judge", "Judging", "Missing", "width_of"]
+__all__ = ["Assessor", "Judging", "Missing", "width_of"]
 
 
 class Missing(Enum):
@@ -35,7 +35,7 @@ class Missing(Enum):
 
 
 @dataclass(frozen=True)
-class Judge:
+class Assessor:
     """Who is asked: a function from a list of items to one result each, and its async twin.
 
     Attributes:
@@ -64,7 +64,7 @@ class Judge:
 
 
 def width_of(model: LanguageModel) -> int | None:
-    """`Judge.width` for a language model: `None` where prompts that go together share their prefixes.
+    """`Assessor.width` for a language model: `None` where prompts that go together share their prefixes.
 
     Backends without a prefix cache are taken for an API: prompt by prompt, as many at a time as the
     backend's own `max_concurrency` says, else 8.
@@ -111,7 +111,7 @@ class Judging:
         """Items that may still be judged; infinite without a bound."""
         return math.inf if self.max_judgements is None else self.max_judgements - self.judgements
 
-    def ask(self, judge: Judge, items: Sequence[Any]) -> Plan[list[Any]]:
+    def ask(self, judge: Assessor, items: Sequence[Any]) -> Plan[list[Any]]:
         """Asks `judge` about `items`, together as far as it can; use with `yield from`.
 
         The judge's failures do not come through: an item on which it raises is `Missing.FAILED`, is
@@ -168,7 +168,7 @@ class Judging:
         return results
 
     def _take(
-        self, part: list[int], reply: Any, judge: Judge, results: list[Any], parts: deque[list[int]]
+        self, part: list[int], reply: Any, judge: Assessor, results: list[Any], parts: deque[list[int]]
     ) -> None:
         """Books the reply to one call: results, a failure, or a batch to be asked again in halves."""
         if isinstance(reply, BaseException):
@@ -217,7 +217,7 @@ def _passes(error: BaseException) -> bool:
     return signals is not None and isinstance(error, signals.GraphBubbleUp)
 
 
-def _judge_all(judge: Judge, batches: list[list[Any]], left: float | None) -> list[Any]:
+def _judge_all(judge: Assessor, batches: list[list[Any]], left: float | None) -> list[Any]:
     """Judges batches side by side, as many at a time as the judge takes.
 
     Returns:
@@ -249,7 +249,7 @@ def _judge_all(judge: Judge, batches: list[list[Any]], left: float | None) -> li
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-async def _ajudge_all(judge: Judge, batches: list[list[Any]], left: float | None) -> list[Any]:
+async def _ajudge_all(judge: Assessor, batches: list[list[Any]], left: float | None) -> list[Any]:
     """Async twin of `_judge_all`; if a failure is none of the judge's, the other batches are cancelled."""
     free = asyncio.Semaphore(judge.width or 1)
     until = None if left is None else asyncio.get_running_loop().time() + left

@@ -15,7 +15,7 @@ from agentprm.lm import Prompt, as_language_model, require
 from agentprm.memory import Memory
 from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.rerank._asking import shown
-from agentprm.rerank.comparator import Comparator, DocumentPair, Verdict, token_of
+from agentprm.rerank.comparator import Comparator, Comparison, DocumentPair, token_of
 
 __all__ = ["QueryLikelihoodComparator"]
 
@@ -58,13 +58,13 @@ class QueryLikelihoodComparator(Comparator):
         """See `Comparator.view`; here the passage as it stands in the prompt."""
         return shown(document, self.max_chars)
 
-    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.compare`."""
         views, missing, known = self._lookup(query, pairs)
         rows = self.model.loglikelihood(*self._scored(query, missing)) if missing else []
         return self._verdicts(query, views, missing, known, rows)
 
-    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.acompare`."""
         views, missing, known = self._lookup(query, pairs)
         rows = await self.model.aloglikelihood(*self._scored(query, missing)) if missing else []
@@ -92,7 +92,7 @@ class QueryLikelihoodComparator(Comparator):
         missing: Sequence[str],
         known: dict[str, float],
         rows: Sequence[Sequence[float]],
-    ) -> list[Verdict]:
+    ) -> list[Comparison]:
         new = {view: float(row[0]) for view, row in zip(missing, rows, strict=True)}
         known = known | new
         self._known.keep({(query, view): value for view, value in new.items()})
@@ -104,7 +104,7 @@ class QueryLikelihoodComparator(Comparator):
             unpaid -= {a, b}
             gap = known[a] - known[b]
             if math.isfinite(gap):
-                verdicts.append(Verdict(round(sigmoid(gap / spread), 12), calls))
+                verdicts.append(Comparison(round(sigmoid(gap / spread), 12), calls))
             else:
-                verdicts.append(Verdict(0.5, calls, calls))
+                verdicts.append(Comparison(0.5, calls, calls))
         return verdicts

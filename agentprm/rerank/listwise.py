@@ -15,7 +15,7 @@ from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.replies import without_thought
 from agentprm.rerank._asking import DEFINITION, sampling, scoring, shown
 from agentprm.rerank.base import Plan, Ranked, Reranker
-from agentprm.rerank.judging import Judge, Judging, Missing
+from agentprm.rerank.judging import Assessor, Judging, Missing
 
 __all__ = ["ListwiseReranker", "parse_permutation", "windows"]
 
@@ -143,7 +143,7 @@ class ListwiseReranker(Reranker):
         rank = {place: number for number, place in enumerate(order)}
         return Ranked(order, [(count - 1 - rank[i]) / max(1, count - 1) for i in range(count)])
 
-    def _judge(self, query: str, documents: Sequence[Document]) -> Judge:
+    def _judge(self, query: str, documents: Sequence[Document]) -> Assessor:
         """From the places of a window to their order; `None` for an unusable answer."""
         sorter = self._sorter
 

@@ -13,7 +13,7 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.rerank._asking import DEFINITION, scoring, shown
-from agentprm.rerank.judging import Judge
+from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 
 __all__ = ["LogitReranker"]
@@ -62,7 +62,7 @@ class LogitReranker(PointwiseReranker):
         """See `Reranker.method`."""
         return f"logit {self.labels[0]}/{self.labels[1]}"
 
-    def judge(self, query: str) -> Judge:
+    def judge(self, query: str) -> Assessor:
         """See `PointwiseReranker.judge`."""
 
         def ask(document: Document) -> tuple[list[Prompt], list[list[str]]]:

@@ -15,7 +15,7 @@ from agentprm.rerank.base import Plan, Reranker
 from agentprm.rerank.budgeted import active
 from agentprm.rerank.comparator import Comparator, FunctionComparator, Policy, usable
 from agentprm.rerank.decisions import DecisionComparator, is_decision_model
-from agentprm.rerank.judging import Judge, Judging, Missing
+from agentprm.rerank.judging import Assessor, Judging, Missing
 from agentprm.rerank.prompted import GenerationComparator, ScoringComparator
 from agentprm.rerank.tournaments import Left, Pair, Tournament, all_pairs, heapsort, sliding
 from agentprm.rerank.verdicts import VERDICTS, VerdictCache
@@ -114,7 +114,7 @@ class PairwiseReranker(Reranker):
         comparator = self._comparator
         views = [comparator.view(document) for document in documents]
         fingerprint = comparator.fingerprint
-        judge = Judge(
+        judge = Assessor(
             lambda pairs: comparator.compare(query, pairs),
             lambda pairs: comparator.acompare(query, pairs),
             comparator.width,

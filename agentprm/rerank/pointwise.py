@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.documents import Document
 
 from agentprm.rerank.base import Plan, Ranked, Reranker
-from agentprm.rerank.judging import Judge, Judging, Missing
+from agentprm.rerank.judging import Assessor, Judging, Missing
 
 __all__ = ["PointwiseReranker", "order_by_scores"]
 
@@ -28,7 +28,7 @@ class PointwiseReranker(Reranker):
         return 1
 
     @abstractmethod
-    def judge(self, query: str) -> Judge:
+    def judge(self, query: str) -> Assessor:
         """The judge of one list: from documents to one number each; `None` is an unusable answer."""
 
     def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan:

@@ -19,12 +19,12 @@ from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, one_line
 from agentprm.rerank._asking import DEFINITION, shown
 from agentprm.rerank.comparator import (
     Comparator,
+    Comparison,
     DocumentPair,
     Policy,
-    Verdict,
     checked_policy,
+    comparison_of,
     token_of,
-    verdict_of,
 )
 from agentprm.rerank.judging import width_of
 from agentprm.rerank.labels import parse_label
@@ -40,7 +40,7 @@ class PromptComparator(Comparator):
 
     Args:
         model: A language model, any LangChain chat model, or the name or folder of a local model.
-        policy: How the answers in both orders become one verdict, see `verdict_of`.
+        policy: How the answers in both orders become one verdict, see `comparison_of`.
         definition: What makes a passage relevant in this task, a sentence for the prompt (per-task
             definitions: Retro*, arXiv 2509.24869).
         labels: What the prompt calls the passages and the model answers.
@@ -86,16 +86,16 @@ class PromptComparator(Comparator):
         """See `Comparator.view`; here the passage as it stands in the prompt."""
         return shown(document, self.max_chars)
 
-    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.compare`."""
         return self._verdicts(self.first_wins(_both_orders(query, pairs)))
 
-    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Verdict]:
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.acompare`."""
         return self._verdicts(await self.afirst_wins(_both_orders(query, pairs)))
 
-    def _verdicts(self, answers: Sequence[float | None]) -> list[Verdict]:
-        return [verdict_of(*both, self.policy) for both in zip(answers[::2], answers[1::2], strict=True)]
+    def _verdicts(self, answers: Sequence[float | None]) -> list[Comparison]:
+        return [comparison_of(*both, self.policy) for both in zip(answers[::2], answers[1::2], strict=True)]
 
     @abstractmethod
     def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:

@@ -11,7 +11,7 @@ from pydantic import PrivateAttr, model_validator
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.rerank._asking import scoring, shown
-from agentprm.rerank.judging import Judge
+from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 
 __all__ = ["QueryLikelihoodReranker"]
@@ -48,7 +48,7 @@ class QueryLikelihoodReranker(PointwiseReranker):
         """See `Reranker.method`."""
         return "query likelihood"
 
-    def judge(self, query: str) -> Judge:
+    def judge(self, query: str) -> Assessor:
         """See `PointwiseReranker.judge`."""
         question = one_line(query)
         prefill = self._reader.capabilities.prefill

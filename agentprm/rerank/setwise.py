@@ -16,7 +16,7 @@ from agentprm.prompts import PROMPTS, Prompts, one_line
 from agentprm.replies import without_thought
 from agentprm.rerank._asking import DEFINITION, sampling, scoring, shown
 from agentprm.rerank.base import Plan, Ranked, Reranker
-from agentprm.rerank.judging import Judge, Judging, Missing
+from agentprm.rerank.judging import Assessor, Judging, Missing
 
 __all__ = ["LABELS", "Selection", "SetwiseReranker", "heap_selection", "parse_choice", "window_selection"]
 
@@ -232,7 +232,7 @@ class SetwiseReranker(Reranker):
         sums = [sum(values) for values in zip(*votes, strict=True)]
         return members[max(range(len(members)), key=lambda i: (sums[i], -i))]
 
-    def _judge(self, query: str, documents: Sequence[Document]) -> Judge:
+    def _judge(self, query: str, documents: Sequence[Document]) -> Assessor:
         """From members to one list per prompt, of a number per member; `None` for an unusable answer."""
         chooser = self._chooser
         scores = self.mode == "scoring" or (self.mode == "auto" and chooser.capabilities.loglikelihood)

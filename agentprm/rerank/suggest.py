@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError
 from agentprm.lm import as_language_model
 from agentprm.plans import Plan, adrive, drive, wait
-from agentprm.rerank.comparator import Comparator, Policy, verdict_of
+from agentprm.rerank.comparator import Comparator, Policy, comparison_of
 from agentprm.rerank.likelihood import QueryLikelihoodComparator
 from agentprm.rerank.prompted import GenerationComparator, PromptComparator, ScoringComparator
 
@@ -83,7 +83,7 @@ def suggest_comparator(
         model: A language model, chat model, or the name or folder of a local model.
         probes: Queries with a better and a worse passage; by default `PROBES`, a dozen general ones.
             Some 20 of your own subject tell more.
-        policy: See `verdict_of`.
+        policy: See `comparison_of`.
         **settings: For the comparator that asks, see `PromptComparator`.
 
     Returns:
@@ -158,7 +158,7 @@ def _asked(comparator: PromptComparator, probes: Sequence[Probe], name: str) -> 
         questions += [(probe.query, better, worse), (probe.query, worse, better)]
     answers = yield from wait(comparator.first_wins, comparator.afirst_wins, questions)
     verdicts = [
-        verdict_of(*both, comparator.policy).p for both in zip(answers[::2], answers[1::2], strict=True)
+        comparison_of(*both, comparator.policy).p for both in zip(answers[::2], answers[1::2], strict=True)
     ]
     chosen = [0.5 + 0.5 * ((p > 0.5) - (p < 0.5)) for p in answers if p is not None]
     return ProbeReport(

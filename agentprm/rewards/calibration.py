@@ -22,6 +22,7 @@ import numpy as np
 from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.rewards.base import ProcessRewardModel, Trajectory
+from agentprm.rewards.separation import best_threshold
 
 __all__ = ["Calibrated", "Calibration", "CalibrationMethod"]
 
@@ -346,8 +347,6 @@ def _fit_logistic(logits: np.ndarray, truth: np.ndarray, *, with_shift: bool) ->
 
 def _balanced_threshold(probabilities: Sequence[float], labels: Sequence[bool]) -> float:
     """Threshold with the best harmonic mean of both accuracies; one step is a solution of one step."""
-    from agentprm.evaluation.rewards import best_threshold
-
     rows = [[p] for p in probabilities]
     threshold, _ = best_threshold(rows, [-1 if label else 0 for label in labels])
     return min(max(threshold, 0.0), 1.0)

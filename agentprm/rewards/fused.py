@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.memory import Memory
 from agentprm.rewards.base import ProcessRewardModel, Trajectory
+from agentprm.rewards.separation import auc
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -95,10 +96,8 @@ def reliability(
         names: For the error message.
 
     Raises:
-        InputError: If no reward is better than chance, or as `agentprm.evaluation.rewards.auc`.
+        InputError: If no reward is better than chance, or as `agentprm.rewards.separation.auc`.
     """
-    from agentprm.evaluation.rewards import auc
-
     weights = [max(0.0, 2 * auc(row, labels) - 1) for row in scores]
     if not any(weights):
         raise InputError(

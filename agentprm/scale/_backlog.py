@@ -11,7 +11,7 @@ from agentprm.scale.base import Outcome
 
 
 @dataclass
-class Job:
+class Assignment:
     """One item, its place, and how many workers have died under it."""
 
     index: int
@@ -31,13 +31,13 @@ class Backlog:
     def __init__(self, items: Iterable[Any], window: int | None) -> None:
         self._items = enumerate(items)
         self._window = window
-        self._returned: deque[Job] = deque()
+        self._returned: deque[Assignment] = deque()
         self._early: dict[int, Outcome] = {}
         self._next = 0  # the first item whose outcome has not left, if they leave in order
         self._taken = 0
         self._ended = False
 
-    def take(self) -> Job | None:
+    def take(self) -> Assignment | None:
         """The next item to work on, or `None` if there is none or it has to wait."""
         if self._returned:
             return self._returned.popleft()
@@ -45,11 +45,11 @@ class Backlog:
             return None
         for index, item in self._items:
             self._taken = index + 1
-            return Job(index, item)
+            return Assignment(index, item)
         self._ended = True
         return None
 
-    def give_back(self, job: Job) -> None:
+    def give_back(self, job: Assignment) -> None:
         """Takes an item back whose worker is gone; it goes before all others."""
         self._returned.appendleft(job)
 

@@ -14,7 +14,7 @@ from typing import Any
 from agentprm.budget import Usage, empty_usage
 from agentprm.budget import record as record_usage
 from agentprm.errors import AgentPRMError, ConfigurationError, MissingDependencyError
-from agentprm.scale._backlog import Backlog, Job
+from agentprm.scale._backlog import Assignment, Backlog
 from agentprm.scale.base import Failure, Outcome, WorkerFactory, attempt, built, check_factory
 
 __all__ = ["RayExecutor"]
@@ -133,7 +133,7 @@ class RayExecutor:
 
 _LOST = Failure("Lost", "")
 _COUNTS = [name for name in empty_usage() if name != "seconds"]
-_Result = tuple[Job, Any, Failure | None, Usage]
+_Result = tuple[Assignment, Any, Failure | None, Usage]
 
 
 class _Worker:
@@ -173,8 +173,10 @@ class _Pool:
         self._threads = threads
         self._start_timeout_s = start_timeout_s
         self._workers: list[_Handle] = []
-        self._waiting: list[Job] = []
-        self._under_way: dict[Any, tuple[_Handle, Job | None]] = {}  # no job: the worker is being built
+        self._waiting: list[Assignment] = []
+        self._under_way: dict[
+            Any, tuple[_Handle, Assignment | None]
+        ] = {}  # no job: the worker is being built
         self._seconds = _SHORT_S  # running mean of an item's time
         self._build_losses = 0
         self._last_ready = time.monotonic()
@@ -241,7 +243,7 @@ class _Pool:
                 "indexes inside it instead of passing them in."
             ) from error
 
-    def _send(self, worker: _Handle, job: Job) -> None:
+    def _send(self, worker: _Handle, job: Assignment) -> None:
         try:
             reference = worker.actor.run.remote(job.item)
         except TypeError as error:

@@ -8,7 +8,7 @@ from contextvars import copy_context
 from typing import Any
 
 from agentprm.errors import ConfigurationError
-from agentprm.scale._backlog import Backlog, Job
+from agentprm.scale._backlog import Assignment, Backlog
 from agentprm.scale.base import Outcome, WorkerFactory, attempt, built, check_factory
 
 __all__ = ["LocalExecutor"]
@@ -45,7 +45,7 @@ class LocalExecutor:
 
     def _threaded(self, make_worker: WorkerFactory, backlog: Backlog) -> Generator[Outcome, None, None]:
         worker: Callable[[Any], Any] | None = None
-        busy: dict[Future[Any], Job] = {}
+        busy: dict[Future[Any], Assignment] = {}
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="agentprm")
         try:
             while True:

@@ -8,13 +8,13 @@ from typing import Literal
 
 from agentprm.state import Step
 
-__all__ = ["Accept", "Selection", "select_greedy"]
+__all__ = ["Accept", "Choice", "select_greedy"]
 
 Accept = Literal["if_better", "always"]
 
 
 @dataclass(frozen=True)
-class Selection:
+class Choice:
     """Outcome of a selection.
 
     Attributes:
@@ -32,7 +32,7 @@ def _value(step: Step) -> float:
 
 def select_greedy(
     candidates: Sequence[Step], *, threshold: float | None = None, accept: Accept = "if_better"
-) -> Selection:
+) -> Choice:
     """The candidate of the highest value; the earlier one among equals (ReARTeR, section 1.2 of the loop).
 
     Args:
@@ -42,9 +42,9 @@ def select_greedy(
             whatever its value, as the paper does.
     """
     if not candidates:
-        return Selection(None)
+        return Choice(None)
     best = max(candidates, key=_value)
     refined = [step for step in candidates if "refines" in step]
     if refined and accept == "always":
-        return Selection(max(refined, key=_value))
-    return Selection(best, threshold is not None and _value(best) <= threshold)
+        return Choice(max(refined, key=_value))
+    return Choice(best, threshold is not None and _value(best) <= threshold)

@@ -23,7 +23,7 @@ from agentprm.rerank import (
     ScoringComparator,
     as_comparator,
 )
-from agentprm.rerank.comparator import token_of, verdict_of
+from agentprm.rerank.comparator import comparison_of, token_of
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 
 RIVER, BRIDGE = Document("The Seine is a river.", id="r"), Document("A bridge of iron.", id="b")
@@ -169,8 +169,8 @@ def test_prompts_and_labels_are_replaceable():
     )
     assert comparator.first_wins([("q", RIVER, BRIDGE)]) == [pytest.approx(1 / (1 + math.exp(-1)))]
     assert model.scored == [
-        ("q|1 The […]|2 A bridge […]\nNo.", " 1"),
-        ("q|1 The […]|2 A bridge […]\nNo.", " 2"),
+        ("q|1 The Seine […]|2 A bridge […]\nNo.", " 1"),
+        ("q|1 The Seine […]|2 A bridge […]\nNo.", " 2"),
     ]
 
 
@@ -312,7 +312,9 @@ class TestFunctions:
     def test_one_s_own_comparator(self):
         class Longer(Comparator):
             def compare(self, query, pairs):
-                return [verdict_of(float(len(a.page_content) > len(b.page_content)), 0.0) for a, b in pairs]
+                return [
+                    comparison_of(float(len(a.page_content) > len(b.page_content)), 0.0) for a, b in pairs
+                ]
 
         comparator = Longer()
         assert comparator.fingerprint != Longer().fingerprint

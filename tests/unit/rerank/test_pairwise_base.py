@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Capabilities, ChatLM
-from agentprm.rerank import Judge, Judging, Ranked, Reranker
+from agentprm.rerank import Assessor, Judging, Ranked, Reranker
 from agentprm.rerank.judging import Missing, width_of
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 
@@ -47,7 +47,7 @@ def test_every_item_is_judged_once_and_failures_stand_alone(count, bad, bound, w
         return [-item for item in items]
 
     judging = Judging(bound, deadline)
-    results = asked(judging, Judge(judge, width=width, cost=2), list(range(count)))
+    results = asked(judging, Assessor(judge, width=width, cost=2), list(range(count)))
     reached = count if bound is None else min(count, bound)
     failed = bad & set(range(reached))
     expected = [Missing.FAILED if i in failed else -i for i in range(reached)]
@@ -64,7 +64,7 @@ def test_every_item_is_judged_once_and_failures_stand_alone(count, bad, bound, w
 
 def test_a_second_question_counts_on_and_a_stopped_run_asks_nothing():
     judging = Judging(max_judgements=3)
-    judge = Judge(lambda items: items)
+    judge = Assessor(lambda items: items)
     assert asked(judging, judge, [1, 2]) == [1, 2]
     assert asked(judging, judge, [3, 4]) == [3, Missing.UNASKED]
     assert asked(judging, judge, [5]) == [Missing.UNASKED]
@@ -74,7 +74,7 @@ def test_a_second_question_counts_on_and_a_stopped_run_asks_nothing():
 
 def test_a_width_must_be_positive():
     with pytest.raises(ConfigurationError, match="width"):
-        Judge(lambda items: items, width=0)
+        Assessor(lambda items: items, width=0)
 
 
 def test_apis_are_asked_side_by_side_and_local_models_in_batches():
@@ -124,6 +124,6 @@ def test_without_budget_or_time_the_judge_hears_nothing(width):
         raise AssertionError(items)
 
     for judging in (Judging(max_judgements=0), Judging(deadline=0.0)):
-        assert asked(judging, Judge(never, width=width), [1, 2]) == [Missing.UNASKED] * 2
+        assert asked(judging, Assessor(never, width=width), [1, 2]) == [Missing.UNASKED] * 2
         assert (judging.rounds, judging.judgements, judging.errors) == (0, 0, [])
         assert judging.stopped == ("deadline" if judging.deadline is not None else "max_judgements")

@@ -23,7 +23,7 @@ from agentprm.rerank import (
     VerdictCache,
     heapsort,
 )
-from agentprm.rerank.comparator import Comparator, Verdict
+from agentprm.rerank.comparator import Comparator, Comparison
 from agentprm.retrievers.fusion import rrf
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.rerank.graded import best_first, documents, grade_in, places
@@ -58,7 +58,7 @@ class Judge(Comparator):
         if any(self.fails(a.page_content, b.page_content) for a, b in pairs):
             raise self.error("the judge is not at home")
         grades = [(grade_in(a.page_content), grade_in(b.page_content)) for a, b in pairs]
-        return [Verdict(0.5 + 0.5 * ((a > b) - (a < b))) for a, b in grades]
+        return [Comparison(0.5 + 0.5 * ((a > b) - (a < b))) for a, b in grades]
 
     def compare(self, query, pairs):
         self._begin(pairs)
@@ -259,7 +259,7 @@ class TestFailures:
     def test_a_verdict_that_is_no_probability_is_a_tie(self):
         class Odd(Judge):
             def compare(self, query, pairs):
-                return [Verdict(float("nan"))] * len(pairs)
+                return [Comparison(float("nan"))] * len(pairs)
 
         cache = VerdictCache()
         ranked = reranker(Odd(), cache=cache).compress_documents(documents([1, 2]), "q")
