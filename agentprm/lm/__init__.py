@@ -11,6 +11,8 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.errors import ConfigurationError
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, Role, SamplingParams, require
 from agentprm.lm.chat import ChatLM
+from agentprm.lm.chat_models import chat_model_named as _chat_model_named
+from agentprm.lm.chat_models import is_chat_model as _is_chat_model
 
 if TYPE_CHECKING:
     from agentprm.lm.server import ServerLM
@@ -37,18 +39,19 @@ def as_language_model(model: LanguageModel | BaseChatModel | str | Path | Any) -
     """The language model behind whatever a user passes.
 
     Args:
-        model: A `LanguageModel`, which is returned as it is; a LangChain chat model, which is wrapped
-            in `ChatLM`; the address of a server (`http://…` or `host:port/…`), which `ServerLM` talks to; a
-            `vllm.LLM`, which is wrapped in `VllmLM`; or a Hugging Face name or
-            folder, which `TransformersLM` loads.
+        model: A `LanguageModel`, which is returned as it is; a LangChain chat model, bare or bound, with
+            retries or fallbacks, or its name (`ollama:llama3.2`), which is wrapped in `ChatLM`; the
+            address of a server (`http://…` or `host:port/…`), which `ServerLM` talks to; a `vllm.LLM`,
+            which is wrapped in `VllmLM`; or a Hugging Face name or folder, which `TransformersLM` loads.
 
     Raises:
         ConfigurationError: If it is none of these.
-        MissingDependencyError: For a name or folder without the extra `transformers`.
+        MissingDependencyError: For a name or folder without the extra `transformers`, for the name of a
+            chat model without the extra `agents` or the provider's package.
     """
     if isinstance(model, LanguageModel):
         return model
-    if isinstance(model, BaseChatModel):
+    if _is_chat_model(model):
         return ChatLM(model)
     if isinstance(model, str | Path):
         from agentprm.lm._http import http_address
@@ -57,6 +60,8 @@ def as_language_model(model: LanguageModel | BaseChatModel | str | Path | Any) -
             from agentprm.lm.server import ServerLM
 
             return ServerLM(str(model))
+        if not Path(model).exists() and (named := _chat_model_named(str(model))) is not None:
+            return ChatLM(named)
         from agentprm.lm.transformers import TransformersLM
 
         return TransformersLM(model)

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from agentprm.errors import ConfigurationError, TransientModelError
-from agentprm.lm.reports import too_long
+from agentprm.lm.reports import error_within, too_long
 
 __all__ = ["Retries", "transient"]
 
@@ -43,6 +43,10 @@ def transient(error: BaseException) -> bool:
         status: Any = getattr(cause, "status_code", None)
         if status is None:
             status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status is None and isinstance(cause, ValueError) and cause.args:
+            # Some clients raise what came inside a success as it is.
+            within = error_within({"error": cause.args[0]}) if isinstance(cause.args[0], dict) else None
+            status = within[1] if within else None
         if isinstance(status, int):
             if status >= 500 and too_long(str(getattr(cause, "said", cause))):
                 return False  # some servers call a prompt that does not fit an error of their own

@@ -22,8 +22,8 @@ __all__ = [
     "Prompt",
     "Role",
     "SamplingParams",
-    "asking_for",
     "require",
+    "wish_for",
 ]
 
 Role = Literal["system", "user", "assistant"]
@@ -56,12 +56,10 @@ class Prompt:
         object.__setattr__(self, "prefix", clean_text(self.prefix))
 
 
-def asking_for(prompt: Prompt, schema: Mapping[str, Any]) -> Prompt:
-    """The prompt with the wish for a JSON object at its end, since not every server shows the schema."""
-    *before, (role, text) = prompt.messages
+def wish_for(text: str, schema: Mapping[str, Any]) -> str:
+    """A message with the wish for a JSON object at its end, since not every server shows the schema."""
     form = json.dumps(schema.get("properties", schema), ensure_ascii=False)
-    wish = f"{text}\n\nReply with one JSON object that has these fields and nothing else: {form}"
-    return Prompt((*before, (role, wish)), prompt.prefix)
+    return f"{text}\n\nReply with one JSON object that has these fields and nothing else: {form}"
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,23 @@ import secrets
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_executor_for_config
 
 from agentprm.budget import record
-from agentprm.errors import CapabilityError, ConfigurationError, TransientModelError
+from agentprm.errors import CapabilityError, ConfigurationError, ContextLengthError, TransientModelError
 from agentprm.lm._retry import Retries, transient
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
+from agentprm.lm.chat_leaf import Asking, ChatLeaf, Reply, has_schemas
+from agentprm.lm.chat_models import ChatRunnable, is_chat_model, leaves, with_leaves
 from agentprm.lm.listening import listener
+from agentprm.lm.reports import cut_reply, token_count, too_long
 
 __all__ = ["ChatLM"]
 
@@ -29,22 +33,6 @@ _MESSAGES: dict[str, type[BaseMessage]] = {
     "user": HumanMessage,
     "assistant": AIMessage,
 }
-# What integrations call the settings; the first one that a chat model declares is used.
-_FIELDS = {
-    "temperature": ("temperature",),
-    "top_p": ("top_p",),
-    "seed": ("seed", "random_seed"),
-    "max_tokens": (
-        "max_tokens",
-        "max_completion_tokens",
-        "max_output_tokens",
-        "max_new_tokens",
-        "max_tokens_to_sample",
-        "num_predict",
-    ),
-}
-_FINISH_KEYS = ("finish_reason", "stop_reason", "done_reason")
-_CUT_OFF = {"length", "max_tokens", "max_output_tokens", "model_length"}
 _NOSTREAM = "nostream"  # LangGraph's tag: tokens of this call are not streamed as the graph's answer
 
 
@@ -52,11 +40,14 @@ class ChatLM(LanguageModel):
     """A LangChain chat model as a `LanguageModel`; each sample is one request.
 
     Temperature, `max_tokens`, `top_p` and seed reach the model only if it declares such a field
-    (under any of the names that integrations use); a model is never sent an argument that it does
-    not know. They are set on a shallow copy, the caller's model stays as it is. Stop strings are
-    passed on and enforced on the text as well. The `n`-th sample gets the `n`-th seed after
-    `SamplingParams.seed`, so that samples differ. Calls carry the tag `nostream`, so that LangGraph
-    does not stream them as if they were the answer.
+    (under any of the names that integrations use), on a shallow copy: the caller's model stays as it
+    is. What a provider refuses all the same (a stop string, a temperature, a schema) is left out, and
+    not sent to this model again. Stop strings are enforced on the text as well, but never on thinking.
+    The `n`-th sample gets the `n`-th seed after `SamplingParams.seed`, so that samples differ. Calls
+    carry the tag `nostream`, so that LangGraph does not stream them as if they were the answer.
+
+    Reasoning blocks are no part of a completion's text. A model that is seen to think gets tokens for
+    that beyond `max_tokens`, and is asked once more where a thought used them all up.
 
     Usage is what the model reports (`usage_metadata`), else LangChain's estimate. Tokens that a
     provider read from its own cache count as asked, not as computed. A completion has a
@@ -64,9 +55,12 @@ class ChatLM(LanguageModel):
     where its endpoint offers them.
 
     Args:
-        model: The chat model.
+        model: The chat model, or bindings (`bind`), retries (`with_retry`), fallbacks
+            (`with_fallbacks`) or configuration (`init_chat_model`, `configurable_fields`) around one.
         prefill: The model continues a final assistant message. True of some providers only, and of
             vLLM servers with `continue_final_message`; without it a prompt's prefix is an error.
+        structured: Hold replies to a schema where the integration can (`with_structured_output`).
+        thinking_tokens: Most tokens of a thought.
         max_concurrency: Most requests at a time, over all threads and tasks; on the async path, over
             all tasks of an event loop.
         max_retries: Repetitions of a request that failed in a way that may pass (408, 409, 425, 429,
@@ -76,17 +70,21 @@ class ChatLM(LanguageModel):
 
     def __init__(
         self,
-        model: BaseChatModel,
+        model: ChatRunnable,
         *,
         prefill: bool = False,
+        structured: bool = True,
+        thinking_tokens: int = 4096,
         max_concurrency: int = 8,
         max_retries: int = 2,
     ) -> None:
-        if not isinstance(model, BaseChatModel):
+        if not is_chat_model(model):
             raise ConfigurationError(
-                f"ChatLM needs a LangChain chat model (BaseChatModel), not a {type(model).__name__}. "
-                "Settings of a bound model (model.bind(...)) belong into the model's constructor."
+                f"ChatLM needs a LangChain chat model (BaseChatModel), bare or bound, with retries or with "
+                f"fallbacks, not a {type(model).__name__}."
             )
+        if thinking_tokens < 0:
+            raise ConfigurationError(f"thinking_tokens must be at least 0, not {thinking_tokens}.")
         if max_concurrency < 1:
             raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}.")
         self.model = model
@@ -97,8 +95,9 @@ class ChatLM(LanguageModel):
         self._async_places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
         )
-        self.capabilities = Capabilities(prefill=prefill)
-        self._fields = {setting: _declared(model, names) for setting, names in _FIELDS.items()}
+        self._thinking_tokens = thinking_tokens
+        held = structured and not prefill and all(has_schemas(leaf) for leaf in leaves(model))
+        self.capabilities = Capabilities(prefill=prefill, structured=held)
 
     def sample(
         self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
@@ -110,22 +109,13 @@ class ChatLM(LanguageModel):
             TransientModelError: On a rate limit, a time-out, a broken connection or a server error.
         """
         params = params or SamplingParams()
-        inputs, models = self._requests(prompts, n, params)
         config = self._config()
-        options: dict[str, Any] = {"stop": list(params.stop) or None}
+        requests = self._requests(prompts, n, params, config)
 
-        hear = listener(len(prompts), n)
-
-        def call(model: BaseChatModel, messages: LanguageModelInput) -> AIMessage | Exception:
-            def attempt() -> AIMessage:
+        def call(request: _Request) -> Reply | Exception:
+            def attempt() -> Reply:
                 with self._places:
-                    if hear is None:
-                        return model.invoke(messages, config, **options)
-                    reply: Any = None
-                    for chunk in model.stream(messages, config, **options):
-                        reply = chunk if reply is None else reply + chunk
-                        hear(str(reply.text))
-                    return cast(AIMessage, reply)
+                    return request.model.invoke(request.messages, config)  # type: ignore[no-any-return]
 
             try:
                 return self._retries.call(attempt)
@@ -133,50 +123,40 @@ class ChatLM(LanguageModel):
                 return error
 
         with get_executor_for_config(config) as executor:
-            replies = list(executor.map(call, models, inputs))
-        return self._results(prompts, inputs, replies, n, params)
+            replies = list(executor.map(call, requests))
+        return self._results(prompts, requests, replies, n, params)
 
     async def asample(
         self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
     ) -> list[list[Completion]]:
         """Async twin of `sample`, on the model's own async path."""
         params = params or SamplingParams()
-        inputs, models = self._requests(prompts, n, params)
         config = self._config()
-        options: dict[str, Any] = {"stop": list(params.stop) or None}
-
+        requests = self._requests(prompts, n, params, config)
         places = self._async_places.setdefault(
             asyncio.get_running_loop(), asyncio.Semaphore(self.max_concurrency)
         )
 
-        hear = listener(len(prompts), n)
-
-        async def call(model: BaseChatModel, messages: LanguageModelInput) -> AIMessage | Exception:
-            async def attempt() -> AIMessage:
+        async def call(request: _Request) -> Reply | Exception:
+            async def attempt() -> Reply:
                 async with places:
-                    if hear is None:
-                        return await model.ainvoke(messages, config, **options)
-                    reply: Any = None
-                    async for chunk in model.astream(messages, config, **options):
-                        reply = chunk if reply is None else reply + chunk
-                        hear(str(reply.text))
-                    return cast(AIMessage, reply)
+                    return await request.model.ainvoke(request.messages, config)  # type: ignore[no-any-return]
 
             try:
                 return await self._retries.acall(attempt)
             except Exception as error:
                 return error
 
-        replies = await asyncio.gather(*map(call, models, inputs))
-        return self._results(prompts, inputs, replies, n, params)
+        replies = await asyncio.gather(*map(call, requests))
+        return self._results(prompts, requests, replies, n, params)
 
     def _config(self) -> RunnableConfig:
         return ensure_config({"tags": [_NOSTREAM], "max_concurrency": self.max_concurrency})
 
     def _requests(
-        self, prompts: Sequence[Prompt], n: int, params: SamplingParams
-    ) -> tuple[list[LanguageModelInput], list[BaseChatModel]]:
-        """The messages and the model of every request, prompt by prompt."""
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, config: RunnableConfig
+    ) -> list[_Request]:
+        """The requests, prompt by prompt."""
         if n < 1:
             raise ConfigurationError(f"n must be at least 1, not {n}.")
         if not self.capabilities.prefill and any(prompt.prefix for prompt in prompts):
@@ -185,57 +165,40 @@ class ChatLM(LanguageModel):
                 "prompt has a prefix. If it can, use ChatLM(model, prefill=True); else leave the prefix out "
                 "or use agentprm.lm.TransformersLM."
             )
-        common = {
-            field: value
-            for setting, value in (
-                ("temperature", params.temperature),
-                ("top_p", params.top_p if params.top_p < 1 else None),
-                ("max_tokens", params.max_tokens),
-            )
-            if (field := self._fields[setting]) is not None and value is not None
-        }
-        seed_field = self._fields["seed"]
-        inputs: list[LanguageModelInput] = []
-        models: list[BaseChatModel] = []
-        shared = self.model.model_copy(update=common) if common else self.model
         seed = secrets.randbits(31) if params.seed is None else params.seed
-        seeded: list[BaseChatModel] = []
-        if seed_field is not None and (params.seed is not None or n > 1):
-            seeded = [self.model.model_copy(update={**common, seed_field: seed + i}) for i in range(n)]
+        seeds = [seed + i if params.seed is not None or n > 1 else None for i in range(n)]
+        requests, hear = [], listener(len(prompts), n)
         for prompt in prompts:
             messages: list[BaseMessage] = [_MESSAGES[role](content=text) for role, text in prompt.messages]
             if prompt.prefix:
                 messages.append(AIMessage(content=prompt.prefix))
             for number in range(n):
-                inputs.append(messages)
-                models.append(seeded[number] if seeded else shared)
-        return inputs, models
+                asking = Asking(params, bool(prompt.prefix), seeds[number], self._thinking_tokens, hear)
+                model = with_leaves(self.model, config, partial(ChatLeaf, asking=asking))
+                requests.append(_Request(model, messages, asking))
+        return requests
 
     def _results(
         self,
         prompts: Sequence[Prompt],
-        inputs: Sequence[LanguageModelInput],
-        replies: Sequence[AIMessage | Exception],
+        requests: Sequence[_Request],
+        replies: Sequence[Reply | Exception],
         n: int,
         params: SamplingParams,
     ) -> list[list[Completion]]:
-        """Completions of the replies; what succeeded is accounted for even if a request failed."""
+        """Records the cost of the requests that succeeded, then raises the first failure, if any."""
         completions = []
         asked = computed = generated = 0
-        for messages, reply in zip(inputs, replies, strict=False):
+        for request, reply in zip(requests, replies, strict=True):
+            for message in request.asking.spent:
+                before, cached, new = _tokens(message, request.messages)
+                asked, computed, generated = asked + before, computed + before - cached + new, generated + new
             if isinstance(reply, Exception):
                 continue
-            text, cut = _cut(str(reply.text), params.stop)
-            usage = reply.usage_metadata
-            if usage is not None:
-                before, new = usage["input_tokens"], usage["output_tokens"]
-                cached = (usage.get("input_token_details") or {}).get("cache_read", 0) or 0
-            else:
-                before = count_tokens_approximately(cast("list[BaseMessage]", messages))
-                new, cached = (len(str(reply.text)) + 3) // 4, 0
-            asked, computed, generated = asked + before, computed + before - cached + new, generated + new
-            reason = "stop" if cut else _finish_reason(reply)
-            completions.append(Completion(text, new, reason, _logprob(reply)))
+            text, stopped = cut_reply(reply.text, params.stop, led=request.asking.led)
+            reason: Literal["stop", "length"] = "length" if reply.cut_off and not stopped else "stop"
+            *_, new = _tokens(reply.message, request.messages)
+            completions.append(Completion(text, new, reason, _logprob(reply.message)))
         record(
             model_calls=len(completions),
             prompt_tokens=asked,
@@ -244,36 +207,42 @@ class ChatLM(LanguageModel):
         )
         for reply in replies:
             if isinstance(reply, Exception):
-                if transient(reply):
-                    raise TransientModelError(
-                        f"The chat model failed {self._retries.most + 1} times in a way that may pass "
-                        f"({type(reply).__name__}: {reply}). Try again later, or lower max_concurrency."
-                    ) from reply
-                raise reply
+                failure = self._failure(reply)
+                if failure is reply:
+                    raise reply
+                raise failure from reply
         return [completions[i * n : (i + 1) * n] for i in range(len(prompts))]
 
-
-def _declared(model: BaseChatModel, names: Sequence[str]) -> str | None:
-    """The model's field for a setting, by name or alias."""
-    fields = type(model).model_fields
-    for name in names:
-        for field, info in fields.items():
-            if name in (field, info.alias):
-                return field
-    return None
-
-
-def _cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
-    found = [at for at in (text.find(s) for s in stop) if at >= 0]
-    return (text[: min(found)], True) if found else (text, False)
+    def _failure(self, error: Exception) -> Exception:
+        """The error that a caller gets for the last one of a request."""
+        said = f"{type(error).__name__}: {error}"
+        if transient(error):
+            return TransientModelError(
+                f"The chat model failed {self._retries.most + 1} times in a way that may pass "
+                f"({said}). Try again later, or lower max_concurrency."
+            )
+        status = getattr(error, "status_code", None)
+        if too_long(str(error)) and (isinstance(status, int) or isinstance(error, ValueError)):
+            return ContextLengthError(f"The chat model refuses the text as too long ({said}).")
+        return error
 
 
-def _finish_reason(reply: AIMessage) -> Literal["stop", "length"]:
-    for key in _FINISH_KEYS:
-        reason = reply.response_metadata.get(key)
-        if reason is not None:
-            return "length" if str(reason).lower() in _CUT_OFF else "stop"
-    return "stop"
+@dataclass(frozen=True)
+class _Request:
+    model: ChatRunnable
+    messages: list[BaseMessage]
+    asking: Asking
+
+
+def _tokens(reply: AIMessage, messages: Sequence[BaseMessage]) -> tuple[int, int, int]:
+    """Tokens of the prompt, those of them that a cache held, and generated ones."""
+    usage = reply.usage_metadata
+    estimate, length = count_tokens_approximately(messages), (len(str(reply.text)) + 3) // 4
+    if usage is None:
+        return estimate, 0, length
+    before = token_count(usage.get("input_tokens"), estimate)
+    cached = token_count((usage.get("input_token_details") or {}).get("cache_read"), 0)
+    return before, min(cached, before), token_count(usage.get("output_tokens"), length)
 
 
 def _logprob(reply: AIMessage) -> float | None:

@@ -10,7 +10,7 @@ from agentprm.engine.control_tokens import as_data
 from agentprm.engine.tokenizing import neutral_messages
 from agentprm.errors import ModelServerError
 from agentprm.lm._http import Refused
-from agentprm.lm.base import Completion, Prompt, SamplingParams, asking_for
+from agentprm.lm.base import Completion, Prompt, SamplingParams, wish_for
 from agentprm.lm.learned import Learned
 from agentprm.lm.reports import content_text, cut_reply, is_cut_off, refused_settings, token_count
 from agentprm.lm.token_lm import Cost, Job
@@ -115,8 +115,9 @@ class ChatRequests:
             return reply
 
     def _body(self, prompt: Prompt, params: SamplingParams, sent: Mapping[str, Any]) -> dict[str, Any]:
-        asked = asking_for(prompt, params.schema) if "schema" in sent and params.schema else prompt
-        messages = neutral_messages(asked)
+        messages = neutral_messages(prompt)
+        if "schema" in sent and params.schema:
+            messages[-1]["content"] = wish_for(messages[-1]["content"], params.schema)
         body: dict[str, Any] = {"messages": messages}
         if prompt.prefix:
             messages.append({"role": "assistant", "content": as_data(prompt.prefix, own_turn=True)})

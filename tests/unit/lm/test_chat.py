@@ -9,7 +9,9 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import FakeListChatModel, FakeMessagesListChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from agentprm.budget import metered
 from agentprm.errors import CapabilityError, ConfigurationError, TransientModelError
@@ -101,9 +103,11 @@ async def test_declared_settings_reach_the_model():
 def test_openai_alias():
     openai = pytest.importorskip("langchain_openai")
     lm = ChatLM(openai.ChatOpenAI(model="m", api_key="k", base_url="http://localhost:1"))
-    inputs, models = lm._requests([ASK], 2, SamplingParams(max_tokens=5, temperature=0.2, seed=3, top_p=0.9))
-    assert len(inputs) == 2
-    payloads = [model._get_request_payload(inputs[0], stop=["x"]) for model in models]
+    params = SamplingParams(max_tokens=5, temperature=0.2, seed=3, top_p=0.9)
+    requests = lm._requests([ASK], 2, params, {})
+    assert len(requests) == 2
+    sent = [r.model._request(r.messages, {}, r.model._settings(set(), False)) for r in requests]
+    payloads = [request.model._get_request_payload(request.messages, stop=["x"]) for request in sent]
     assert [p["seed"] for p in payloads] == [3, 4]
     assert {p["max_completion_tokens"] for p in payloads} == {5}
     assert {(p["temperature"], p["top_p"]) for p in payloads} == {(0.2, 0.9)}
@@ -375,8 +379,9 @@ def test_log_probabilities_that_are_not_there(report):
 
 def test_bad_arguments():
     model = FakeListChatModel(responses=["x"])
-    with pytest.raises(ConfigurationError, match="BaseChatModel"):
-        ChatLM(model.bind(stop=["x"]))
+    for wrong in (RunnableLambda(str), model | StrOutputParser(), "model"):
+        with pytest.raises(ConfigurationError, match="BaseChatModel"):
+            ChatLM(wrong)
     with pytest.raises(ConfigurationError):
         ChatLM(model, max_concurrency=0)
     with pytest.raises(ConfigurationError):
@@ -386,13 +391,58 @@ def test_bad_arguments():
     assert ChatLM(model).sample([], 2) == []
 
 
+WRAPPED = {
+    "bound": lambda m: m.bind(stop=["@#"]),
+    "with retries": lambda m: m.with_retry(stop_after_attempt=2),
+    "with fallbacks": lambda m: m.with_fallbacks([FakeListChatModel(responses=["other"])]),
+    "configurable": lambda m: m.configurable_fields(top_p=ConfigurableField(id="top_p")),
+    "alternatives": lambda m: m.configurable_alternatives(ConfigurableField(id="which"), other=m),
+    "all of it": lambda m: (
+        m.configurable_fields(top_p=ConfigurableField(id="top_p"))
+        .bind(stop=["@#"])
+        .with_retry()
+        .with_fallbacks([m.bind(stop=["@#"])])
+        .with_config(tags=["mine"])
+    ),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+async def test_models_in_wrappings_are_chat_models(wrap):
+    lm = as_language_model(WRAPPED[wrap](Tunable()))
+    assert isinstance(lm, ChatLM)
+    for result in await both(lm, [ASK], 2, SamplingParams(temperature=0.3, max_tokens=9, top_p=0.5, seed=7)):
+        seen = answers(result)[0]
+        assert [row["settings"][:2] + row["settings"][3:] for row in seen] == [[0.3, 9, 7], [0.3, 9, 8]]
+        assert ("#@" in seen[0]["stop"]) == (wrap in ("bound", "all of it"))
+        assert "nostream" in seen[0]["tags"]
+
+
+def test_a_fallback_answers_for_a_model_that_fails():
+    class Broken(Recorder):
+        def _generate(self, *args, **kwargs):
+            raise LookupError("gone")
+
+    lm = as_language_model(Broken().with_fallbacks([FakeListChatModel(responses=["other"])]))
+    assert lm.sample([ASK])[0][0].text == "other"
+
+
+def test_models_by_name():
+    pytest.importorskip("langchain_ollama")
+    lm = as_language_model("ollama:llama3.2")
+    assert lm.model.model == "llama3.2"
+    for name in ("nobody:model", "ollama:"):
+        with pytest.raises(ConfigurationError):
+            as_language_model(name)
+
+
 def test_as_language_model():
     model = FakeListChatModel(responses=["x"])
     lm = as_language_model(model)
     assert isinstance(lm, ChatLM)
     assert isinstance(lm, LanguageModel)
     assert as_language_model(lm) is lm
-    for wrong in (3, None, model.bind(stop=["x"])):
+    for wrong in (3, None, RunnableLambda(str)):
         with pytest.raises(ConfigurationError):
             as_language_model(wrong)
     with pytest.raises(ConfigurationError):
