@@ -28,6 +28,31 @@ def test_node_in_your_graph(capsys):
     assert "after 2 attempts" in capsys.readouterr().out
 
 
+def test_chat_with_memory(capsys):
+    assert load("chat_with_memory").main() == [
+        "Isambard Kingdom Brunel",
+        "Portsmouth",
+        "on the south coast of England",
+    ]
+    assert "understood as: Where is Portsmouth?" in capsys.readouterr().out
+
+
+def test_corrective_loop():
+    judged = load("corrective_loop").main()
+    assert judged == [("George Stephenson", 0.0), ("Isambard Kingdom Brunel", 1.0)]
+
+
+def test_best_of_n():
+    result = load("best_of_n").main()
+    assert [judgement["score"] for judgement in result["judgements"]] == [0.25, 0.5, 0.25]
+    assert result["answer"] == "in Portsmouth"
+
+
+def test_supervisor(capsys):
+    assert load("supervisor").main() == ["human", "ai", "tool", "ai", "ai"]
+    assert "The researcher says: Portsmouth" in capsys.readouterr().out
+
+
 def test_reasoning_scripted():
     result = load("reasoning_scripted").main()
     assert result["answer"] == "Portsmouth"
