@@ -94,6 +94,9 @@ class ChatTemplate:
                 f"The template uses {sorted(unknown)}, but only {list(self.fields)} are filled in."
             )
 
+    def __repr__(self) -> str:
+        return f"ChatTemplate({', '.join(self.fields)})"
+
     def render(self, *, prefill: bool = False, **values: str) -> Prompt:
         """The prompt with `values` filled in; with `prefill` it begins the assistant's turn.
 

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.integrations.conversation import trajectory_of
 from agentprm.integrations.unseen import aunseen, unseen
-from agentprm.nodes import Retrieve
+from agentprm.nodes import CondenseQuestion, Retrieve
 from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts, joined
 from agentprm.rewards.base import ProcessRewardModel
@@ -84,6 +84,8 @@ class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
         reward: Scores answers that were given without passages; a reward, or a function.
         below: A score under which an answer is weak, in the reward's space.
         k: Passages.
+        condense: Make a follow-up a question that stands alone before it is searched for: with the agent's
+            model (`True`) or another one; see `agentprm.nodes.CondenseQuestion`.
         prompts: Templates; `context` is used.
 
     Raises:
@@ -110,6 +112,7 @@ class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
         reward: ProcessRewardModel | Callable[..., Any] | None = None,
         below: float = 0.5,
         k: int = 5,
+        condense: Any = True,
         prompts: Prompts = PROMPTS,
     ) -> None:
         super().__init__()
@@ -125,7 +128,7 @@ class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
         self.tools = []
         self.search = Retrieve(retriever, k=k)
         self.decide, self.reward = decide, None if reward is None else as_reward(reward)
-        self.below, self.prompts = below, prompts
+        self.below, self.condense, self.prompts = below, condense, prompts
 
     def before_agent(self, state: RetrievalState, runtime: Any) -> dict[str, Any]:
         """A new turn starts without the passages of the last one."""
@@ -168,14 +171,14 @@ class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
                 lookup["need"] = need = yield from self._need(question, request.messages)
                 needed = need >= 0.5
             if needed:
-                lookup["documents"] = yield from self._documents(question)
+                lookup["documents"] = yield from self._documents(request, question)
         hidden = self.reward is not None and not lookup["documents"] and bool(question)
         response = yield from ask(self._informed(request, lookup["documents"]), hidden)
         if hidden and (answer := _answer(response)) is not None:
             score = yield from self._score(request, answer, [])
             lookup = {**lookup, "score": None if math.isnan(score) else score}
             if score < self.below:
-                documents = yield from self._documents(question)
+                documents = yield from self._documents(request, question)
                 lookup = {**lookup, "documents": documents}
                 second = yield from ask(self._informed(request, documents), True)
                 again = _answer(second)
@@ -196,8 +199,14 @@ class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
         answer = response.nouls.get("needed")
         return 1.0 if answer is None else float(answer.noul)
 
-    def _documents(self, question: str) -> Plan[list[Document]]:
-        state = {"question": question}
+    def _documents(self, request: ModelRequest[Any], question: str) -> Plan[list[Document]]:
+        state: dict[str, Any] = {"question": question}
+        if self.condense:
+            model = request.model if self.condense is True else self.condense
+            node = CondenseQuestion(model, prompts=self.prompts)
+            state["messages"] = request.messages
+            state = yield from wait(node.invoke, node.ainvoke, state)
+        state = {"question": state["question"]}
         update: dict[str, Any] = yield from wait(self.search.invoke, self.search.ainvoke, state)
         return list(update.get("documents", []))
 

@@ -109,6 +109,13 @@ class Reranker(BaseDocumentCompressor):
                     raise cause from error
             raise
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Only what is not as it comes, for a short `repr`."""
+        for name, value in super().__repr_args__():
+            known = type(self).model_fields.get(name or "")
+            if known is None or value is not known.get_default(call_default_factory=True):
+                yield name, value
+
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
         if self.top_n is not None and self.top_n < 1:

@@ -56,7 +56,7 @@ liking = FakeReward(lambda question, steps: 0.9 if "good" in steps[-1]["thought"
 )
 async def test_by_default_it_looks_up_once_a_turn(how, system):
     replies = [calls(("note", {"text": "x"})), "Portsmouth", "Hello"]
-    agent, model = agent_of(replies, RetrievalControl(STORE, k=1), system_prompt=system)
+    agent, model = agent_of(replies, RetrievalControl(STORE, k=1, condense=False), system_prompt=system)
     assert await run(agent, how) == "Portsmouth"
     for request in model.requests:
         assert request[0].type == "system"
@@ -115,6 +115,23 @@ async def test_a_good_answer_needs_no_passages(how):
     assert await run(agent, how) == "good: known by heart"
     assert lookup(agent) == {"documents": [], "need": None, "score": 0.9}
     assert len(model.requests) == 1
+
+
+@both
+async def test_a_follow_up_is_made_a_question_of_its_own(how):
+    def chat(messages: list[Any]) -> str:
+        text = "\n".join(message.text for message in messages)
+        if "User: Where was Brunel born?" in text:  # asked for a question that stands alone
+            return "What lies on the Seine?"
+        return "Paris." if "Paris lies" in text else "Portsmouth."
+
+    agent, _ = agent_of(chat, RetrievalControl(STORE, k=1))
+    assert await run(agent, how) == "Portsmouth."
+    assert await run(agent, how, "And what lies on it?") == "Paris."
+    assert [d.id for d in lookup(agent)["documents"]] == ["d2"]
+    agent, _ = agent_of(["a", "b"], RetrievalControl(STORE, k=1, condense=False))
+    await run(agent, how)
+    assert await run(agent, how, "And then?") == "b"
 
 
 def test_a_worse_second_answer_does_not_stay():
