@@ -20,7 +20,7 @@ from rerank import Task, load_dl19  # the benchmark beside this one
 
 from agentprm.evaluation import bootstrap_difference, bootstrap_interval
 from agentprm.rerank import PairwiseReranker, Ranked
-from agentprm.rerank.comparator import Comparator, Verdict
+from agentprm.rerank.comparator import Comparator, Comparison
 from agentprm.rerank.tournaments import Left, Scoreboard, Tournament
 
 Matrix = npt.NDArray[np.float64]
@@ -53,9 +53,9 @@ class Errs(Comparator):
     def __init__(self, matrix: Matrix) -> None:
         self.matrix = matrix
 
-    def compare(self, query: str, pairs: Sequence[tuple[object, object]]) -> list[Verdict]:
+    def compare(self, query: str, pairs: Sequence[tuple[object, object]]) -> list[Comparison]:
         places = [(a.metadata["place"], b.metadata["place"]) for a, b in pairs]  # type: ignore[attr-defined]
-        return [Verdict(float(self.matrix[place])) for place in places]
+        return [Comparison(float(self.matrix[place])) for place in places]
 
 
 def subsample(n: int, k: int, left: Left) -> Tournament:
