@@ -165,12 +165,23 @@ class ServerLM(TokenLM):
     async def _echoes(self, ids: list[int]) -> bool:
         """Whether the server gives log-probabilities of a prompt's tokens."""
         try:
-            await self._scores(Span(tuple(ids), 1), Cost())
+            await self.token_scores(Span(tuple(ids), 1), Cost())
         except (ModelServerError, ConfigurationError, ContextLengthError):
             return False
         return True
 
-    def _no_loglikelihood(self) -> str:
+    @property
+    def connection(self) -> JsonHttp:
+        """The connection to the server, for what is no request of a language model."""
+        return self._http
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that was given, or `None`."""
+        return None if self._local is None else self._local.tokenizer
+
+    def no_loglikelihood(self) -> str:
+        """See `TokenLM.no_loglikelihood`."""
         if self._chat is not None:
             why = "does not tokenize, so that only its chat API can be used"
             remedy = "Pass tokenizer='name or folder' if the server has /v1/completions"
@@ -257,7 +268,8 @@ class ServerLM(TokenLM):
             return None
         return [_number(value) for value in values]
 
-    async def _scores(self, span: Span, cost: Cost) -> list[float]:
+    async def token_scores(self, span: Span, cost: Cost) -> list[float]:
+        """See `TokenLM.token_scores`."""
         body = {"prompt": list(span.ids), "max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
         reply = await self._post("/completions", body)
         (choice,) = self._choices(reply, 1)

@@ -96,7 +96,7 @@ class TokenLM(LanguageModel):
         """Log-probabilities of single tokens after `ids`, or `None` if the engine does not offer them."""
 
     @abstractmethod
-    async def _scores(self, span: Span, cost: Cost) -> list[float]:
+    async def token_scores(self, span: Span, cost: Cost) -> list[float]:
         """Log-probabilities of a span's scored tokens."""
 
     def sample(
@@ -255,7 +255,7 @@ class TokenLM(LanguageModel):
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]], cost: Cost
     ) -> list[list[float]]:
         if not self.capabilities.loglikelihood:
-            raise CapabilityError(self._no_loglikelihood())
+            raise CapabilityError(self.no_loglikelihood())
         if len(prompts) != len(continuations):
             raise InputError(f"{len(prompts)} prompts, but continuations for {len(continuations)}.")
         if any(not text for texts in continuations for text in texts):
@@ -281,21 +281,22 @@ class TokenLM(LanguageModel):
         cost.calls, cost.asked = len(prompts), sum(done[key][1] for key in keys)
         return [list(done[key][0]) for key in keys]
 
-    def _no_loglikelihood(self) -> str:
+    def no_loglikelihood(self) -> str:
+        """Why there are no log-likelihoods here, with the remedy."""
         return f"{type(self).__name__} gives no log-likelihoods here."
 
-    async def _words_after(self, ids: Sequence[int], words: Sequence[int], cost: Cost) -> list[float]:
+    async def words_after(self, ids: Sequence[int], words: Sequence[int], cost: Cost) -> list[float]:
         """Log-probabilities of single tokens after `ids`, whatever the engine offers."""
         values = await self._next_token(ids, words, cost)
         if values is not None:
             return values
         spans = [Span((*ids, word), len(ids)) for word in words]
-        return [row[0] for row in await all_of(self._scores, spans, [cost] * len(spans))]
+        return [row[0] for row in await all_of(self.token_scores, spans, [cost] * len(spans))]
 
     async def _spans(self, spans: Sequence[Span], cost: Cost) -> list[float]:
         """Scores of the spans of one prompt; verdicts of one token each cost one request together."""
         first = spans[0]
         if all(len(s.scored) == 1 and s.ids[: s.start] == first.ids[: first.start] for s in spans):
-            return await self._words_after(first.ids[: first.start], [s.scored[0] for s in spans], cost)
-        rows = await all_of(self._scores, spans, [cost] * len(spans))
+            return await self.words_after(first.ids[: first.start], [s.scored[0] for s in spans], cost)
+        rows = await all_of(self.token_scores, spans, [cost] * len(spans))
         return [math.fsum(row) for row in rows]

@@ -86,6 +86,11 @@ class VllmLM(TokenLM):
         """Ends the engine if it was made here; one that was passed stays."""
         self._engine.close()
 
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._prompt_text.tokenizer
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, without control tokens."""
         return self._prompt_text.count(texts)
@@ -134,7 +139,8 @@ class VllmLM(TokenLM):
         scores = output.outputs[0].logprobs[0]
         return [float(scores[token].logprob) for token in tokens]
 
-    async def _scores(self, span: Span, cost: Cost) -> list[float]:
+    async def token_scores(self, span: Span, cost: Cost) -> list[float]:
+        """See `TokenLM.token_scores`."""
         values, cached = await self._prompt_scores(span.ids, self.scores_from_cache, cost)
         if cached >= span.start:
             # The continuation itself was found in the cache, and with it its scores are missing.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from agentprm.errors import ConfigurationError
+from agentprm.lm import LanguageModel, as_language_model
 from agentprm.rewards.base import ProcessRewardModel
 from agentprm.rewards.family import Family
 from agentprm.rewards.registry import families, find_family, readout
@@ -25,8 +27,9 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
     `torch.load(weights_only=True)`; no code of a checkpoint is ever run.
 
     Args:
-        model: A name on the hub or a folder; or what the readout takes instead: a loaded model with
-            `tokenizer=…`, for verdicts any language or chat model.
+        model: A name on the hub or a folder; a served model (`ServerLM`, `VllmLM`, or the address of a
+            server); or what the readout takes instead: a loaded model with `tokenizer=…`, for verdicts
+            any language or chat model.
         family: A name of `families()`, or a `Family`.
         options: Arguments of the readout (`on_overflow`, `k`, `reference`, …) or of the family's
             template (`merge`, `references`, `principles`, `execute`, …); `template=…` replaces it.
@@ -38,13 +41,14 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
     Raises:
         ConfigurationError: If the family is unknown or cannot be told.
     """
+    if isinstance(model, str) and model.startswith(("http://", "https://")):
+        model = as_language_model(model)
     chosen = _family(model, family)
-    arguments = dict(chosen.options)
     template = options.pop("template", None)
     if template is None:
         template = _with(chosen.template, options)
+    build, arguments = _readout(model, chosen)
     arguments.update(options)
-    build = readout(chosen.readout)
     if unknown := set(options) - _accepted(build):
         raise ConfigurationError(
             f"The family {chosen.name!r} cannot be loaded with {', '.join(sorted(unknown))}. Its readout "
@@ -56,6 +60,41 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
     return reward
 
 
+# Which class reads a readout off a served model; verdicts take any language model.
+_SERVED = {
+    "token-logits": "ServedTokenLogits",
+    "log-ratio": "ServedLogRatio",
+    "token-head": "ServedTokenHead",
+    "value-head": "ServedTokenHead",
+    "prefix-scalar": "ServedTokenHead",
+}
+
+
+def _readout(model: Any, family: Family) -> tuple[Callable[..., ProcessRewardModel], dict[str, Any]]:
+    """The class that reads the family off this model, and the family's arguments for it."""
+    arguments = dict(family.options)
+    if not _is_served(model) or family.readout not in _SERVED:
+        return readout(family.readout), arguments
+    # The name of a served model is that of its checkpoint, unless the server was told another.
+    tokenizer = model.tokenizer if model.tokenizer is not None else getattr(model, "model", None)
+    if family.readout == "token-head":
+        arguments = {"positive": arguments.get("positive", (1,))}
+    elif family.readout in ("value-head", "prefix-scalar"):
+        arguments = {"positive": (0,), "activation": arguments.get("activation", "sigmoid")}
+    build: Callable[..., ProcessRewardModel] = getattr(
+        import_module("agentprm.rewards"), _SERVED[family.readout]
+    )
+    return build, {"tokenizer": tokenizer, **arguments}
+
+
+def _is_served(model: Any) -> bool:
+    if not isinstance(model, LanguageModel):
+        return False
+    from agentprm.lm.token_lm import TokenLM
+
+    return isinstance(model, TokenLM)
+
+
 def _family(model: Any, family: str | Family | None) -> Family:
     if isinstance(family, Family):
         return family
@@ -64,9 +103,10 @@ def _family(model: Any, family: str | Family | None) -> Family:
         if family not in known:
             raise ConfigurationError(f"There is no family {family!r}; there are {', '.join(sorted(known))}.")
         return known[family]
-    name = str(model) if isinstance(model, str | Path) else ""
+    served = getattr(model, "model", None) if isinstance(model, LanguageModel) else None
+    name = str(model) if isinstance(model, str | Path) else served if isinstance(served, str) else ""
     found = find_family(name)
-    if found is None and name:
+    if found is None and isinstance(model, str | Path):
         from agentprm.rewards.checkpoints import read_config
 
         found = find_family(name, read_config(name))

@@ -14,6 +14,7 @@ from agentprm.engine.tokenizing import load_tokenizer
 from agentprm.errors import ConfigurationError, ModelServerError
 from agentprm.lm._http import JsonHttp, served_model
 from agentprm.lm._retry import Retries
+from agentprm.lm.server import ServerLM
 from agentprm.lm.token_lm import Cost
 from agentprm.lm.vllm import VllmEngine
 from agentprm.rewards.served_reward import ServedReward
@@ -78,9 +79,9 @@ class ServedTokenHead(ServedReward):
     '{"tok_pooling_type": "ALL"}'`.
 
     Args:
-        model: Address of a server (`http://…/v1`); a `vllm.LLM` for pooling; or a name or folder, for
-            which an engine is made.
-        tokenizer: The tokenizer, its name or folder; by default the engine's. Required with an address.
+        model: Address of a server (`http://…/v1`), or a `ServerLM` of it; a `vllm.LLM` for pooling; or a
+            name or folder, for which an engine is made.
+        tokenizer: The tokenizer, its name or folder; by default the engine's. Required with a server.
         template: Gives the prefixes, for instance `families()["qwen-prm"].template`.
         positive: Classes that count as right; their probabilities are added.
         activation: `softmax` over the classes, `sigmoid` of the first positive class, or `none`, for which
@@ -131,17 +132,23 @@ class ServedTokenHead(ServedReward):
         self.positive, self.activation = list(positive), activation
         self.space = "logit" if activation == "none" else "probability"
         source: _HttpPooling | _EnginePooling
-        if isinstance(model, str) and model.startswith(("http://", "https://")):
+        addressed = isinstance(model, str) and model.startswith(("http://", "https://"))
+        if addressed or isinstance(model, ServerLM):
             if tokenizer is None:
-                raise ConfigurationError("With the address of a server, pass its model's tokenizer.")
-            http = JsonHttp(
-                model,
-                api_key=api_key,
-                headers=headers,
-                timeout_s=timeout_s,
-                retries=Retries(max_retries),
-                max_concurrency=max_concurrency,
+                raise ConfigurationError("With a server, pass its model's tokenizer.")
+            http = (
+                model.connection
+                if isinstance(model, ServerLM)
+                else JsonHttp(
+                    model,
+                    api_key=api_key,
+                    headers=headers,
+                    timeout_s=timeout_s,
+                    retries=Retries(max_retries),
+                    max_concurrency=max_concurrency,
+                )
             )
+            name = model.model if name is None and isinstance(model, ServerLM) else name
             source = _HttpPooling(http, *run(served_model(http, name)))
         else:
             if isinstance(model, str | Path):

@@ -71,7 +71,7 @@ class ServedTokenLogits(ServedReward):
                 return math.nan
             cost.calls += 1
             cost.asked += len(ids)
-            good, bad = await self.model._words_after(ids, self.words, cost)
+            good, bad = await self.model.words_after(ids, self.words, cost)
             return sigmoid(good - bad)
 
         return await all_of(value, new)
@@ -158,7 +158,7 @@ class ServedLogRatio(ServedReward):
             return []
         cost.calls += 1
         cost.asked += len(ids)
-        return await side._scores(Span(tuple(ids), start), cost)
+        return await side.token_scores(Span(tuple(ids), start), cost)
 
 
 def _check_scores(model: Any, needed_by: str) -> None:
@@ -169,5 +169,5 @@ def _check_scores(model: Any, needed_by: str) -> None:
         )
     if not model.capabilities.loglikelihood:
         raise ConfigurationError(
-            f"{needed_by} needs log-probabilities of prompts. {model._no_loglikelihood()}"
+            f"{needed_by} needs log-probabilities of prompts. {model.no_loglikelihood()}"
         )

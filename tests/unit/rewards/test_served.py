@@ -17,7 +17,7 @@ from agentprm.errors import (  # noqa: E402
     TransientModelError,
 )
 from agentprm.lm import ServerLM, VllmLM  # noqa: E402
-from agentprm.rewards import as_trajectory  # noqa: E402
+from agentprm.rewards import VerdictReward, as_trajectory, load_reward  # noqa: E402
 from agentprm.rewards.http_classifier import HttpClassifier  # noqa: E402
 from agentprm.rewards.served import ServedTokenHead  # noqa: E402
 from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits  # noqa: E402
@@ -422,3 +422,76 @@ async def test_failures_and_cancellation(serve):
             HttpClassifier(server.root + "/classify", **wrong)
     with pytest.raises(ConfigurationError):
         HttpClassifier("classify")
+
+
+# --------------------------------------------------------------------- by their family
+
+
+def lm_of(serve, answer, tokenizer):
+    """A `ServerLM` of a server that knows no more than `answer` does."""
+
+    def known(method, path, body):
+        return answer(method, path, body) if path in ("/v1/models", "/pooling") else (404, {"error": path})
+
+    return ServerLM(serve(known).url, tokenizer=tokenizer)
+
+
+def test_a_served_token_head_by_its_family(serve, prm, tokenizer):
+    reward = load_reward(lm_of(serve, pooling(prm, tokenizer), tokenizer), "qwen-prm", template=QWEN)
+    assert isinstance(reward, ServedTokenHead)
+    assert (reward.family.name, reward.threshold) == ("qwen-prm", 0.5)
+    found = reward.score(QUESTION, [as_trajectory(THOUGHTS)])[0]
+    assert found == pytest.approx(expected(prm, tokenizer, THOUGHTS), abs=1e-5)
+
+
+@pytest.mark.parametrize(("family", "space"), [("skywork", "probability"), ("reasonflux-scalar", "logit")])
+def test_a_served_head_of_one_number_by_its_family(serve, prm, tokenizer, family, space):
+    answer = pooling(prm, tokenizer, shape=lambda rows, ids: [row[0] for row in rows])
+    reward = load_reward(lm_of(serve, answer, tokenizer), family)
+    assert (type(reward), reward.space) == (ServedTokenHead, space)
+    assert len(reward.score(QUESTION, [as_trajectory(THOUGHTS)])[0]) == len(THOUGHTS)
+
+
+def test_served_words_by_their_family(served, causal, tokenizer):
+    model = served(causal)
+    reward = load_reward(model, "rlhflow", tokenizer=tokenizer)
+    plain = ServedTokenLogits(model, tokenizer, template=reward.template)
+    assert isinstance(reward, ServedTokenLogits)
+    trajectories = [as_trajectory(THOUGHTS)]
+    assert reward.score(QUESTION, trajectories) == plain.score(QUESTION, trajectories)
+
+
+def test_a_served_log_ratio_by_its_family(served, causal, other, tokenizer):
+    reward = load_reward(served(causal), "implicit", reference=served(other), tokenizer=tokenizer)
+    assert isinstance(reward, ServedLogRatio)
+    assert len(reward.score(QUESTION, [as_trajectory(THOUGHTS)])[0]) == len(THOUGHTS)
+
+
+def test_a_served_judge_by_its_family_and_by_its_address(serve, causal, tokenizer):
+    address = serve(vllm_answers(ToyEngine(causal, tokenizer, 1024))).url
+    for model in (ServerLM(address), address):
+        reward = load_reward(model, "judge")
+        assert isinstance(reward, VerdictReward)
+        assert isinstance(reward.model, ServerLM)
+
+
+def test_the_family_of_a_served_model_is_told_from_its_exact_name(serve, prm, tokenizer):
+    def answer(method, path, body):
+        if path == "/v1/models":
+            return 200, {"data": [{"id": "Gen-Verse/ReasonFlux-PRM-7B", "max_model_len": 2048}]}
+        return pooling(prm, tokenizer)(method, path, body)
+
+    reward = load_reward(lm_of(serve, answer, tokenizer), template=QWEN)
+    assert reward.family.name == "reasonflux"
+    with pytest.raises(ConfigurationError, match="family="):
+        load_reward(lm_of(serve, pooling(prm, tokenizer), tokenizer))
+
+
+def test_what_a_server_cannot_give_is_said(serve, causal, tokenizer):
+    mute = ServerLM(serve(vllm_answers(ToyEngine(causal, tokenizer, 1024), echoes=False)).url)
+    with pytest.raises(ConfigurationError, match="Serve the model with vLLM"):
+        load_reward(mute, "rlhflow", tokenizer=tokenizer)
+    with pytest.raises(ConfigurationError, match=r"cannot be loaded with.*dtype"):
+        load_reward(mute, "rlhflow", tokenizer=tokenizer, dtype="float32")
+    with pytest.raises(ConfigurationError):  # it pools nothing
+        load_reward(mute, "qwen-prm", tokenizer=tokenizer, template=QWEN)
