@@ -91,7 +91,7 @@ def storage_errors(folder: Path, kept: str) -> Iterator[None]:
     except OSError as error:
         raise _storage_error(folder, error.errno in _FULL, error.strerror or str(error), kept) from error
     except sqlite3.OperationalError as error:
-        code = error.sqlite_errorcode & 0xFF
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without one it is Python's own
         if code not in _SQLITE_DISK:
             raise
         raise _storage_error(folder, code == _SQLITE_FULL, str(error), kept) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from langchain_core.documents import Document
@@ -158,8 +158,8 @@ def _operation(name: str, operand: Any) -> Callable[[Any], bool]:
     if name in ("$in", "$nin"):
         if not isinstance(operand, list | tuple | set | frozenset):
             raise ConfigurationError(f"The filter's {name} needs a list of values, not {operand!r}.")
-        choices = list(operand)
-        return lambda value: (value in choices) == (name == "$in")
+        among = _membership(operand)
+        return lambda value: among(value) == (name == "$in")
     if name == "$contains":
         return lambda value: isinstance(value, list | str) and _within(operand, value)
     if name == "$exists":
@@ -168,6 +168,25 @@ def _operation(name: str, operand: Any) -> Callable[[Any], bool]:
         return lambda value: (value is not _MISSING) == operand
     known = ", ".join([*_ORDER, "$eq", "$ne", "$in", "$nin", "$contains", "$exists"])
     raise ConfigurationError(f"Unknown operator {name} in a filter; known are {known}.")
+
+
+def _membership(choices: Iterable[Any]) -> Callable[[Any], bool]:
+    """Whether a value is one of many, at the cost of one look where both are hashable."""
+    quick: set[Any] = set()
+    slow: list[Any] = []
+    for choice in choices:
+        try:
+            quick.add(choice)
+        except TypeError:
+            slow.append(choice)
+
+    def among(value: Any) -> bool:
+        try:
+            return value in quick or value in slow
+        except TypeError:  # a list or a dictionary equals nothing that can be hashed
+            return value in slow
+
+    return among
 
 
 def _ordered(compare: Callable[[Any, Any], bool], value: Any, operand: Any) -> bool:

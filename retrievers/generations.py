@@ -270,8 +270,9 @@ def commit(
                 )
             for path in leftovers(folder):
                 shutil.rmtree(path, ignore_errors=True)
-            known = [_number(path.name) for path in generations(folder)]
-            number = 1 + max([*known, _number(current[0]) if current else 0])
+            number = 1 + (_number(current[0]) if current else 0)
+            while os.path.lexists(folder / f"gen-{number:06d}"):  # whatever it is, it is not ours to replace
+                number += 1
             temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
             temporary.mkdir()
             name = f"gen-{number:06d}"

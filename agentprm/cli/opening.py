@@ -34,6 +34,7 @@ __all__ = [
 
 _PACKAGED = "packaged"
 NOTE = "agentprm.json"  # beside the index: which embeddings built it
+_LONGEST_NOTE = 1 << 16
 _BATCH = 64
 
 
@@ -90,11 +91,13 @@ def index_embeddings(args: argparse.Namespace) -> str:
 
 
 def _noted_embeddings(folder: Path) -> str:
+    from agentprm.retrievers.files import read_bounded
+
     try:
-        name = json.loads((folder / NOTE).read_text(encoding="utf-8"))["embeddings"]
+        name = json.loads(read_bounded(folder / NOTE, _LONGEST_NOTE))["embeddings"]
     except FileNotFoundError:
         return _PACKAGED  # made with the Python interface; the store compares the vectors anyway
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         name = None
     if not isinstance(name, str):
         raise IndexCorruptError(

@@ -27,6 +27,10 @@ METADATA = {"n": 5, "s": "text", "tags": ["a", "b"], "deep": {"x": {"y": 1}}, "a
         ({"n": {"$eq": 5}}, True),
         ({"n": {"$in": [1, 5]}}, True),
         ({"n": {"$nin": [1, 5]}}, False),
+        ({"n": {"$in": {5.0, "x"}}}, True),
+        ({"tags": {"$in": [1, ["a", "b"]]}}, True),
+        ({"tags": {"$in": ["a", ("a", "b")]}}, False),
+        ({"deep": {"$nin": [1, {"x": {"y": 1}}]}}, False),
         ({"tags": {"$contains": "a"}}, True),
         ({"s": {"$contains": "ex"}}, True),
         ({"s": {"$contains": 3}}, False),
@@ -61,3 +65,20 @@ def test_operators(spec, expected):
 def test_malformed(spec):
     with pytest.raises(ConfigurationError):
         compile_filter(spec)
+
+
+def test_many_choices_are_not_compared_one_by_one():
+    class Choice(str):
+        compared = 0
+
+        def __eq__(self, other):
+            Choice.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    test = compile_filter({"s": {"$in": [Choice(i) for i in range(5000)]}})
+    Choice.compared = 0
+    hits = [test(Document(page_content="p", metadata={"s": str(i)})) for i in range(4000, 6000)]
+    assert hits == [True] * 1000 + [False] * 1000
+    assert Choice.compared < 5000

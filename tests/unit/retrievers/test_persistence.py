@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from agentprm.errors import IndexCorruptError, IndexMismatchError, InputError
-from agentprm.retrievers import FaissStore, WriterConflictError
+from agentprm.retrievers import FaissStore, ShardedFaissStore, WriterConflictError
 
 
 def filled(embedding, vectors, factory="Flat", metric="cosine"):
@@ -171,7 +172,8 @@ def test_opening_reads_no_vectors(tmp_path, make_embedding, monkeypatch):
 
     def mapped() -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) / 1024
+        # Pages of a file in a tmpfs count as shared memory.
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("RssFile", "RssShmem"))) / 1024
 
     embedding = make_embedding(size=1024)
     store = FaissStore(embedding)
@@ -185,3 +187,39 @@ def test_opening_reads_no_vectors(tmp_path, make_embedding, monkeypatch):
     assert mapped() - before < 8
     assert opened.search_vectors(matrix[:1], 1)[0][0][0].id == "0"
     assert mapped() - before > 40
+
+
+@pytest.mark.parametrize("kind", [FaissStore, ShardedFaissStore])
+@pytest.mark.parametrize("moment", ["open_current", "open_index", "KeptMentions"])
+def test_a_reader_that_races_two_saves(tmp_path, embedding, monkeypatch, kind, moment):
+    """The generation that it is opening is removed under it; it goes on with the current one."""
+    store = kind(embedding)
+    store.add_texts(["0"], ids=["a"])
+    _ = store.mentions
+    store.save(tmp_path)
+    module = "generations" if moment == "open_current" else "saved_store"
+    original = getattr(importlib.import_module(f"agentprm.retrievers.{module}"), moment)
+    saves = iter(range(1, 5))
+
+    def raced(*args, **options):
+        result = original(*args, **options) if moment == "open_current" else None
+        for number in saves:
+            store.add_texts([f"{number}"], ids=["a"])
+            store.save(tmp_path)
+            if number % 2 == 0:
+                break
+        return result or original(*args, **options)
+
+    monkeypatch.setattr(f"agentprm.retrievers.{module}.{moment}", raced)
+    assert [d.page_content for d in kind.load(tmp_path, embedding)] == ["4"]
+
+
+def test_an_unreadable_file_is_no_raw_error(tmp_path, embedding, monkeypatch):
+    FaissStore.from_texts(["a"], embedding).save(tmp_path)
+
+    def fail(*args, **options):
+        raise FileNotFoundError(2, "No such file", "x")
+
+    monkeypatch.setattr("agentprm.retrievers.saved_store.open_index", fail)
+    with pytest.raises(IndexCorruptError, match="No such file"):
+        FaissStore.load(tmp_path, embedding)
