@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentprm.errors import ConfigurationError, MissingDependencyError
-from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
+from agentprm.errors import ConfigurationError
+from agentprm.lm import ChatLM, LanguageModel, Prompt, SamplingParams, as_language_model
 
 __all__ = ["Models", "model_called", "reranker_called", "reward_called"]
 
-# `openai:gpt-5-mini`, `ollama:llama3.2:1b`; no drive letter and no address.
-_PROVIDED = re.compile(r"[a-z][a-z0-9_-]+:(?!//).+")
+# `openai:gpt-5-mini`, `http://localhost:8000/v1`: models that answer from elsewhere, no drive letter.
+_ELSEWHERE = re.compile(r"[a-z][a-z0-9_-]+:.+")
 
 
 class Models(NamedTuple):
@@ -24,24 +24,21 @@ class Models(NamedTuple):
 
 
 def model_called(name: str | None) -> LanguageModel:
-    """The language model behind a name.
+    """The language model behind a name, as `as_language_model` reads it.
 
     Args:
-        name: `provider:model` as LangChain's `init_chat_model` takes it; the address of a server; a
-            folder or a name on the Hugging Face hub; `None` for the packaged model.
+        name: `provider:model` for a chat model, the address of a server, a folder, or a name on the
+            Hugging Face hub; `None` for the packaged model.
 
     Raises:
-        ConfigurationError: If there is no such model, or a chat model does not answer.
+        ConfigurationError: If there is no such model, or one that runs elsewhere does not answer.
     """
     if name is None:
         from agentprm.packaged import default_language_model
 
         return default_language_model()
-    if _PROVIDED.fullmatch(name) and not Path(name).exists():
-        return _answering(as_language_model(_chat_model(name)), name)
-    if name.startswith(("http://", "https://")):
-        return _answering(as_language_model(name), name)
-    return as_language_model(name)
+    model = as_language_model(name)
+    return _answering(model, name) if isinstance(model, ChatLM) or _elsewhere(name) else model
 
 
 def reward_called(name: str | None, model: LanguageModel) -> Any:
@@ -49,7 +46,8 @@ def reward_called(name: str | None, model: LanguageModel) -> Any:
 
     Args:
         name: `grounding`, `relevance`, `self-judgement` or `judge`, which are computed with `model`;
-            `provider:model` for a chat model as the judge; or a published reward model's name or folder.
+            `provider:model` or an address for a model that judges in words; or a published reward
+            model's name or folder.
         model: The language model that answers.
     """
     from agentprm import rewards
@@ -64,7 +62,7 @@ def reward_called(name: str | None, model: LanguageModel) -> Any:
     }
     if name in kinds:
         return kinds[name](model)
-    if _PROVIDED.fullmatch(name) and not Path(name).exists():
+    if _elsewhere(name):
         return rewards.VerdictReward(model_called(name))
     try:
         return rewards.load_reward(name)
@@ -76,8 +74,8 @@ def reranker_called(name: str | None, model: LanguageModel) -> Any:
     """The reranker behind a name.
 
     Args:
-        name: `pairwise`, for which `model` compares the passages; `provider:model` for a chat model
-            that does; or a cross-encoder's name or folder.
+        name: `pairwise`, for which `model` compares the passages; `provider:model` or an address for
+            another one that does; or a cross-encoder's name or folder.
         model: The language model that answers.
     """
     from agentprm.rerank import CrossEncoderReranker, PairwiseReranker
@@ -86,22 +84,13 @@ def reranker_called(name: str | None, model: LanguageModel) -> Any:
         return None
     if name == "pairwise":
         return PairwiseReranker(model=model)
-    if _PROVIDED.fullmatch(name) and not Path(name).exists():
+    if _elsewhere(name):
         return PairwiseReranker(model=model_called(name))
     return CrossEncoderReranker(model=name)
 
 
-def _chat_model(name: str) -> Any:
-    try:
-        from langchain.chat_models import init_chat_model
-    except ImportError as error:
-        raise MissingDependencyError.for_extra("langchain", "agents") from error
-    try:
-        return init_chat_model(name)
-    except ImportError as error:  # the message names the provider's package
-        raise MissingDependencyError(_first_line(error)) from error
-    except Exception as error:  # each provider has its own errors: of unknown names, of missing keys
-        raise ConfigurationError(f"The chat model {name!r} cannot be had: {_first_line(error)}") from error
+def _elsewhere(name: str) -> bool:
+    return _ELSEWHERE.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _answering(model: LanguageModel, name: str) -> LanguageModel:
@@ -109,13 +98,10 @@ def _answering(model: LanguageModel, name: str) -> LanguageModel:
     try:
         model.sample([Prompt((("user", "Say OK."),))], 1, SamplingParams(max_tokens=16, temperature=0.0))
     except Exception as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        stop = "" if said.endswith((".", "!", "?")) else "."
         raise ConfigurationError(
-            f"The model {name!r} does not answer: {_first_line(error)} Check its name, its key and whether "
-            "its server runs."
+            f"The model {name!r} does not answer: {said}{stop} Check its name, its key and whether its "
+            "server runs."
         ) from error
     return model
-
-
-def _first_line(error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text if text.endswith((".", "!", "?")) else text + "."

@@ -57,7 +57,11 @@ def test_a_chat_model_by_name(providers):
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("wrong:name", ConfigurationError, "'wrong:name' cannot be had: Unsupported provider."),
+        (
+            "wrong:name",
+            ConfigurationError,
+            "'wrong:name' is no chat model that can be used: Unsupported provider",
+        ),
         ("absent:model", MissingDependencyError, "langchain-absent"),
         ("dumb:model", ConfigurationError, "does not answer: Wrong key. Check its name, its key"),
     ],
@@ -79,7 +83,7 @@ def test_a_bad_model_fails_before_the_index_is_opened(providers, index, monkeypa
         monkeypatch.setattr("agentprm.packaged.default_language_model", lambda: ScriptedLanguageModel({}))
         assert main(["ask", QUESTION, "--index", index, option, "wrong:name"]) == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
-        assert line.startswith("agentprm: The chat model 'wrong:name'")
+        assert line.startswith("agentprm: 'wrong:name' is no chat model")
 
 
 def test_rewards_and_rerankers_by_name(providers):
