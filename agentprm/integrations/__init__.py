@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentprm.integrations.action_trace import action_trace
     from agentprm.integrations.actions import ActionState, RewardGuidedActions
-    from agentprm.integrations.choosing import ActionCandidate, ActionRound
+    from agentprm.integrations.choosing import ActionCandidate, ActionChosen, ActionRound
     from agentprm.integrations.conversation import Conversation, trajectory_of
     from agentprm.integrations.decisions import DecisionReward, RewardDecisionModel
     from agentprm.integrations.retrieval import Lookup, RetrievalControl, RetrievalState
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActionCandidate": "choosing",
+    "ActionChosen": "choosing",
     "ActionRound": "choosing",
     "ActionState": "actions",
     "Conversation": "conversation",
@@ -34,6 +35,7 @@ _HOMES = {
 
 __all__ = [
     "ActionCandidate",
+    "ActionChosen",
     "ActionRound",
     "ActionState",
     "Conversation",

@@ -11,7 +11,7 @@ from langgraph.types import Command
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
 from agentprm.errors import MissingDependencyError
-from agentprm.integrations.choosing import ActionRound, Choice, Outcome, Rules
+from agentprm.integrations.choosing import ActionChosen, ActionRound, Choice, Outcome, Rules
 from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.plans import adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts
@@ -175,6 +175,6 @@ def _respond(
     request: ModelRequest[Any], response: ModelResponse[Any], choice: Choice
 ) -> ExtendedModelResponse[Any]:
     entry = choice.entry()
-    request.runtime.stream_writer({"type": "agentprm.action_chosen", **entry})
+    request.runtime.stream_writer(ActionChosen(type="agentprm.action_chosen", **entry))
     update = {"prm_actions": [*_rounds(request), entry]}
     return ExtendedModelResponse(model_response=response, command=Command(update=update))

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, HumanMessage
 from typing_extensions import TypedDict
@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise MissingDependencyError.for_extra("langchain", "agents") from error
 
-__all__ = ["ActionCandidate", "ActionRound", "Ask", "Choice", "Outcome", "Rules"]
+__all__ = ["ActionCandidate", "ActionChosen", "ActionRound", "Ask", "Choice", "Outcome", "Rules"]
 
 Outcome = ModelResponse[Any] | Exception
 Ask = Callable[[Sequence[ModelRequest[Any]]], Plan[list[Outcome]]]
@@ -72,6 +72,12 @@ class ActionRound(TypedDict):
     failures: int
     usage: Usage
     note: str
+
+
+class ActionChosen(ActionRound):
+    """The custom stream event of a choice."""
+
+    type: Literal["agentprm.action_chosen"]
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,17 @@ def _condensed(event: Mapping[str, Any]) -> str:
     return "" if event.get("reason") else f"understood as: {event.get('question', '')}"
 
 
+def _acted(event: Mapping[str, Any]) -> str:
+    candidates = event.get("candidates", [])
+    chosen: Mapping[str, Any] = next((candidate for candidate in candidates if candidate.get("chosen")), {})
+    called = ", ".join(str(call.get("name", "")) for call in chosen.get("tool_calls", []))
+    what = f"calls {called}" if called else f"says: {chosen.get('text', '')}"
+    score = chosen.get("score")
+    return f"best of {len(candidates)}{'' if score is None else f', score {score:.2f}'}: {what}"
+
+
 _TEXTS = {
+    "action_chosen": _acted,
     "answer_judged": _judged,
     "question_condensed": _condensed,
     "step_proposed": _proposed,

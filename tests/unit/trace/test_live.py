@@ -41,3 +41,12 @@ def test_long_events_are_clipped():
     line = event_line(event("step_completed", step_id="1", thought="word " * 100), width=40)
     assert len(line) <= 40
     assert line.endswith("…")
+
+
+def test_an_agents_choice_in_one_line():
+    call = {"text": "", "tool_calls": [{"name": "search", "args": {}}], "score": 0.9, "chosen": True}
+    other = {"text": "Paris", "tool_calls": [], "score": None, "chosen": False}
+    event = {"type": "agentprm.action_chosen", "candidates": [other, call]}
+    assert event_line(event) == "· best of 2, score 0.90: calls search"
+    event = {"type": "agentprm.action_chosen", "candidates": [{**other, "chosen": True}]}
+    assert event_line(event) == "· best of 1: says: Paris"
