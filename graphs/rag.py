@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin
+from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin, passages_to
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Answer, CondenseQuestion, PairwiseRerank, Retrieve, RetrieverLike
 from agentprm.prompts import PROMPTS, Prompts
@@ -36,8 +36,9 @@ def create_rag_graph(
         model: Reads the passages and writes the answer.
         retriever: Any LangChain retriever or vector store, or a function from a query to documents; a
             `FeedbackRetriever` for relevance feedback.
-        k: Passages that are found; by default 5, and 10 with a reranker.
-        passages: Passages that are read; by default all that are found, and 5 with a reranker.
+        k: Passages that are found; by default as many as are read, and 10 with a reranker, which chooses
+            among them.
+        passages: Passages that are read; 5 by default.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
             it out.
         condense: Make a follow-up of a conversation a question that stands alone before it is searched
@@ -60,8 +61,8 @@ def create_rag_graph(
         RagGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Answered
     )
     language_model = as_language_model(model)
-    found = k or (5 if reranker is None else 10)
-    read = passages or (found if reranker is None else min(5, found))
+    found, read = passages_to(k, passages, plain=5, reranked=reranker is not None)
+    found = k or found  # `documents` are all that were found, though fewer may be read
     chain: list[Any] = []
     if condense is not False:
         condenser = language_model if condense is True else as_language_model(condense)

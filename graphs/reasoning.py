@@ -10,7 +10,14 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched, begin_search
+from agentprm.graphs.state import (
+    Question,
+    ReasoningGraphState,
+    SearchContext,
+    Searched,
+    begin_search,
+    passages_to,
+)
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromSteps,
@@ -106,8 +113,7 @@ def create_reasoning_graph(
         ConfigurationError: If a setting is wrong, or the value function does not fit the reward's space.
     """
     language_model = as_language_model(model)
-    read = passages or (1 if reranker is not None or k is None else k)
-    found = read if reranker is None else k or max(10, read)
+    found, read = passages_to(k, passages, plain=1, reranked=reranker is not None)
     if reward is None:
         reward = default_reward(language_model, passages=read, prompts=prompts)
     reward = as_reward(reward)

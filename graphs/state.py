@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
 from agentprm.conversation import answer_text, as_messages, last_question, open_question
-from agentprm.errors import InputError
-from agentprm.nodes.settings import check_context
+from agentprm.errors import ConfigurationError, InputError
+from agentprm.nodes.settings import check_context, checked_setting
 from agentprm.search.selection import Accept
 from agentprm.state import Citation, RagState, ReasoningState, Step, merge_documents, merge_steps
 
@@ -27,6 +27,7 @@ __all__ = [
     "Searched",
     "begin",
     "begin_search",
+    "passages_to",
 ]
 
 
@@ -89,6 +90,30 @@ class SearchContext(TypedDict, total=False):
     seed: int
     threshold: float
     accept: Accept
+
+
+def passages_to(k: int | None, passages: int | None, *, plain: int, reranked: bool) -> tuple[int, int]:
+    """How many passages are found, and how many of them are read.
+
+    Args:
+        k: Passages to find, if the user says so.
+        passages: Passages to read, if the user says so.
+        plain: Passages that are read where the user says nothing.
+        reranked: Whether a reranker chooses among them; only then is it worth finding more.
+
+    Raises:
+        ConfigurationError: If a number is wrong, or more are to be read than found.
+    """
+    for name, number in (("k", k), ("passages", passages)):
+        if number is not None:
+            checked_setting(name, number)
+    if k is not None and passages is not None and passages > k:
+        raise ConfigurationError(f"passages={passages} cannot be read where k={k} are found; raise k.")
+    if not reranked:
+        read = passages or k or plain
+        return read, read
+    read = passages or min(plain, k or plain)
+    return k or max(10, read), read
 
 
 def begin(state: RagGraphState) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from agentprm.budget import SearchBudget, Usage, add_usage, metered
 from agentprm.conversation import answer_text, as_messages, last_question
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.events import SearchEvent
-from agentprm.nodes.settings import overridden
+from agentprm.nodes.settings import checked_setting, overridden
 from agentprm.state import (
     Citation,
     Judgement,
@@ -130,6 +130,9 @@ class Node(Runnable[Any, dict[str, Any]]):
                 f"{type(self).__name__} would use the key {twice[0]!r} for two things; name another one."
             )
         self._settings = ("budget", *settings)
+        for setting in settings:
+            if (value := getattr(self, setting)) is not None:
+                checked_setting(setting, value)
         # LangGraph reads the annotation of the instance's own __call__ to infer the channels.
         schema = TypedDict(  # type: ignore[misc]
             f"{type(self).__name__}State",

@@ -13,6 +13,7 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, InputError
+from agentprm.nodes.settings import checked_setting
 from agentprm.plans import Plan, wait
 from agentprm.retrievers import default_retriever
 from agentprm.state import distinct_documents
@@ -36,8 +37,8 @@ class Searcher:
     """
 
     def __init__(self, retriever: RetrieverLike, k: int | None, owner: str) -> None:
-        if k is not None and k < 1:
-            raise ConfigurationError(f"k must be at least 1, not {k}.")
+        if k is not None:
+            checked_setting("k", k)
         if isinstance(retriever, VectorStore):
             k = k or 5
             retriever = default_retriever(retriever, k=k)

@@ -10,7 +10,6 @@ from langchain_core.messages import AIMessage
 
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
-from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._speaking import spoken, written_answer
@@ -48,8 +47,6 @@ class Answer(Node):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "answer",
     ) -> None:
-        if passages < 1:
-            raise ConfigurationError(f"passages must be at least 1, not {passages}.")
         self.model = as_language_model(model)
         self.passages, self.max_tokens, self.prompts, self.speak = passages, max_tokens, prompts, speak
         super().__init__(

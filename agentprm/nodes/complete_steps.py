@@ -9,7 +9,6 @@ from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
-from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes._models import sampled
 from agentprm.nodes._node import Plan, emit
@@ -61,8 +60,6 @@ class CompleteSteps(SearchNode):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "complete",
     ) -> None:
-        if passages < 1:
-            raise ConfigurationError(f"passages must be at least 1, not {passages}.")
         self.model = as_language_model(model)
         self.passages, self.prompts, self.max_tokens = passages, prompts, max_tokens
         self.temperature, self.seed = temperature, seed

@@ -73,11 +73,6 @@ class ProposeSteps(SearchNode):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "propose",
     ) -> None:
-        for label, number in (("n", n), ("max_steps", max_steps)):
-            if number < 1:
-                raise ConfigurationError(f"{label} must be at least 1, not {number}.")
-        if not 0 <= min_steps <= max_steps:
-            raise ConfigurationError(f"min_steps must lie between 0 and max_steps, not {min_steps}.")
         self.model = as_language_model(model)
         self.n, self.max_steps, self.min_steps = n, max_steps, min_steps
         self.temperature, self.seed, self.max_tokens = temperature, seed, max_tokens
@@ -88,6 +83,10 @@ class ProposeSteps(SearchNode):
             budget=budget,
             settings=("n", "max_steps", "min_steps", "temperature", "seed"),
         )
+        if min_steps > max_steps:
+            raise ConfigurationError(
+                f"min_steps must not be above max_steps, {max_steps}, as {min_steps} is."
+            )
 
     def plan(self, state: ReasoningState) -> Plan:
         """See `Node.plan`."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentprm.budget import SearchBudget
-from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Node, Plan
 from agentprm.nodes._reranking import Hits, RerankerLike, compressor_of, reordered
 from agentprm.state import ReasoningState
@@ -43,8 +42,6 @@ class Rerank(Node):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "rerank",
     ) -> None:
-        if top_k is not None and top_k < 1:
-            raise ConfigurationError(f"top_k must be at least 1, not {top_k}.")
         self.reranker, self.top_k = compressor_of(reranker), top_k
         super().__init__(
             name=name, reads=(), writes=("documents",), keys=keys, budget=budget, settings=("top_k",)

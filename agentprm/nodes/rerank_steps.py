@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentprm.budget import SearchBudget
-from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Plan
 from agentprm.nodes._reranking import Hits, RerankerLike, compressor_of, reordered
 from agentprm.nodes._search_node import SearchNode
@@ -37,8 +36,6 @@ class RerankSteps(SearchNode):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "rerank",
     ) -> None:
-        if top_k is not None and top_k < 1:
-            raise ConfigurationError(f"top_k must be at least 1, not {top_k}.")
         self.reranker, self.top_k = compressor_of(reranker), top_k
         super().__init__(name=name, keys=keys, budget=budget, settings=("top_k",))
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentprm.budget import SearchBudget
-from agentprm.errors import ConfigurationError
 from agentprm.nodes._node import Plan, emit
 from agentprm.nodes._search_node import SearchNode
 from agentprm.search.selection import Accept, Choice, select_greedy
@@ -40,8 +39,6 @@ class SelectSteps(SearchNode):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "select",
     ) -> None:
-        if accept not in ("if_better", "always"):
-            raise ConfigurationError(f"accept must be 'if_better' or 'always', not {accept!r}.")
         self.threshold, self.accept, self.max_steps = threshold, accept, max_steps
         super().__init__(
             name=name,
