@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["answer_span", "begins_thinking", "inert", "opened_thought", "without_thought"]
+__all__ = [
+    "answer_span",
+    "begins_thinking",
+    "continued",
+    "inert",
+    "is_tag",
+    "opened_thought",
+    "without_thought",
+]
 
 _NAME = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reason)"
 # <think>, [THINK] (Mistral), the same in special brackets (Kimi), <|START_THINKING|> (Cohere), and
@@ -50,10 +58,36 @@ def begins_thinking(text: str) -> bool:
     return _LEADING.match(text) is not None
 
 
+def is_tag(text: str) -> bool:
+    """Whether this is a tag of thinking, and nothing else."""
+    return bool(_OPEN.fullmatch(text) or _CLOSE.fullmatch(text))
+
+
 def opened_thought(rendered: str) -> str:
     """The tag with which a rendered prompt leaves a thought open at its end; empty if it does not."""
     found = _ENDING.search(rendered[-200:])
     return found.group().rstrip() if found else ""
+
+
+def continued(rendered: str, prefix: str, *, thinking: bool = False, answering: bool = False) -> str:
+    """A rendered prompt and the beginning of the turn that a model goes on with.
+
+    A prefix begins the answer. So where the template leaves a thought open, it is closed before the
+    prefix, and before an answer that is only scored; without either the model is left to think.
+
+    Args:
+        rendered: The prompt as its template renders it.
+        prefix: How the turn begins; it may bring its own thought, finished or not.
+        thinking: The prefix belongs to the thought.
+        answering: What comes next is an answer even where there is no prefix.
+    """
+    tag = opened_thought(rendered)
+    if tag and prefix.lstrip().lower().startswith(tag.lower()):
+        return rendered[: rendered.rindex(tag)] + prefix.lstrip()
+    closing = tag and _closing(tag)
+    if not closing or thinking or answer_span(prefix)[0] or not (prefix or answering):
+        return rendered + prefix
+    return f"{rendered.rstrip()}\n\n{closing}\n\n{prefix}"
 
 
 def inert(text: str) -> str:
@@ -61,6 +95,13 @@ def inert(text: str) -> str:
     for pattern in (_OPEN, _CLOSE):
         text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
     return text
+
+
+def _closing(tag: str) -> str:
+    """The closing tag of an opening one; empty for a channel, which ends with the message."""
+    if "channel" in tag:
+        return ""
+    return tag.replace("START", "END") if "START" in tag else f"{tag[0]}/{tag[1:]}"
 
 
 def _opening(text: str, start: int) -> int | None:

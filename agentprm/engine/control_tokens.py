@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from agentprm.replies import is_tag
+
 __all__ = ["as_data", "special_ids"]
 
 # What control tokens look like in the known families; a server does not say which ones its model has.
@@ -56,9 +58,13 @@ def as_data(text: str, tokenizer: Any = None, *, own_turn: bool = False) -> str:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of the tokens that are no text: the named ones, and those marked as special."""
+    """Ids of the tokens that are no text: the named ones, and those marked as special.
+
+    Tags of thinking stay in the text whatever they are marked as: without them a thought is an answer.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    return special - {i for i, token in added.items() if is_tag(str(token))}
 
 
 def _apart(found: re.Match[str], own_turn: bool) -> str:

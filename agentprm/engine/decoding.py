@@ -11,8 +11,9 @@ import torch
 
 from agentprm.engine.cache import Row
 from agentprm.engine.engine import Piece
-from agentprm.engine.tokenizing import PromptText, cut_at_stop, without_partial
+from agentprm.engine.tokenizing import PromptText, without_partial
 from agentprm.lm.base import Completion, SamplingParams
+from agentprm.lm.reports import cut_reply
 
 if TYPE_CHECKING:
     from agentprm.engine.requests import Request
@@ -60,9 +61,9 @@ class Lane:
         if not (full or params.stop or self.hear):
             return
         decoded = text.decode(self.prompt_ids, self.tokens)
-        cut = cut_at_stop(decoded, params.stop)
-        if cut is not None:
-            self._finish(cut, stopped=True)
+        answer, stopped = cut_reply(decoded, params.stop, led=True)
+        if stopped:
+            self._finish(answer, stopped=True)
         elif full:
             self._finish(without_partial(decoded), stopped=False)
         elif self.hear is not None:

@@ -13,8 +13,9 @@ from agentprm.forking import ForkSafeLock
 
 if TYPE_CHECKING:
     from agentprm.lm.base import Prompt
+from agentprm.replies import continued
 
-__all__ = ["PromptText", "cut_at_stop", "load_tokenizer", "neutral_messages", "without_partial"]
+__all__ = ["PromptText", "load_tokenizer", "neutral_messages", "without_partial"]
 
 _ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 _PARTIAL = "\ufffd"  # what a decoder writes for the bytes of an unfinished character
@@ -66,27 +67,35 @@ class PromptText:
         self._lock = ForkSafeLock()
         self._special_ids = special_ids(tokenizer)
 
-    def render(self, prompt: Prompt) -> str:
+    def render(self, prompt: Prompt, *, answering: bool = False) -> str:
         """The text that the model continues.
 
         With a chat template: the template's rendering with the generation prompt, then the prefix.
         A template that knows no system role gets the system text at the head of the first user
         message. Without a template: `User: …` paragraphs, then `Assistant:`, a line break and the
         prefix.
+
+        Args:
+            prompt: The prompt.
+            answering: An answer comes next, so that a thought which the template opens is closed.
         """
         messages = neutral_messages(prompt, self.tokenizer)
         prefix = as_data(prompt.prefix, self.tokenizer, own_turn=True)
         if not self.has_template:
             turns = "\n\n".join(f"{_ROLE_NAMES[m['role']]}: {m['content']}" for m in messages)
             return f"{turns}\n\nAssistant:\n{prefix}"
+
+        def joined(rendered: str) -> str:
+            return continued(rendered, prefix, thinking=prompt.thinking, answering=answering)
+
         try:
-            return self._apply(messages) + prefix
+            return joined(self._apply(messages))
         except Exception as error:
             if messages[0]["role"] != "system" or len(messages) < 2:
                 raise ConfigurationError(f"The chat template rejects the prompt: {error}") from error
             merged = f"{messages[0]['content']}\n\n{messages[1]['content']}"
             try:
-                return self._apply([{**messages[1], "content": merged}, *messages[2:]]) + prefix
+                return joined(self._apply([{**messages[1], "content": merged}, *messages[2:]]))
             except Exception:
                 raise ConfigurationError(f"The chat template rejects the prompt: {error}") from error
 
@@ -131,12 +140,6 @@ class PromptText:
             return str(
                 self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             )
-
-
-def cut_at_stop(text: str, stop: Sequence[str]) -> str | None:
-    """The text before the earliest stop string, or `None` if there is none."""
-    found = [at for at in (text.find(s) for s in stop) if at >= 0]
-    return text[: min(found)] if found else None
 
 
 def without_partial(text: str) -> str:

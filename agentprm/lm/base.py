@@ -37,10 +37,12 @@ class Prompt:
         messages: `(role, text)` pairs, roles `system`, `user` and `assistant`. The last one is the
             user's; the model answers it.
         prefix: Text with which the answer begins (prefill); it is not part of the completion.
+        thinking: The prefix begins the thought instead, where the model's chat template opens one.
     """
 
     messages: tuple[tuple[Role, str], ...]
     prefix: str = ""
+    thinking: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", tuple((role, text) for role, text in self.messages))

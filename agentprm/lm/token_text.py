@@ -12,6 +12,7 @@ from agentprm.errors import ModelServerError
 from agentprm.lm._http import JsonHttp, Refused
 from agentprm.lm.base import Prompt
 from agentprm.memory import Memory
+from agentprm.replies import continued
 
 __all__ = ["LocalText", "ServerText", "TokenText"]
 
@@ -35,7 +36,7 @@ class LocalText:
 
     async def tokens(self, prompt: Prompt, continuations: Sequence[str] = ()) -> list[list[int]]:
         """See `TokenText.tokens`."""
-        rendered = self._text.render(prompt)
+        rendered = self._text.render(prompt, answering=bool(continuations))
         return self._text.encode([rendered, *(rendered + c for c in continuations)])
 
 
@@ -60,11 +61,10 @@ class ServerText:
         tails = [prefix, *(prefix + c for c in continuations)]
 
         async def joint(tail: str) -> list[int]:
-            if not tail:
-                return ids
             if text is None:
-                return ids + await self._encode(tail, False)
-            return await self._encode(text + tail, False)
+                return ids + await self._encode(tail, False) if tail else ids
+            whole = continued(text, tail, thinking=prompt.thinking, answering=bool(continuations))
+            return ids if whole == text else await self._encode(whole, False)
 
         return list(await asyncio.gather(*map(joint, tails)))
 

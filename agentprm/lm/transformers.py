@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -13,6 +13,7 @@ from agentprm.budget import record
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError, MissingDependencyError
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.listening import listener
+from agentprm.replies import opened_thought
 
 try:
     import torch
@@ -207,6 +208,8 @@ class TransformersLM(LanguageModel):
         greedy = params.temperature == 0
         copies = {t: 1 if greedy else n * (texts.count(t) if params.seed is None else 1) for t in unique}
         hear = listener(len(prompts), n)
+        if hear is not None and (tag := opened_thought(texts[0])):
+            hear = _after(f"{tag}\n", hear)
         lanes = {t: [Lane(ids[t], f"{seed}/{i}/{t}", hear=hear) for i in range(copies[t])] for t in unique}
 
         request = Request()
@@ -227,6 +230,8 @@ class TransformersLM(LanguageModel):
             for text in texts:
                 at = used[text]
                 done = [lane.completion for lane in lanes[text][at : at + n] if lane.completion is not None]
+                if tag := opened_thought(text):  # or nobody could tell the thought from an answer
+                    done = [replace(c, text=f"{tag}\n{c.text}") for c in done]
                 results.append(done * n if greedy else done)
                 if params.seed is None and not greedy:
                     used[text] += n
@@ -241,7 +246,7 @@ class TransformersLM(LanguageModel):
             raise InputError(f"{len(prompts)} prompts, but continuations for {len(continuations)}.")
         if any(not text for texts in continuations for text in texts):
             raise InputError("A continuation to score must not be empty.")
-        texts = [self._text.render(prompt) for prompt in prompts]
+        texts = [self._text.render(prompt, answering=True) for prompt in prompts]
         wanted: dict[str, dict[str, int]] = {}
         for text, some in zip(texts, continuations, strict=True):
             numbers = wanted.setdefault(text, {}) if some else {}
@@ -332,6 +337,11 @@ class _Span:
     tokens: tuple[int, ...]
     start: int
     inner: bool
+
+
+def _after(head: str, hear: Callable[[str], None]) -> Callable[[str], None]:
+    """Tells `hear` each text with `head` before it."""
+    return lambda text: hear(head + text)
 
 
 def _reading(request: Request, prompt: Sequence[int], spans: Sequence[_Span]) -> Reading:

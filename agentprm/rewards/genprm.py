@@ -43,6 +43,7 @@ class GenPRM(VerdictTemplate):
 
     history = True
     staged = True
+    thinks = True
 
     def messages(self, question: str, steps: Sequence[str], earlier: Sequence[str]) -> list[tuple[Role, str]]:
         """See `VerdictTemplate.messages`."""

@@ -187,7 +187,7 @@ class VerdictReward(ProcessRewardModel):
             for i in range(self.k):
                 history = [texts[i] for texts in critiques]
                 messages = self.template.messages(question, steps, history)
-                bases.append((Prompt(tuple(messages)), len(steps)))
+                bases.append((Prompt(tuple(messages), thinking=self.template.thinks), len(steps)))
                 paths.append(self.template.write(self.template.opening if prefill else "", len(steps)))
         texts = yield from self._written(bases, paths)
         votes: list[list[float | None]] = []

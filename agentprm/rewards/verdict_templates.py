@@ -82,6 +82,8 @@ class VerdictTemplate(ABC):
     staged = False
     #: One turn holds a verdict for every step.
     per_step = False
+    #: The model is trained to judge in its thought, where its chat template opens one.
+    thinks = False
 
     @property
     def words(self) -> tuple[str, str]:
@@ -218,6 +220,7 @@ class StepChecks(VerdictTemplate):
     bad: str = "incorrect"
 
     per_step = True
+    thinks = True
 
     def messages(self, question: str, steps: Sequence[str], earlier: Sequence[str]) -> list[tuple[Role, str]]:
         """See `VerdictTemplate.messages`."""
@@ -266,6 +269,8 @@ class SolutionCheck(VerdictTemplate):
     whole: bool = False
     good: str = "Yes"
     bad: str = "No"
+
+    thinks = True
 
     def messages(self, question: str, steps: Sequence[str], earlier: Sequence[str]) -> list[tuple[Role, str]]:
         """See `VerdictTemplate.messages`."""
