@@ -27,20 +27,20 @@ try:
         ModelResponse,
     )
     from langchain.agents.middleware.internal_call_transformer import InternalCallTransformer
-    from langchain.agents.middleware.types import PrivateStateAttr
+    from langchain.agents.middleware.types import ContextT, PrivateStateAttr, ResponseT
 except ImportError as error:
     raise MissingDependencyError.for_extra("langchain (1.5 or newer)", "agents") from error
 
 __all__ = ["ActionState", "RewardGuidedActions"]
 
 
-class ActionState(AgentState[Any]):
+class ActionState(AgentState[ResponseT]):
     """The agent's state with the choices of its current turn, which input and output leave out."""
 
     prm_actions: NotRequired[Annotated[list[ActionRound], PrivateStateAttr]]
 
 
-class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
+class RewardGuidedActions(AgentMiddleware[ActionState[ResponseT], ContextT, ResponseT]):
     """Samples an agent's next action, scores it before it is done, and keeps the best.
 
     The first sample is scored; where it scores below `below`, further ones are sampled side by side.
@@ -80,7 +80,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
         'In Portsmouth.'
     """
 
-    state_schema = ActionState
+    state_schema = ActionState  # type: ignore[assignment]
     transformers = (InternalCallTransformer,)
 
     def __init__(
@@ -106,22 +106,24 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
             prompts=prompts,
         )
 
-    def before_agent(self, state: ActionState, runtime: Any) -> dict[str, Any]:
+    def before_agent(self, state: ActionState[ResponseT], runtime: Any) -> dict[str, Any]:
         """A new turn starts without the choices of the last one."""
         return {"prm_actions": []}
 
     def wrap_model_call(
-        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
-    ) -> ExtendedModelResponse[Any]:
+        self,
+        request: ModelRequest[ContextT],
+        handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
+    ) -> ExtendedModelResponse[ResponseT]:
         """See `AgentMiddleware.wrap_model_call`."""
 
-        def attempt(one: ModelRequest[Any]) -> Outcome:
+        def attempt(one: ModelRequest[ContextT]) -> Outcome:
             try:
                 return unseen(handler, one)
             except Exception as error:
                 return error
 
-        def ask(requests: Sequence[ModelRequest[Any]]) -> list[Outcome]:
+        def ask(requests: Sequence[ModelRequest[ContextT]]) -> list[Outcome]:
             if len(requests) == 1:
                 return [attempt(requests[0])]
             with ContextThreadPoolExecutor(len(requests)) as executor:
@@ -134,18 +136,18 @@ class RewardGuidedActions(AgentMiddleware[ActionState, Any, Any]):
 
     async def awrap_model_call(
         self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ExtendedModelResponse[Any]:
+        request: ModelRequest[ContextT],
+        handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
+    ) -> ExtendedModelResponse[ResponseT]:
         """See `AgentMiddleware.awrap_model_call`."""
 
-        async def attempt(one: ModelRequest[Any]) -> Outcome:
+        async def attempt(one: ModelRequest[ContextT]) -> Outcome:
             try:
                 return await aunseen(handler, one)
             except Exception as error:
                 return error
 
-        async def ask(requests: Sequence[ModelRequest[Any]]) -> list[Outcome]:
+        async def ask(requests: Sequence[ModelRequest[ContextT]]) -> list[Outcome]:
             return await asyncio.gather(*map(attempt, requests))
 
         with metered() as meter:

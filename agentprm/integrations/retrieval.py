@@ -30,7 +30,7 @@ try:
         ModelResponse,
     )
     from langchain.agents.middleware.internal_call_transformer import InternalCallTransformer
-    from langchain.agents.middleware.types import PrivateStateAttr
+    from langchain.agents.middleware.types import ContextT, PrivateStateAttr, ResponseT
 except ImportError as error:
     raise MissingDependencyError.for_extra("langchain (1.5 or newer)", "agents") from error
 
@@ -59,13 +59,13 @@ class Lookup(TypedDict):
     score: float | None
 
 
-class RetrievalState(AgentState[Any]):
+class RetrievalState(AgentState[ResponseT]):
     """The agent's state with the lookup of its current turn, which input and output leave out."""
 
     prm_lookup: NotRequired[Annotated[Lookup | None, PrivateStateAttr]]
 
 
-class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
+class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, ResponseT]):
     """Looks passages up for an agent's question, or does not, and thinks again if the answer is weak.
 
     Once a turn, `decide` says whether the question needs passages. They are put into the system
@@ -101,7 +101,7 @@ class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
         ['Hello.', 'In Portsmouth.']
     """
 
-    state_schema = RetrievalState
+    state_schema = RetrievalState  # type: ignore[assignment]
     transformers = (InternalCallTransformer,)
 
     def __init__(
@@ -130,29 +130,31 @@ class RetrievalControl(AgentMiddleware[RetrievalState, Any, Any]):
         self.decide, self.reward = decide, None if reward is None else as_reward(reward)
         self.below, self.condense, self.prompts = below, condense, prompts
 
-    def before_agent(self, state: RetrievalState, runtime: Any) -> dict[str, Any]:
+    def before_agent(self, state: RetrievalState[ResponseT], runtime: Any) -> dict[str, Any]:
         """A new turn starts without the passages of the last one."""
         return {"prm_lookup": None}
 
     def wrap_model_call(
-        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
-    ) -> ExtendedModelResponse[Any]:
+        self,
+        request: ModelRequest[ContextT],
+        handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
+    ) -> ExtendedModelResponse[ResponseT]:
         """See `AgentMiddleware.wrap_model_call`."""
 
-        def ask(one: ModelRequest[Any], hidden: bool) -> Plan[ModelResponse[Any]]:
+        def ask(one: ModelRequest[ContextT], hidden: bool) -> Plan[ModelResponse[ResponseT]]:
             return wait_in_thread(unseen, handler, one) if hidden else wait_in_thread(handler, one)
 
         return drive(self._plan(request, ask))
 
     async def awrap_model_call(
         self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ExtendedModelResponse[Any]:
+        request: ModelRequest[ContextT],
+        handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
+    ) -> ExtendedModelResponse[ResponseT]:
         """See `AgentMiddleware.awrap_model_call`."""
 
-        def ask(one: ModelRequest[Any], hidden: bool) -> Plan[ModelResponse[Any]]:
-            async def call() -> ModelResponse[Any]:
+        def ask(one: ModelRequest[ContextT], hidden: bool) -> Plan[ModelResponse[ResponseT]]:
+            async def call() -> ModelResponse[ResponseT]:
                 return await (aunseen(handler, one) if hidden else handler(one))
 
             return wait(_needs_a_loop, call)
