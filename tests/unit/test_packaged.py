@@ -64,6 +64,7 @@ def small_conversion(monkeypatch, tmp_path):
     monkeypatch.setenv("AGENTPRM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(packaged, "_convert", convert)
     monkeypatch.setattr(packaged, "_check_source", lambda source: None)
+    monkeypatch.setattr(packaged, "_PINNED", {})
     return calls
 
 
@@ -76,7 +77,9 @@ def test_converted_once(small_conversion, tmp_path, caplog):
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize("damage", ["changed", "cut", "removed", "manifest", "no manifest", "other source"])
+@pytest.mark.parametrize(
+    "damage", ["changed", "cut", "removed", "added", "manifest", "no manifest", "other source"]
+)
 def test_damage_is_noticed_and_mended(small_conversion, tmp_path, damage, caplog):
     folder = packaged._converted(tmp_path / "x.gguf")
     manifest = folder / "agentprm-manifest.json"
@@ -84,6 +87,8 @@ def test_damage_is_noticed_and_mended(small_conversion, tmp_path, damage, caplog
         (folder / "weights").write_bytes(b"Weights" * 1000)
     elif damage == "cut":
         (folder / "weights").write_bytes(b"weights")
+    elif damage == "added":
+        (folder / "tokenizer.py").write_text("")
     elif damage == "removed":
         (folder / "config.json").unlink()
     elif damage == "manifest":
@@ -97,6 +102,50 @@ def test_damage_is_noticed_and_mended(small_conversion, tmp_path, damage, caplog
     assert "converting again" in caplog.text
     assert packaged._damage(folder) is None
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_list_in_the_cache_vouches_for_nothing(small_conversion, tmp_path, monkeypatch):
+    """Where the checksums are known, whoever can write the cache cannot make other files right."""
+    folder = packaged._converted(tmp_path / "x.gguf")
+    files = {name: packaged._sha256(folder / name) for name in ("weights", "config.json")}
+    monkeypatch.setattr(packaged, "_PINNED", {packaged._versions(): files})
+    assert packaged._damage(folder) is None
+    (folder / "weights").write_bytes(b"Weights" * 1000)
+    packaged._write_manifest(folder)
+    assert packaged._damage(folder) == "weights has changed"
+    assert packaged._converted(tmp_path / "x.gguf") == folder
+    assert (folder / "weights").read_bytes() == b"weights" * 1000
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs modes")
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+@pytest.mark.parametrize("which", ["cache", "folder"])
+def test_a_cache_that_others_may_write_is_refused(small_conversion, tmp_path, mode, which):
+    folder = packaged._converted(tmp_path / "x.gguf")
+    shared = folder if which == "folder" else folder.parent
+    shared.chmod(mode)
+    with pytest.raises(ConfigurationError, match=r"chmod go-w .* or set AGENTPRM_CACHE"):
+        packaged._converted(tmp_path / "x.gguf")
+    shared.chmod(0o755)
+    assert packaged._converted(tmp_path / "x.gguf") == folder
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs modes")
+def test_a_cache_is_made_for_its_user_alone(small_conversion, tmp_path):
+    before = os.umask(0)
+    try:
+        folder = packaged._converted(tmp_path / "x.gguf")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (folder, folder.parent)] == [0o700, 0o700]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_a_cache_of_another_user_is_refused(small_conversion, tmp_path):
+    folder = packaged._converted(tmp_path / "x.gguf")
+    os.chown(folder, 12345, -1)
+    with pytest.raises(ConfigurationError, match="Others may write"):
+        packaged._converted(tmp_path / "x.gguf")
 
 
 def test_a_failed_conversion_leaves_nothing(small_conversion, tmp_path, monkeypatch):
