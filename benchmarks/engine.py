@@ -26,15 +26,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import engine_speed
 import torch
 
-from agentprm.engine.decoding import Group
+from agentprm.engine import engine as passes
+from agentprm.engine import planning, scheduler
+from agentprm.engine.decoding import Samples
 from agentprm.engine.requests import Request
-from agentprm.lm import Completion, Prompt, SamplingParams, TransformersLM, _engine, _plan, _scheduler
+from agentprm.lm import Completion, Prompt, SamplingParams, TransformersLM
 from agentprm.packaged import default_language_model
 
 PARTS = (
@@ -287,13 +289,13 @@ def part_memory(lm: TransformersLM, search: Search, bounds: list[int]) -> None:
 
 def part_packing(lm: TransformersLM, shapes: list[tuple[int, int, int]], repeats: int) -> None:
     rows = []
-    usual = _plan.PACKING
+    usual = planning.PACKING
     for prompt_tokens, step_tokens, children in shapes:
         search = Search(1, children, 1, prompt_tokens, step_tokens)
         (_, steps), prompt = search.steps[0][0], ask(search, "")
         line = [f"{prompt_tokens:,}", str(step_tokens), str(children)]
         for packing in (0.0, float(usual), float("inf")):
-            _plan.PACKING = packing
+            planning.PACKING = packing
 
             def score(prompt: Prompt = prompt, steps: list[str] = steps) -> None:
                 lm.loglikelihood([prompt], [steps])
@@ -302,7 +304,7 @@ def part_packing(lm: TransformersLM, shapes: list[tuple[int, int, int]], repeats
             lm.sample([prompt], 1, SamplingParams(max_tokens=1, temperature=0))
             line.append(f"{timed(score, repeats)[0]:.3f}")
         rows.append(line)
-    _plan.PACKING = usual
+    planning.PACKING = usual
     head = ["prompt", "tokens of a child", "children", "a row each, s", "by the rule, s", "one packed row, s"]
     table("Packing children of one parent", head, rows)
 
@@ -318,11 +320,11 @@ class OneAtATime(TransformersLM):
     ) -> list[list[Completion]]:
         job = self._sampling(prompts, n, params or SamplingParams())
         for group in job.items:
-            assert isinstance(group, Group)
-            for lane in group.lanes:
+            assert isinstance(group, Samples)
+            for sample in group.samples:
                 request = Request()
-                one = Group(request, group.prompt, [lane], group.params, group.ends, group.text)
-                self._scheduler.submit(request, [one])
+                one = replace(group, request=request, samples=[sample])
+                self.scheduler.submit(request, [one])
                 request.future.result()
                 job.request.computed += request.computed
         job.account()
@@ -422,12 +424,12 @@ def part_concurrency(lm: TransformersLM, callers: int, tokens: int, repeats: int
 
 def part_passes(lm: TransformersLM, search: Search, sizes: list[int], repeats: int) -> None:
     rows = []
-    usual = _scheduler.PASS
+    usual = scheduler.PASS
     for size in sizes:
-        _scheduler.PASS = size
+        scheduler.PASS = size
         seconds, _ = timed(lambda: ours(lm, search, "verdict"), repeats)
         rows.append([f"{size:,}", f"{seconds:.2f}"])
-    _scheduler.PASS = usual
+    scheduler.PASS = usual
     table(f"Tokens of a pass, {search.name}", ["at most", "seconds"], rows)
 
 
@@ -463,20 +465,20 @@ def part_threads(lm: TransformersLM, alike: int, own: int, repeats: int) -> None
                 lm.model(torch.tensor([row]), logits_to_keep=1, use_cache=False)
         return sum(map(len, ids))
 
-    every, usual = torch.get_num_threads(), _engine.even_parts
+    every, usual = torch.get_num_threads(), passes.even_parts
     ways: dict[str, Callable[[], int]] = {"rows side by side (ours)": engine}
     ways |= {"all threads in every operation": engine, "plain passes, one prompt at a time": plain}
     rows = []
     for name, work in ways.items():
         if name.startswith("all threads"):
-            _engine.even_parts = lambda sizes, threads: [slice(0, len(sizes))]
+            passes.even_parts = lambda sizes, threads: [slice(0, len(sizes))]
         rates = []
         for threads in (1, every):
             torch.set_num_threads(threads)
             time.sleep(2)  # until the model's thread has ended; the next one takes the new number
             work()
             rates.append(rate(work))
-        _engine.even_parts = usual
+        passes.even_parts = usual
         rows.append([name, f"{rates[0]:.0f}", f"{rates[1]:.0f}", f"{rates[1] / rates[0]:.2f}"])
     head = ["tokens/s, wall-clock", "1 thread", f"{every} threads", "times"]
     table(f"Threads: 30 prompts, {alike} words in common and {own} of their own", head, rows)

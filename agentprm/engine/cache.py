@@ -13,14 +13,14 @@ of a new sequence, and forgets what was used least recently when it exceeds its 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from agentprm.forking import ForkSafeLock, after_fork
 
-__all__ = ["Layers", "PrefixTree", "Row", "Stretch"]
+__all__ = ["Layers", "PrefixTree", "Row", "Stretch", "path_length"]
 
 _GROWTH = 1.5  # of a row that is full
 
@@ -39,6 +39,11 @@ class Stretch:
 
     layers: Layers
     count: int
+
+
+def path_length(path: Sequence[Stretch]) -> int:
+    """Tokens of a path through the prefix tree."""
+    return sum(stretch.count for stretch in path)
 
 
 class _Node:
@@ -85,13 +90,13 @@ class PrefixTree:
             path, _ = self._walk(tuple(tokens))
             return [Stretch(node.layers, count) for node, count in path]
 
-    def insert(self, tokens: Sequence[int], fetch: Callable[[int, int], Layers]) -> None:
-        """Adds a sequence.
+    def insert(self, tokens: Sequence[int], row: Row, lane: int = 0) -> None:
+        """Adds a sequence that a row has computed; what is new of it is copied.
 
         Args:
-            tokens: The whole sequence.
-            fetch: Gives keys and values of the tokens from one index up to another, as tensors of
-                their own; called only for the part that is new.
+            tokens: All of the lane's tokens, the trunk below it included.
+            row: Where their keys and values are.
+            lane: The lane.
         """
         whole = tuple(tokens)
         with self._lock:
@@ -103,7 +108,7 @@ class PrefixTree:
                 parent, count = path[-1]
                 if count < len(parent.tokens):
                     parent = self._split(parent, count)
-            node = _Node(whole[known:], fetch(known, len(whole)), parent)
+            node = _Node(whole[known:], row.fetch(lane, known, len(whole)), parent)
             node.used = next(self._clock)
             parent.children[node.tokens[0]] = node
             self._bytes += node.nbytes
@@ -197,7 +202,7 @@ class Row:
     """
 
     def __init__(self, path: Sequence[Stretch], capacity: int, device: torch.device) -> None:
-        self.length = sum(stretch.count for stretch in path)
+        self.length = path_length(path)
         self._capacity = max(1, self.length + capacity)
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []

@@ -11,34 +11,38 @@ import torch
 
 from agentprm.engine.cache import Row
 from agentprm.engine.engine import Piece
-from agentprm.engine.tokenizing import PromptText, without_partial
-from agentprm.lm.base import Completion, SamplingParams
-from agentprm.lm.reports import cut_reply
+from agentprm.engine.requests import Request
+from agentprm.engine.tokenizing import without_partial
 
 if TYPE_CHECKING:
-    from agentprm.engine.requests import Request
+    from agentprm.lm.base import SamplingParams
 
-__all__ = ["Group", "Lane", "draw"]
+__all__ = ["Sample", "Samples", "draw", "token_logprobs"]
 
 _ROOM = 64  # tokens that are reserved for a sample at first
 
 
 @dataclass
-class Lane:
+class Sample:
     """One sample under way.
 
     Attributes:
         prompt_ids: Tokens of the prompt.
         key: Names the sample, for its random numbers: seed, sample number and prompt text.
         hear: Is told the text so far after each token.
+        tokens: The tokens drawn so far.
+        logprob: Sum of their log-probabilities.
+        text: What they say, once the sample has ended.
+        stopped: Whether it ended by itself or at a stop string, not for its length.
     """
 
     prompt_ids: Sequence[int]
     key: str
+    hear: Callable[[str], None] | None = None
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
-    completion: Completion | None = None
-    hear: Callable[[str], None] | None = None
+    text: str | None = None
+    stopped: bool = False
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(self.key.encode()).digest()
@@ -48,67 +52,65 @@ class Lane:
         """The sample's next random number in [0, 1)."""
         return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
-    def push(
-        self, token: int, logprob: float, ends: set[int], params: SamplingParams, text: PromptText
-    ) -> None:
-        """Takes the next token; sets `completion` if the sample has ended."""
+    def push(self, token: int, logprob: float, how: Samples) -> None:
+        """Takes the next token; sets `text` if the sample has ended."""
         self.tokens.append(token)
         self.logprob += logprob
-        if token in ends:
-            self._finish(text.decode(self.prompt_ids, self.tokens[:-1]), stopped=True)
+        if token in how.ends:
+            self.text, self.stopped = how.decode(self.prompt_ids, self.tokens[:-1]), True
             return
-        full = len(self.tokens) >= params.max_tokens
-        if not (full or params.stop or self.hear):
+        full = len(self.tokens) >= how.params.max_tokens
+        if not (full or how.params.stop or self.hear):
             return
-        decoded = text.decode(self.prompt_ids, self.tokens)
-        answer, stopped = cut_reply(decoded, params.stop, led=True)
+        said = how.decode(self.prompt_ids, self.tokens)
+        answer, stopped = how.cut(said)
         if stopped:
-            self._finish(answer, stopped=True)
+            self.text, self.stopped = answer, True
         elif full:
-            self._finish(without_partial(decoded), stopped=False)
+            self.text = without_partial(said)
         elif self.hear is not None:
-            self.hear(without_partial(decoded))
-
-    def _finish(self, text: str, *, stopped: bool) -> None:
-        self.completion = Completion(text, len(self.tokens), "stop" if stopped else "length", self.logprob)
+            self.hear(without_partial(said))
 
 
 @dataclass(eq=False)
-class Group:
+class Samples:
     """Samples of one prompt that share a row.
 
     Attributes:
         request: Who wants them.
         prompt: Token ids.
-        lanes: The samples; each ends with its `completion` set.
+        samples: One lane of the row each; each ends with its `text` set.
         params: How to sample.
         ends: Token ids that end a turn.
-        text: The tokenizer.
+        decode: From the tokens of the prompt and those of a sample to the sample's text.
+        cut: From a text to what stands before a stop string, and whether there is one.
         row: Their row, once the prompt is computed.
         logits: `[1, vocabulary]` after the prompt, then `[alive, vocabulary]` after the last step.
     """
 
     request: Request
     prompt: tuple[int, ...]
-    lanes: Sequence[Lane]
+    samples: Sequence[Sample]
     params: SamplingParams
     ends: set[int]
-    text: PromptText
+    decode: Callable[[Sequence[int], Sequence[int]], str]
+    cut: Callable[[str], tuple[str, bool]]
     row: Row | None = None
     logits: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.alive = list(enumerate(self.lanes, start=1))
+        # A single sample continues the trunk: plain causal attention is faster than a lane's.
+        self.alive = list(enumerate(self.samples, start=int(len(self.samples) > 1)))
 
     @property
     def room(self) -> int:
         """Slots to reserve for the samples."""
-        return len(self.lanes) * min(self.params.max_tokens, _ROOM)
+        return len(self.samples) * min(self.params.max_tokens, _ROOM)
 
     @property
     def slots(self) -> int:
         """Most slots that the row will take."""
-        return len(self.prompt) + len(self.lanes) * self.params.max_tokens
+        return len(self.prompt) + len(self.samples) * self.params.max_tokens
 
     def piece(self) -> Piece:
         """The last token of every sample that goes on."""
@@ -116,17 +118,11 @@ class Group:
         known = len(self.prompt)
         return Piece(
             self.row,
-            [lane.tokens[-1] for _, lane in self.alive],
-            [known + len(lane.tokens) - 1 for _, lane in self.alive],
-            # A single sample continues the trunk: plain causal attention is faster than a lane's.
-            [number if len(self.lanes) > 1 else 0 for number, _ in self.alive],
+            [sample.tokens[-1] for _, sample in self.alive],
+            [known + len(sample.tokens) - 1 for _, sample in self.alive],
+            [lane for lane, _ in self.alive],
             [known] * len(self.alive),
         )
-
-    def push(self, tokens: Sequence[int], scores: Sequence[float]) -> None:
-        """Gives every sample that goes on its next token."""
-        for (_, lane), token, logprob in zip(self.alive, tokens, scores, strict=True):
-            lane.push(token, logprob, self.ends, self.params, self.text)
 
     def leave(self) -> list[tuple[int, tuple[int, ...]]]:
         """Takes out the samples that have ended.
@@ -134,23 +130,21 @@ class Group:
         Returns:
             Lane in the row and computed tokens of each, to be remembered.
         """
-        ended = [(number, lane) for number, lane in self.alive if lane.completion is not None]
-        self.alive = [(number, lane) for number, lane in self.alive if lane.completion is None]
+        ended = [(lane, sample) for lane, sample in self.alive if sample.text is not None]
+        self.alive = [(lane, sample) for lane, sample in self.alive if sample.text is None]
         return [
-            (number if len(self.lanes) > 1 else 0, (*self.prompt, *lane.tokens[:-1]))
-            for number, lane in ended
-            if len(lane.tokens) > 1
+            (lane, (*self.prompt, *sample.tokens[:-1])) for lane, sample in ended if len(sample.tokens) > 1
         ]
 
 
 def draw(
-    logits: torch.Tensor, lanes: Sequence[Lane], params: SamplingParams
+    logits: torch.Tensor, samples: Sequence[Sample], params: SamplingParams
 ) -> tuple[list[int], list[float]]:
-    """The next token of each lane and its log-probability under the unscaled model.
+    """The next token of each sample and its log-probability under the unscaled model.
 
     Args:
-        logits: `[lanes, vocabulary]`, fp32.
-        lanes: Where the random numbers come from.
+        logits: `[samples, vocabulary]`, fp32.
+        samples: Where the random numbers come from.
         params: Temperature and nucleus.
     """
     logprobs = logits.log_softmax(dim=-1)
@@ -162,7 +156,8 @@ def draw(
             chance = _nucleus(chance, params.top_p)
         # Inverting in vocabulary order keeps a draw stable when nearly equal tokens change rank.
         total = chance.cumsum(dim=-1)
-        uniform = torch.tensor([lane.uniform() for lane in lanes], dtype=torch.float64, device=logits.device)
+        numbers = [sample.uniform() for sample in samples]
+        uniform = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
         tokens = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)[:, 0]
         # A draw at the very end may land behind the last token that has a chance.
         last = (chance > 0).long().cumsum(dim=-1).argmax(dim=-1)
@@ -180,3 +175,24 @@ def _nucleus(chance: torch.Tensor, mass: float) -> torch.Tensor:
             break
     kept = ranked.masked_fill(before >= mass, 0.0)
     return torch.zeros_like(chance).scatter(1, order, kept)
+
+
+def token_logprobs(logits: torch.Tensor, where: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Log-probabilities of single tokens under a full softmax, computed in fp32.
+
+    Args:
+        logits: `[rows, vocabulary]`.
+        where: Row of each token, in ascending order.
+        tokens: Token ids.
+
+    Returns:
+        Natural log-probabilities.
+    """
+    if not where:
+        return []
+    # In slices: a softmax in fp32 over a large vocabulary takes more memory than the model's pass.
+    parts = [rows.float().logsumexp(dim=1) for rows in torch.split(logits, 256)]
+    row = torch.tensor(list(where), device=logits.device)
+    token = torch.tensor(list(tokens), device=logits.device)
+    scores: list[float] = (logits[row, token].float() - torch.cat(parts)[row]).tolist()
+    return scores

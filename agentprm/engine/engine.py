@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from agentprm.engine.attention import Pass, cache_argument, needs_mask, use_row_attention
-from agentprm.engine.cache import PrefixTree, Row, Stretch
+from agentprm.engine.cache import PrefixTree, Row
 from agentprm.engine.parallel import even_parts, side_by_side
 from agentprm.errors import ConfigurationError
 
-__all__ = ["Engine", "Piece", "path_length", "token_logprobs"]
+__all__ = ["Engine", "Piece"]
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,15 @@ class Engine:
         """
         sizes = [len(piece.ids) for piece in pieces]
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        parts = even_parts(sizes, threads)
-        if len(parts) == 1:
-            return self._forward(pieces, keep)
-        calls, begin = [], 0
-        for part in parts:
-            end = begin + sum(sizes[part])
-            calls.append((pieces[part], [i - begin for i in keep if begin <= i < end]))
-            begin = end
-        return torch.cat(side_by_side(self._forward, calls, threads))
-
-    def _forward(self, pieces: Sequence[Piece], keep: Sequence[int]) -> torch.Tensor:
+        parts = even_parts(sizes, threads) if threads > 1 else []
+        if len(parts) > 1:
+            calls, begin = [], 0
+            for part in parts:
+                end = begin + sum(sizes[part])
+                calls.append((pieces[part], [i - begin for i in keep if begin <= i < end]))
+                begin = end
+            # There each call finds itself with one thread.
+            return torch.cat(side_by_side(self.forward, calls, threads))
         device, dtype = self.device, self.model.dtype
         where = [
             (
@@ -110,7 +108,7 @@ class Engine:
             )
             for piece in pieces
         ]
-        run = Pass([piece.row for piece in pieces], [len(piece.ids) for piece in pieces])
+        run = Pass([piece.row for piece in pieces], sizes)
         marks = {
             kind: run.mark(
                 [
@@ -140,16 +138,6 @@ class Engine:
             piece.row.commit(piece.position, piece.lane)
             self.computed += len(piece.ids)
 
-    def remember(self, row: Row, lane: int, tokens: Sequence[int]) -> None:
-        """Puts a lane (0: the trunk alone) and the trunk below it into the prefix tree.
-
-        Args:
-            row: Where they are.
-            lane: The lane.
-            tokens: All of the tokens from the first on.
-        """
-        self.tree.insert(tokens, lambda begin, end: row.fetch(lane, begin, end))
-
     def _append(self, pieces: Sequence[Piece], keep: Sequence[int]) -> torch.Tensor:
         logits = self.forward(pieces, keep)
         self.commit(pieces)
@@ -167,7 +155,7 @@ class Engine:
             row = Row((), 0, self.device)
             self.outputs = plain.shape[-1]
             self._append([Piece(row, first[:3], range(3), [0] * 3, [0] * 3)], [])
-            self.remember(row, 0, first[:3])
+            self.tree.insert(first[:3], row)
             row = Row(self.tree.match(first), 2, self.device)
             other = Row((), 2, self.device)
             begin = Piece(other, second[:2], range(2), [0] * 2, [0] * 2)
@@ -192,29 +180,3 @@ class Engine:
             "plain or sliding-window attention (Llama, Qwen2/3, Mistral, Gemma, …), or serve the model and "
             "pass a LangChain chat model to agentprm.lm.ChatLM."
         ) from cause
-
-
-def token_logprobs(logits: torch.Tensor, where: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """Log-probabilities of single tokens under a full softmax, computed in fp32.
-
-    Args:
-        logits: `[rows, vocabulary]`.
-        where: Row of each token, in ascending order.
-        tokens: Token ids.
-
-    Returns:
-        Natural log-probabilities.
-    """
-    if not where:
-        return []
-    # In slices: a softmax in fp32 over a large vocabulary takes more memory than the model's pass.
-    parts = [rows.float().logsumexp(dim=1) for rows in torch.split(logits, 256)]
-    row = torch.tensor(list(where), device=logits.device)
-    token = torch.tensor(list(tokens), device=logits.device)
-    scores: list[float] = (logits[row, token].float() - torch.cat(parts)[row]).tolist()
-    return scores
-
-
-def path_length(path: Sequence[Stretch]) -> int:
-    """Tokens of a path through the prefix tree."""
-    return sum(stretch.count for stretch in path)

@@ -1,7 +1,7 @@
-"""From texts to rows: what a set of items needs computed, each distinct token once.
+"""From texts to rows: what needs computing, each distinct token once.
 
-Items that wait at the same time are planned together, whoever sent them. Beginnings that several of
-their texts share come first, in levels; then every text's own end with what hangs on it.
+What waits at the same time is planned together, whoever sent it. Beginnings that several texts share
+come first, in levels; then every text's own end with what hangs on it.
 """
 
 from __future__ import annotations
@@ -9,45 +9,163 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from agentprm.engine.cache import Stretch
-from agentprm.engine.decoding import Group
-from agentprm.engine.engine import Engine, path_length
-from agentprm.engine.requests import Item, Leaf, Reading, Request, Segment, Sink, Work
+import torch
 
-__all__ = ["common_length", "levels", "pack", "samples_per_row", "shared_beginnings"]
+from agentprm.engine.cache import PrefixTree, Row, Stretch, path_length
+from agentprm.engine.decoding import Samples
+from agentprm.engine.engine import Piece
+from agentprm.engine.requests import Branch, Request, Sink, Text
+
+__all__ = [
+    "Item",
+    "Work",
+    "common_length",
+    "levels",
+    "pack",
+    "samples_per_row",
+    "shared_beginnings",
+]
 
 # Tokens of a packed row times tokens of its longest lane, per prompt token, up to which packing
 # beats a copy of the prompt's keys and values; measured by benchmarks/engine.py.
 PACKING: float = 16
 _WORTH = 16  # shared tokens below which a pass of their own does not pay
 
+Item = Text | Samples
+"""What a request is made of."""
 
-class _Text:
-    """All that is wanted of one text.
+
+class Work:
+    """A row to compute, in one pass or several.
+
+    Args:
+        prompt: The row's trunk.
+        path: What is known of it.
+        branches: What to compute.
+        samples: Samples that start from the end of the trunk, if there is nothing else.
+    """
+
+    def __init__(
+        self,
+        prompt: tuple[int, ...],
+        path: Sequence[Stretch],
+        branches: list[Branch],
+        samples: Sequence[Samples] = (),
+    ) -> None:
+        self.prompt = prompt
+        self.branches = branches
+        self.samples = list(samples)
+        self.row: Row | None = None
+        self._path = path
+        self._done = 0
+        self.size = sum(len(branch.ids) for branch in branches)
+        self.slots = path_length(path) + self.size
+        self.readers = {sink.text.request for b in branches for some in b.reads.values() for sink in some}
+        for request in self.readers:
+            request.pending += 1
+
+    @property
+    def requests(self) -> set[Request]:
+        """Who waits for any of it."""
+        return {request for branch in self.branches for request in branch.requests}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return any(branch.wanted for branch in self.branches)
+
+    @property
+    def left(self) -> int:
+        """Tokens that are still to compute."""
+        return self.size - self._done
+
+    def begin(self, device: torch.device) -> None:
+        """Drops what nobody waits for any more and makes the row."""
+        if self.row is None:
+            self.branches = [b for b in self.branches if b.lane == 0 or b.wanted]
+            self.size = sum(len(branch.ids) for branch in self.branches)
+            room = max((some.room for some in self.samples), default=0)
+            self.row = Row(self._path, self.size + room, device)
+
+    def take(self, most: int, readable: int) -> tuple[Piece, list[list[Sink]]]:
+        """The next tokens; to be confirmed by `done`.
+
+        Args:
+            most: Most tokens.
+            readable: Most tokens of which something is to be read; at least 1.
+
+        Returns:
+            The piece, and what to read off each of its tokens.
+        """
+        assert self.row is not None
+        ids: list[int] = []
+        position: list[int] = []
+        lane: list[int] = []
+        start: list[int] = []
+        reads: list[list[Sink]] = []
+        piece = Piece(self.row, ids, position, lane, start)
+        at = 0
+        for branch in self.branches:
+            for i in range(max(0, self._done - at), len(branch.ids)):
+                some = branch.reads.get(i, [])
+                readable -= bool(some)
+                if len(ids) == most or readable < 0:
+                    return piece, reads
+                ids.append(branch.ids[i])
+                position.append(branch.start + i)
+                lane.append(branch.lane)
+                start.append(branch.start)
+                reads.append(some)
+            at += len(branch.ids)
+        return piece, reads
+
+    def done(self, count: int) -> None:
+        """Confirms that the next `count` tokens are computed, and charges them."""
+        at = 0
+        for branch in self.branches:
+            part = min(at + len(branch.ids), self._done + count) - max(at, self._done)
+            if part > 0:
+                waiting = (r for r in branch.requests if not r.future.done())
+                next(waiting, branch.requests[0]).computed += part
+            at += len(branch.ids)
+        self._done += count
+
+    def start(self, logits: torch.Tensor) -> list[Samples]:
+        """Gives the samples that wait for this row a row each, and the logits that they begin with."""
+        assert self.row is not None
+        begun = [some for some in self.samples if not some.request.future.done()]
+        for some in begun:
+            some.row = self.row.copy(some.room) if some is not begun[-1] else self.row
+            some.logits = logits
+        return begun
+
+
+class _Wants:
+    """All that is wanted of one text, by however many.
 
     Attributes:
         prompt: Token ids.
         requests: Who wants it.
-        groups: Samples.
+        samples: Samples.
         reads: What is still to be read on the text itself, by position.
-        leaves: What hangs on it, with who wants it; the same leaf is computed once.
+        leaves: What hangs on it; the same leaf is computed once.
     """
 
     def __init__(self, prompt: tuple[int, ...], items: Sequence[Item]) -> None:
         self.prompt = prompt
         self.requests = [item.request for item in items]
-        self.groups = [item for item in items if isinstance(item, Group)]
+        self.samples = [item for item in items if isinstance(item, Samples)]
         self.reads: dict[int, list[Sink]] = {}
-        merged: dict[tuple[int, tuple[int, ...], bool], tuple[Leaf, list[Request]]] = {}
+        merged: dict[tuple[int, tuple[int, ...], bool], Branch] = {}
         for item in items:
-            if isinstance(item, Group):
+            if isinstance(item, Samples):
                 continue
             for position, sinks in item.reads.items():
                 self.reads.setdefault(position, []).extend(sinks)
             for leaf in item.leaves:
                 key = (leaf.start, leaf.ids, leaf.keep)
-                known, who = merged.setdefault(key, (Leaf(leaf.start, leaf.ids, {}, leaf.keep), []))
-                who.append(item.request)
+                known = merged.setdefault(key, Branch(leaf.ids, leaf.start, {}, leaf.keep))
+                known.requests.append(item.request)
                 for at, sinks in leaf.reads.items():
                     known.reads.setdefault(at, []).extend(sinks)
         self.leaves = list(merged.values())
@@ -55,113 +173,105 @@ class _Text:
     @property
     def fresh(self) -> int:
         """Position from which the text must be computed even if it is known: outputs are not kept."""
-        last = len(self.prompt) - bool(self.groups)
+        last = len(self.prompt) - bool(self.samples)
         return min([last, *self.reads])
 
-    def match(self, engine: Engine) -> list[Stretch]:
-        """What is known and need not be computed."""
-        return engine.tree.match(self.prompt[: self.fresh])
-
-    def trunk(self, begin: int, end: int) -> Segment:
+    def trunk(self, begin: int, end: int) -> Branch:
         """The text's own tokens from one position to another."""
         reads = {p - begin: self.reads.pop(p) for p in sorted(self.reads) if p < end}
-        return Segment(self.prompt[begin:end], begin, 0, 0, self.requests, reads, self.prompt[:end])
+        return Branch(self.prompt[begin:end], begin, reads, requests=self.requests)
 
-    def hang(self, number: int, lane: int) -> Segment:
-        """A leaf as a lane."""
-        leaf, who = self.leaves[number]
-        memory = (*self.prompt[: leaf.start], *leaf.ids) if leaf.keep else None
-        return Segment(leaf.ids, leaf.start, lane, leaf.start, who, leaf.reads, memory)
+    def hang(self, members: Sequence[int], after: int = 0) -> list[Branch]:
+        """Some leaves, as the lanes that come after a number of others."""
+        for lane, member in enumerate(members, start=after + 1):
+            self.leaves[member].lane = lane
+        return [self.leaves[member] for member in members]
 
 
-def levels(engine: Engine, items: Sequence[Item], max_slots: int) -> Iterator[list[Work]]:
+def levels(tree: PrefixTree, items: Sequence[Item], max_slots: int) -> Iterator[list[Work]]:
     """What to compute for some items, in levels; each is asked for when the one before is done.
 
     Args:
-        engine: The model.
+        tree: What is known.
         items: What is wanted.
         max_slots: Most slots of a packed row.
     """
     askers: dict[tuple[int, ...], list[Item]] = {}
     for item in items:
         askers.setdefault(item.prompt, []).append(item)
-    texts = [_Text(prompt, some) for prompt, some in askers.items()]
+    texts = [_Wants(prompt, some) for prompt, some in askers.items()]
 
-    known = [path_length(text.match(engine)) for text in texts]
+    known = [path_length(tree.match(text.prompt[: text.fresh])) for text in texts]
     for level in shared_beginnings([text.prompt for text in texts], known):
-        begun = [_beginning(engine, [texts[i] for i in members], count) for count, members in level]
+        begun = [_beginning(tree, [texts[i] for i in members], count) for count, members in level]
         yield [work for work in begun if work.size]
 
     # Rows that share a text each compute what is not known of it: let that be one token at most.
-    parts = {
-        text: pack([len(leaf.ids) for leaf, _ in text.leaves], len(text.prompt), max_slots) for text in texts
-    }
+    parts = {text: pack([len(b.ids) for b in text.leaves], len(text.prompt), max_slots) for text in texts}
     ahead = []
     for text in texts:
-        count = len(text.prompt) - bool(text.groups)
-        rows = len(parts[text]) + bool(text.groups)
-        if rows > 1 and count - path_length(text.match(engine)) > 1:
-            ahead.append(_beginning(engine, [text], count))
+        count = len(text.prompt) - bool(text.samples)
+        rows = len(parts[text]) + bool(text.samples)
+        if rows > 1 and count - path_length(tree.match(text.prompt[: text.fresh])) > 1:
+            ahead.append(_beginning(tree, [text], count))
     yield ahead
 
     works: list[Work] = []
-    alike: dict[tuple[tuple[int, int], ...], list[tuple[Sequence[Stretch], _Text]]] = {}
+    alike: dict[tuple[tuple[int, int], ...], list[tuple[Sequence[Stretch], _Wants]]] = {}
     for text in texts:
-        path = text.match(engine)
+        path = tree.match(text.prompt[: text.fresh])
         at = path_length(path)
-        if text.groups:
-            works.append(Work(path, [text.trunk(at, len(text.prompt))], text.groups))
-            path = engine.tree.match(text.prompt)
+        if text.samples:
+            works.append(Work(text.prompt, path, [text.trunk(at, len(text.prompt))], text.samples))
+            path = tree.match(text.prompt)
             at = path_length(path)
-        if all(leaf.start <= at for leaf, _ in text.leaves):
+        if all(leaf.start <= at for leaf in text.leaves):
             if text.reads or text.leaves:
                 same = tuple((id(stretch.layers), stretch.count) for stretch in path)
                 alike.setdefault(same, []).append((path, text))
             continue
         for members in parts[text]:
             own = [text.trunk(at, len(text.prompt))] if at < len(text.prompt) else []
-            lanes = [text.hang(member, lane) for lane, member in enumerate(members, start=1)]
-            works.append(Work(path, [*own, *lanes]))
+            works.append(Work(text.prompt, path, [*own, *text.hang(members)]))
     for some in alike.values():
-        works += _side_by_side([text for _, text in some], some[0][0], max_slots)
+        works += _packed([text for _, text in some], some[0][0], max_slots)
     for item in items:
-        if isinstance(item, Reading):
-            item.rows -= 1
+        if isinstance(item, Text):
+            item.request.pending -= 1
     # Long ones first: short ones fill the passes up.
     yield sorted(works, key=lambda work: -work.size)
 
 
-def _beginning(engine: Engine, texts: Sequence[_Text], count: int) -> Work:
+def _beginning(tree: PrefixTree, texts: Sequence[_Wants], count: int) -> Work:
     """A beginning that some texts share, with all that is to be read on it."""
-    path = engine.tree.match(texts[0].prompt[: min(count, *(text.fresh for text in texts))])
+    path = tree.match(texts[0].prompt[: min(count, *(text.fresh for text in texts))])
     at = path_length(path)
-    segment = texts[0].trunk(at, count)
+    branch = texts[0].trunk(at, count)
     for text in texts[1:]:
-        segment.requests = segment.requests + text.requests
+        branch.requests = branch.requests + text.requests
         for index, sinks in text.trunk(at, count).reads.items():
-            segment.reads.setdefault(index, []).extend(sinks)
-    return Work(path, [segment])
+            branch.reads.setdefault(index, []).extend(sinks)
+    return Work(texts[0].prompt, path, [branch])
 
 
-def _side_by_side(texts: Sequence[_Text], path: Sequence[Stretch], max_slots: int) -> list[Work]:
-    """Texts with the same known beginning, on which what hangs on them hangs: lanes of rows."""
+def _packed(texts: Sequence[_Wants], path: Sequence[Stretch], max_slots: int) -> list[Work]:
+    """Texts with the same known beginning, and what hangs on it: lanes of rows."""
     at = path_length(path)
     works = []
-    sizes = [len(text.prompt) - at + sum(len(leaf.ids) for leaf, _ in text.leaves) for text in texts]
+    sizes = [len(text.prompt) - at + sum(len(leaf.ids) for leaf in text.leaves) for text in texts]
     for members in pack(sizes, at, max_slots):
-        segments: list[Segment] = []
+        branches: list[Branch] = []
         lane = 0
         for text in (texts[member] for member in members):
             if at < len(text.prompt) and text.reads:
                 own = text.trunk(at, len(text.prompt))
                 if len(members) > 1:  # a row of its own needs no lane, and without a mask it is faster
                     lane += 1
-                    own.lane, own.start = lane, at
-                segments.append(own)
-            for number in range(len(text.leaves)):
-                lane += 1
-                segments.append(text.hang(number, lane))
-        works.append(Work(path, segments))
+                    own.lane = lane
+                branches.append(own)
+            branches += text.hang(range(len(text.leaves)), lane)
+            lane += len(text.leaves)
+        works.append(Work(texts[members[0]].prompt, path, branches))
     return works
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from agentprm.engine import requests
-from agentprm.engine.requests import Leaf, Request, Sink
+from agentprm.engine.planning import Item
+from agentprm.engine.requests import Branch, Request, Sink, Text
 from agentprm.engine.scheduler import Scheduler
 
 __all__ = ["Call", "Reading", "read_outputs", "read_tokens"]
@@ -42,7 +42,7 @@ class Call:
             if self._request is not None:
                 self._request.future.cancel()
 
-    def run(self, scheduler: Scheduler, request: Request, items: Sequence[requests.Item]) -> None:
+    def run(self, scheduler: Scheduler, request: Request, items: Sequence[Item]) -> None:
         """Waits for a request.
 
         Raises:
@@ -90,11 +90,11 @@ def read_outputs(scheduler: Scheduler, readings: Sequence[Reading], call: Call) 
     items = []
     for reading in readings:
         needed = max((count for count, _ in reading.ends), default=0)
-        item = requests.Reading(request, tuple(reading.tokens[:needed]))
+        item = Text(request, tuple(reading.tokens[:needed]))
         for number, (count, leaf) in enumerate(reading.ends):
             sink = Sink(item, number)
             if leaf:
-                item.leaves.append(Leaf(count, leaf, {len(leaf) - 1: [sink]}, keep=False))
+                item.leaves.append(Branch(leaf, count, {len(leaf) - 1: [sink]}, keep=False))
             else:
                 item.reads.setdefault(count - 1, []).append(sink)
         items.append(item)
@@ -122,7 +122,7 @@ def read_tokens(
     request = Request()
     items = []
     for tokens, begin in texts:
-        item = requests.Reading(request, tuple(tokens[:-1]))
+        item = Text(request, tuple(tokens[:-1]))
         for count in range(begin, len(tokens)):
             item.reads[count - 1] = [Sink(item, count - begin, tokens[count])]
         items.append(item)

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
 
 import torch
 
-from agentprm.engine.decoding import Group, draw
-from agentprm.engine.engine import Engine, Piece, token_logprobs
-from agentprm.engine.planning import levels
-from agentprm.engine.requests import Item, Reading, Request, Sink, Work
+from agentprm.engine.decoding import Samples, draw, token_logprobs
+from agentprm.engine.engine import Engine, Piece
+from agentprm.engine.planning import Item, Work, levels
+from agentprm.engine.requests import Request, Sink, Text
 from agentprm.forking import after_fork
 
 __all__ = ["Scheduler"]
@@ -38,7 +40,7 @@ _LINGER_S = 1.0  # starting a thread is cheap, but not as cheap as keeping it be
 
 @dataclass(eq=False)
 class _Plan:
-    """Requests that were planned together: what of the current level is to do, and the next ones."""
+    """Items that were planned together: what of the current level is to do, and the next ones."""
 
     items: Sequence[Item]
     rest: Iterator[list[Work]]
@@ -73,26 +75,16 @@ class Scheduler:
         self._forget()
 
     def _forget(self) -> None:
-        self._waiting: list[Group] = []
+        self._waiting: list[Samples] = []
         self._plans: list[_Plan] = []
-        self._running: list[Group] = []
-        self._settled: list[Request] = []
+        self._running: list[Samples] = []
+        self._finished: list[Request] = []
         self._ended = False
-
-    @property
-    def _most_of_row(self) -> int:
-        """Most tokens of one row in a pass."""
-        return PASS if self.engine.device.type == "cpu" else PASS * _PASSES_ON_GPU
-
-    @property
-    def _most_tokens(self) -> int:
-        """Most tokens of a pass. The threads of a CPU share out its rows."""
-        return self._most_of_row * (torch.get_num_threads() if self.engine.device.type == "cpu" else 1)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of keys and values that the requests under way hold."""
-        rows = [group.row for group in self._running] + [w.row for p in self._plans for w in p.works]
+        rows = [some.row for some in self._running] + [w.row for p in self._plans for w in p.works]
         return sum(row.nbytes for row in rows if row is not None)
 
     def submit(self, request: Request, items: Sequence[Item]) -> None:
@@ -114,9 +106,9 @@ class Scheduler:
                     return
                 except RuntimeError:  # no more threads: too many, or the interpreter is going down
                     pass
-        while request.wanted:
+        while not request.future.done():
             with self._turns:
-                if request.wanted:
+                if not request.future.done():
                     self._turn()
 
     def close(self) -> None:
@@ -146,21 +138,28 @@ class Scheduler:
         return not (self._inbox or self._waiting or self._plans or self._running)
 
     def _turn(self) -> None:
-        """Takes in what has arrived, and makes one forward pass."""
+        """Takes in what has arrived, makes one forward pass, and draws the samples' next tokens."""
         try:
             self._drop()
             self._admit()
+            for plan in list(self._plans):
+                self._advance(plan)
             works = self._next_works()
             decoding = list(self._running)
-            if decoding or works:
+            try:
                 self._pass(decoding, works)
+            except Exception as error:
+                self._pass_singly(decoding, works, error)
+            self._draw([some for some in self._running if some.logits is not None])
+            for plan in list(self._plans):
+                self._advance(plan)
             if self._ended or not self._plans:
                 # What a plan has put there for its next level should last as long as the plan.
                 self.engine.tree.trim()
                 self._ended = False
-            settled, self._settled = self._settled, []
-            for request in settled:
-                request.finish_one()
+            finished, self._finished = self._finished, []
+            for request in finished:
+                _settle(request)
         except BaseException as error:
             # What belongs to one request is caught where it happens. This is the rest.
             self._fail_all(error)
@@ -174,38 +173,34 @@ class Scheduler:
         items += [item for plan in self._plans for item in plan.items]
         self._forget()
         for item in items:
-            item.request.fail(error)
+            _settle(item.request, error)
 
     def _drop(self) -> None:
         """Forgets what nobody waits for any more."""
-        self._running = [group for group in self._running if group.request.wanted]
-        self._waiting = [group for group in self._waiting if group.request.wanted]
+        self._running = [some for some in self._running if not some.request.future.done()]
+        self._waiting = [some for some in self._waiting if not some.request.future.done()]
         for plan in self._plans:
             plan.works = [work for work in plan.works if work.wanted]
-        wanted = [p for p in self._plans if any(item.request.wanted for item in p.items)]
+        wanted = [p for p in self._plans if any(not item.request.future.done() for item in p.items)]
         if len(wanted) < len(self._plans):
             self._plans, self._ended = wanted, True
-        for plan in list(self._plans):
-            self._advance(plan)
 
     def _admit(self) -> None:
-        """Plans what has arrived, as far as there is room for samples."""
+        """Begins to plan what has arrived, as far as there is room for samples."""
         with self._wake:
             arrived, self._inbox = self._inbox, []
-        self._waiting += [item for item in arrived if isinstance(item, Group)]
-        items: list[Item] = [item for item in arrived if isinstance(item, Reading)]
-        held = {item for plan in self._plans for item in plan.items if isinstance(item, Group)}
+        self._waiting += [item for item in arrived if isinstance(item, Samples)]
+        items: list[Item] = [item for item in arrived if isinstance(item, Text)]
+        held = {item for plan in self._plans for item in plan.items if isinstance(item, Samples)}
         held.update(self._running)
-        slots = sum(group.slots for group in held if group.alive and group.request.wanted)
+        slots = sum(some.slots for some in held if some.alive and not some.request.future.done())
         while self._waiting and (not slots or slots + self._waiting[0].slots <= self._max_slots):
-            group = self._waiting.pop(0)
-            slots += group.slots
-            items.append(group)
-        items = [item for item in items if item.request.wanted]
+            some = self._waiting.pop(0)
+            slots += some.slots
+            items.append(some)
+        items = [item for item in items if not item.request.future.done()]
         if items:
-            plan = _Plan(items, levels(self.engine, items, self._max_slots), [])
-            self._plans.append(plan)
-            self._advance(plan)
+            self._plans.append(_Plan(items, levels(self.engine.tree, items, self._max_slots), []))
 
     def _advance(self, plan: _Plan) -> None:
         """Goes on to the next level with something to do, if this one is done."""
@@ -216,13 +211,7 @@ class Scheduler:
                 self._ended = True
                 return
             plan.works = [work for work in works if work.wanted]
-            self._settle(item for item in plan.items if isinstance(item, Reading))
-
-    def _settle(self, items: Iterable[Reading]) -> None:
-        for item in items:
-            if not item.rows and not item.settled:
-                item.settled = True
-                self._settled.append(item.request)
+            self._finished += {i.request for i in plan.items if isinstance(i, Text) and not i.request.pending}
 
     def _next_works(self) -> list[Work]:
         """Rows that the next pass takes tokens of."""
@@ -230,57 +219,56 @@ class Scheduler:
         # one, and what it leaves of the pass goes to the large one.
         heads = sorted((plan.works[0] for plan in self._plans), key=lambda work: work.left)
         others = [work for plan in self._plans for work in plan.works[1:]]
+        most, most_of_row = self._most_tokens()
         chosen: list[Work] = []
         tokens, slots = 0, 0
         for work in [*heads, *others]:
-            if chosen and (tokens >= self._most_tokens or slots + work.slots > self._max_slots):
+            if chosen and (tokens >= most or slots + work.slots > self._max_slots):
                 break
             work.begin(self.engine.device)
             chosen.append(work)
-            tokens += min(work.left, self._most_of_row)
+            tokens += min(work.left, most_of_row)
             slots += work.slots
         return chosen
 
-    def _pass(self, decoding: Sequence[Group], works: Sequence[Work]) -> None:
-        """One forward pass; if it fails, one for each row, so that only the one at fault suffers."""
-        try:
-            self._run(decoding, works)
-            return
-        except Exception as error:
-            if len(decoding) + len(works) == 1:
-                self._blame(decoding, works, error)
-                return
-        for group in decoding:
-            self._pass([group], [])
-        for work in works:
-            self._pass([], [work])
+    def _most_tokens(self) -> tuple[int, int]:
+        """Most tokens of a pass, and of one of its rows. The threads of a CPU share out the rows."""
+        on_cpu = self.engine.device.type == "cpu"
+        return (PASS * torch.get_num_threads(), PASS) if on_cpu else (PASS * _PASSES_ON_GPU,) * 2
 
-    def _blame(self, decoding: Sequence[Group], works: Sequence[Work], error: Exception) -> None:
-        for request in {g.request for g in decoding} | {r for work in works for r in work.requests}:
-            request.fail(error)
+    def _pass_singly(self, decoding: Sequence[Samples], works: Sequence[Work], error: Exception) -> None:
+        """After a pass that failed one for each row, so that only the one at fault suffers."""
+        rows = [*(([some], []) for some in decoding), *(([], [work]) for work in works)]
+        for some, work in rows:
+            try:
+                if len(rows) == 1:
+                    raise error
+                self._pass(some, work)
+            except Exception as own:
+                for request in {g.request for g in some} | {r for w in work for r in w.requests}:
+                    _settle(request, own)
         self._drop()
 
-    def _run(self, decoding: Sequence[Group], works: Sequence[Work]) -> None:
-        pieces: list[Piece] = [group.piece() for group in decoding]
+    def _pass(self, decoding: Sequence[Samples], works: Sequence[Work]) -> None:
+        """One forward pass, and what is read off it. Until it has succeeded it changes nothing."""
+        pieces: list[Piece] = [some.piece() for some in decoding]
         counts = [len(piece.ids) for piece in pieces]
         keep = list(range(sum(counts)))
-        at, room, most_of_row = len(keep), self._most_tokens, self._most_of_row
-        most = max(1, _LOGITS // self.engine.outputs)
+        room, most_of_row = self._most_tokens()
+        at, most = len(keep), max(1, _LOGITS // self.engine.outputs)
         taken: list[tuple[Work, int]] = []
-        sinks: list[Sink] = []
-        where: list[int] = []
-        ends: list[tuple[Work, int]] = []
+        sinks: list[tuple[int, Sink]] = []  # with the logits that they read
+        ends: list[tuple[Work, int]] = []  # prompts from which samples start, with their last logits
         for work in works:
             readable = most - len(keep) if taken else max(1, most - len(keep))
-            piece, reads, last = work.take(min(room, most_of_row), readable)
+            piece, reads = work.take(min(room, most_of_row), readable)
             if not piece.ids:
                 break
-            for offset, some in enumerate(reads):
-                where += [len(keep)] * len(some)
-                sinks += some
-                keep += [at + offset] if some else []
+            for offset, read in enumerate(reads):
+                sinks += [(len(keep), sink) for sink in read]
+                keep += [at + offset] if read else []
             at, room = at + len(piece.ids), room - len(piece.ids)
-            if last:
+            if work.samples and len(piece.ids) == work.left:
                 ends.append((work, len(keep)))
                 keep.append(at - 1)
             pieces.append(piece)
@@ -288,68 +276,87 @@ class Scheduler:
         if not pieces:  # whoever wanted them has gone since
             return
         logits = self.engine.forward(pieces, keep)
-        tokens = [(row, sink) for row, sink in zip(where, sinks, strict=True) if sink.token is not None]
-        whole = [(row, sink) for row, sink in zip(where, sinks, strict=True) if sink.token is None]
-        scores = token_logprobs(logits, [row for row, _ in tokens], [sink.token or 0 for _, sink in tokens])
+        tokens = [(row, sink, sink.token) for row, sink in sinks if sink.token is not None]
+        whole = [(row, sink) for row, sink in sinks if sink.token is None]
+        scores = token_logprobs(logits, [row for row, _, _ in tokens], [token for _, _, token in tokens])
         outputs = logits[[row for row, _ in whole]].float().cpu()
-        for group, own in zip(decoding, torch.split(logits[: sum(counts)], counts), strict=True):
-            group.logits = own.float()
+        for some, own in zip(decoding, torch.split(logits[: sum(counts)], counts), strict=True):
+            some.logits = own.float()
         firsts = [logits[index : index + 1].float() for _, index in ends]
 
         # The rest changes the state of things and must happen once.
         self.engine.commit(pieces)
-        for (_, sink), score in zip(tokens, scores, strict=True):
-            sink.item.scores[sink.number] = sink.item.scores.get(sink.number, 0.0) + score
+        for (_, sink, _), score in zip(tokens, scores, strict=True):
+            sink.text.scores[sink.number] = sink.text.scores.get(sink.number, 0.0) + score
         for (_, sink), output in zip(whole, outputs, strict=True):
-            sink.item.outputs[sink.number] = output
-        for group, count in zip(decoding, counts, strict=True):
-            group.request.computed += count
+            sink.text.outputs[sink.number] = output
+        for some, count in zip(decoding, counts, strict=True):
+            some.request.computed += count
         for work, count in taken:
-            if work.done(count):
+            work.done(count)
+            if not work.left:
                 self._finish(work)
-        begun = [g for (w, _), first in zip(ends, firsts, strict=True) for g in w.start(first)]
-        self._running += begun
-        self._draw([*decoding, *begun])
+        for (work, _), first in zip(ends, firsts, strict=True):
+            self._running += work.start(first)
 
     def _finish(self, work: Work) -> None:
-        self._settle(work.finish(self.engine))
-        for plan in list(self._plans):
+        """Keeps what a row has computed, as far as somebody still waits for it."""
+        assert work.row is not None
+        for branch in work.branches:
+            if branch.keep and branch.wanted:
+                self.engine.tree.insert((*work.prompt[: branch.start], *branch.ids), work.row, branch.lane)
+        for request in work.readers:
+            self._done(request)
+        for plan in self._plans:
             if work in plan.works:
                 plan.works.remove(work)
-                self._advance(plan)
 
-    def _draw(self, groups: Sequence[Group]) -> None:
+    def _done(self, request: Request) -> None:
+        request.pending -= 1
+        if not request.pending:
+            self._finished.append(request)
+
+    def _draw(self, groups: Sequence[Samples]) -> None:
         """The next token of every sample; those that end leave."""
-        alike: dict[tuple[float, float], list[Group]] = {}
-        for group in groups:
-            alike.setdefault((group.params.temperature, group.params.top_p), []).append(group)
-        for some in alike.values():
-            logits = [g.logits.expand(len(g.alive), -1) for g in some if g.logits is not None]
-            lanes = [lane for group in some for _, lane in group.alive]
+        alike: dict[tuple[float, float], list[Samples]] = {}
+        for some in groups:
+            alike.setdefault((some.params.temperature, some.params.top_p), []).append(some)
+        for same in alike.values():
+            logits = [s.logits.expand(len(s.alive), -1) for s in same if s.logits is not None]
+            for some in same:
+                some.logits = None
             try:
-                tokens, scores = draw(torch.cat(logits), lanes, some[0].params)
+                drawn = draw(torch.cat(logits), [x for s in same for _, x in s.alive], same[0].params)
             except Exception as error:
-                for group in some:
-                    group.request.fail(error)
+                for some in same:
+                    _settle(some.request, error)
                 continue
-            at = 0
-            for group in some:
-                end = at + len(group.alive)
+            following = zip(*drawn, strict=True)
+            for some in same:
+                own = list(itertools.islice(following, len(some.alive)))
                 try:
-                    group.push(tokens[at:end], scores[at:end])
+                    for (_, sample), (token, logprob) in zip(some.alive, own, strict=True):
+                        sample.push(token, logprob, some)
                 except Exception as error:
-                    group.request.fail(error)
-                at = end
-        for group in groups:
-            group.logits = None
-            for lane, memory in group.leave():
-                assert group.row is not None
-                if group.request.wanted:
-                    self.engine.remember(group.row, lane, memory)
-            if not group.alive:
-                self._running.remove(group)
-                group.row = None
-                self._settled.append(group.request)
+                    _settle(some.request, error)
+        for some in groups:
+            assert some.row is not None
+            for lane, tokens in some.leave():
+                if not some.request.future.done():
+                    self.engine.tree.insert(tokens, some.row, lane)
+            if not some.alive:
+                self._running.remove(some)
+                some.row = None
+                self._done(some.request)
+
+
+def _settle(request: Request, error: BaseException | None = None) -> None:
+    """Tells whoever waits that a request is done, or why it failed."""
+    with contextlib.suppress(InvalidStateError):  # it is known already, or the caller has gone
+        if error is None:
+            request.future.set_result(None)
+        else:
+            request.future.set_exception(error)
 
 
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()

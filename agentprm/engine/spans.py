@@ -86,18 +86,18 @@ class Context:
         head = self._head(ids)
         return [*ids[:head], *ids[head + lost :]]
 
-    def fit(self, trunk: Sequence[int], spans: Sequence[Span]) -> list[Span]:
-        """The spans of one prompt, all cut as its longest one needs it.
+    def fit(self, trunk: Sequence[int], spans: Sequence[Span], new: int = 0) -> tuple[list[int], list[Span]]:
+        """A prompt and its spans, all cut as the longest one needs it, `new` more tokens left free.
 
         Raises:
             ContextLengthError: As in `lost`, or if a scored token would have nothing before it.
         """
-        # One more: engines that score a text generate a token after it.
-        longest = max(len(span.ids) for span in spans) - len(trunk) + 1
+        longest = max(len(span.ids) for span in spans) - len(trunk) + new
         lost = self.lost(trunk, longest)
         if lost and any(span.start <= lost + self._head(trunk) for span in spans):
             raise ContextLengthError("A prompt that is cut to nothing cannot be scored; shorten the text.")
-        return [Span(tuple(self.cut(span.ids, lost)), span.start - lost) for span in spans]
+        fitted = [Span(tuple(self.cut(span.ids, lost)), span.start - lost) for span in spans]
+        return self.cut(trunk, lost), fitted
 
     def _head(self, ids: Sequence[int]) -> int:
         return 1 if self.bos is not None and ids[0] == self.bos else 0

@@ -267,7 +267,8 @@ class TokenLM(LanguageModel):
             unique = list(dict.fromkeys(texts))
             trunk, *joint = await self._text.tokens(prompt, unique)
             spans = [span_of(trunk, ids, text) for ids, text in zip(joint, unique, strict=True)]
-            spans = self._context.fit(trunk, spans)
+            # Engines that score a text generate a token after it.
+            _, spans = self._context.fit(trunk, spans, new=1)
             values = dict(zip(unique, await self._spans(spans, cost), strict=True))
             asked = len(trunk) + sum(len(spans[unique.index(text)].scored) for text in texts)
             cost.calls += 1

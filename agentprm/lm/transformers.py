@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError, ContextLengthError, InputError, MissingDependencyError
+from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.listening import listener
+from agentprm.lm.reports import cut_reply
 from agentprm.replies import opened_thought
 
 try:
@@ -21,12 +22,13 @@ try:
 except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
-from agentprm.engine.decoding import Group, Lane
+from agentprm.engine.decoding import Sample, Samples
 from agentprm.engine.engine import Engine
 from agentprm.engine.loading import end_tokens, load_model, max_context
-from agentprm.engine.planning import common_length, samples_per_row
-from agentprm.engine.requests import Item, Leaf, Reading, Request, Sink
+from agentprm.engine.planning import Item, samples_per_row
+from agentprm.engine.requests import Branch, Request, Sink, Text
 from agentprm.engine.scheduler import Scheduler
+from agentprm.engine.spans import Context, Span, span_of
 from agentprm.engine.tokenizing import PromptText, load_tokenizer
 from agentprm.forking import ForkSafeLock
 
@@ -70,6 +72,7 @@ class TransformersLM(LanguageModel):
     Attributes:
         model: The transformers model.
         tokenizer: The tokenizer.
+        scheduler: What runs the model; for readouts that are no samples and no texts.
         max_context: Positions that the model supports, or `None` where its config names none. With
             position encodings that change with the length of the text (`dynamic`, `longrope`) it is
             the length up to which they do not, as keys computed in one text serve another.
@@ -93,8 +96,7 @@ class TransformersLM(LanguageModel):
         cache_bytes: int = 2**30,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        if on_overflow not in ("error", "truncate_left"):
-            raise ConfigurationError(f"on_overflow must be 'error' or 'truncate_left', not {on_overflow!r}.")
+        Context(None, on_overflow)
         if max_batch_tokens < 1:
             raise ConfigurationError(f"max_batch_tokens must be at least 1, not {max_batch_tokens}.")
         if cache_bytes < 0:
@@ -120,10 +122,10 @@ class TransformersLM(LanguageModel):
         self.tokenizer = load_tokenizer(tokenizer)
         self.max_context = max_context(self.model.config.get_text_config())
         self._text = PromptText(self.tokenizer, template_kwargs)
-        self._on_overflow = on_overflow
+        self._context = Context(self.max_context, on_overflow, self.tokenizer.bos_token_id)
         self._max_batch_tokens = max_batch_tokens
         self._engine = Engine(self.model, cache_bytes)
-        self._scheduler = Scheduler(self._engine, max_batch_tokens)
+        self.scheduler = Scheduler(self._engine, max_batch_tokens)
         self._ends = end_tokens(self.model, self.tokenizer)
         self._asked = 0
         self._lock = ForkSafeLock()
@@ -163,14 +165,14 @@ class TransformersLM(LanguageModel):
             ContextLengthError: If a prompt and `max_tokens` exceed the context and the policy is
                 `"error"`, or if nothing of the prompt would be left.
         """
-        return self._sampling(prompts, n, params or SamplingParams()).run(self._scheduler)
+        return self._sampling(prompts, n, params or SamplingParams()).run(self.scheduler)
 
     async def asample(
         self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
     ) -> list[list[Completion]]:
         """Async twin of `sample`; cancelling it frees its work before the next forward pass."""
         job = await asyncio.to_thread(self._sampling, prompts, n, params or SamplingParams())
-        return await job.arun(self._scheduler)
+        return await job.arun(self.scheduler)
 
     def loglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
@@ -186,14 +188,14 @@ class TransformersLM(LanguageModel):
             InputError: If a continuation is empty or the lists do not match.
             ContextLengthError: As in `sample`, for the longest continuation.
         """
-        return self._scoring(prompts, continuations).run(self._scheduler)
+        return self._scoring(prompts, continuations).run(self.scheduler)
 
     async def aloglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
     ) -> list[list[float]]:
         """Async twin of `loglikelihood`; cancelling it frees its work before the next forward pass."""
         job = await asyncio.to_thread(self._scoring, prompts, continuations)
-        return await job.arun(self._scheduler)
+        return await job.arun(self.scheduler)
 
     def _sampling(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams
@@ -202,34 +204,39 @@ class TransformersLM(LanguageModel):
             raise ConfigurationError(f"n must be at least 1, not {n}.")
         texts = [self._text.render(prompt) for prompt in prompts]
         unique = list(dict.fromkeys(texts))
-        encoded = dict(zip(unique, self._text.encode(unique), strict=True))
-        ids = {text: self._fit(encoded[text], params.max_tokens) for text in unique}
+        ids: dict[str, tuple[int, ...]] = {}
+        for text, whole in zip(unique, self._text.encode(unique), strict=True):
+            ids[text] = tuple(self._context.cut(whole, self._context.lost(whole, params.max_tokens)))
         seed = secrets.randbits(63) if params.seed is None else params.seed
         greedy = params.temperature == 0
         copies = {t: 1 if greedy else n * (texts.count(t) if params.seed is None else 1) for t in unique}
         hear = listener(len(prompts), n)
         if hear is not None and (tag := opened_thought(texts[0])):
             hear = _after(f"{tag}\n", hear)
-        lanes = {t: [Lane(ids[t], f"{seed}/{i}/{t}", hear=hear) for i in range(copies[t])] for t in unique}
+        samples = {t: [Sample(ids[t], f"{seed}/{i}/{t}", hear) for i in range(copies[t])] for t in unique}
+
+        def cut(said: str) -> tuple[str, bool]:
+            return cut_reply(said, params.stop, led=True)
 
         request = Request()
-        groups: list[Item] = []
+        items: list[Item] = []
         for text in unique:
             most = samples_per_row(len(ids[text]), params.max_tokens, self._max_batch_tokens)
-            groups += [
-                Group(request, tuple(ids[text]), lanes[text][i : i + most], params, self._ends, self._text)
+            own = samples[text]
+            items += [
+                Samples(request, ids[text], own[i : i + most], params, self._ends, self._text.decode, cut)
                 for i in range(0, copies[text], most)
             ]
 
         def account() -> None:
-            generated = sum(len(lane.tokens) for some in lanes.values() for lane in some)
+            generated = sum(len(sample.tokens) for some in samples.values() for sample in some)
             self._account(len(prompts), sum(len(ids[t]) for t in texts), request.computed, generated)
 
         def result() -> list[list[Completion]]:
             results, used = [], dict.fromkeys(unique, 0)
             for text in texts:
                 at = used[text]
-                done = [lane.completion for lane in lanes[text][at : at + n] if lane.completion is not None]
+                done = [_completion(sample) for sample in samples[text][at : at + n]]
                 if tag := opened_thought(text):  # or nobody could tell the thought from an answer
                     done = [replace(c, text=f"{tag}\n{c.text}") for c in done]
                 results.append(done * n if greedy else done)
@@ -237,7 +244,7 @@ class TransformersLM(LanguageModel):
                     used[text] += n
             return results
 
-        return _Job(request, groups, result, account)
+        return _Job(request, items, result, account)
 
     def _scoring(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
@@ -253,18 +260,19 @@ class TransformersLM(LanguageModel):
             for continuation in some:
                 numbers.setdefault(continuation, len(numbers))
         request = Request()
-        items: dict[str, Reading] = {}
-        spans: dict[str, list[_Span]] = {}
+        items: dict[str, Text] = {}
+        spans: dict[str, list[Span]] = {}
         for text, numbers in wanted.items():
-            trunk, spans[text] = self._spans(text, list(numbers))
-            items[text] = _reading(request, trunk, spans[text])
+            trunk, *joint = self._text.encode([text, *(text + c for c in numbers)])
+            whole = [span_of(trunk, ids, c) for ids, c in zip(joint, numbers, strict=True)]
+            prompt, spans[text] = self._context.fit(trunk, whole)
+            items[text] = _scored(request, prompt, spans[text])
 
         def account() -> None:
             tokens = 0
             for text, some in zip(texts, continuations, strict=True):
                 tokens += len(items[text].prompt) if text in items else 0
-                chosen = [spans[text][wanted[text][c]] for c in some]
-                tokens += sum(len(span.tokens) - span.inner for span in chosen)
+                tokens += sum(len(spans[text][wanted[text][c]].scored) for c in some)
             self._account(len(prompts), tokens, request.computed, 0)
 
         def result() -> list[list[float]]:
@@ -274,44 +282,6 @@ class TransformersLM(LanguageModel):
             ]
 
         return _Job(request, list(items.values()), result, account)
-
-    def _spans(self, text: str, continuations: list[str]) -> tuple[list[int], list[_Span]]:
-        """The prompt's tokens and what of each joint encoding is to be scored."""
-        trunk, *joint = self._text.encode([text, *(text + c for c in continuations)])
-        spans = []
-        for continuation, ids in zip(continuations, joint, strict=True):
-            common = common_length(trunk, ids)
-            if common == len(trunk) and len(ids) > common:
-                spans.append(_Span(tuple(ids[common:]), common, False))
-            elif common and len(ids) > common:
-                # The boundary lies inside a token: the last common one predicts the first that differs.
-                spans.append(_Span(tuple(ids[common - 1 :]), common - 1, True))
-            else:
-                raise InputError(f"The continuation {continuation!r} adds no token to its prompt.")
-        longest = max(span.start + len(span.tokens) for span in spans) - len(trunk)
-        fitted = self._fit(trunk, longest)
-        lost = len(trunk) - len(fitted)
-        if any(lost and span.start < lost + 1 for span in spans):
-            raise ContextLengthError(
-                "A prompt that is cut to its last token cannot be scored; shorten the text."
-            )
-        return fitted, [_Span(s.tokens, s.start - lost, s.inner) for s in spans]
-
-    def _fit(self, ids: list[int], new: int) -> list[int]:
-        """The prompt's tokens within the context, by the overflow policy."""
-        if not ids:
-            raise InputError("A prompt must have at least one token; this tokenizer adds none of its own.")
-        if self.max_context is None or len(ids) + new <= self.max_context:
-            return ids
-        head = 1 if ids[0] == self.tokenizer.bos_token_id else 0
-        room = self.max_context - new - head
-        if self._on_overflow == "error" or room < 1:
-            raise ContextLengthError(
-                f"The prompt has {len(ids)} tokens and {new} more are asked for, but the model's context is "
-                f"{self.max_context}. Shorten the prompt (fewer or shorter passages), lower max_tokens, or "
-                "use TransformersLM(on_overflow='truncate_left')."
-            )
-        return ids[:head] + ids[len(ids) - room :]
 
     def _account(self, prompts: int, prompt_tokens: int, computed: int, generated: int) -> None:
         with self._lock:
@@ -324,36 +294,27 @@ class TransformersLM(LanguageModel):
         )
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Tokens to score after a prompt.
-
-    Attributes:
-        tokens: Token ids from position `start` on.
-        start: Position of the first one. The prompt's positions below it are seen.
-        inner: The first token belongs to the prompt and is context only.
-    """
-
-    tokens: tuple[int, ...]
-    start: int
-    inner: bool
-
-
 def _after(head: str, hear: Callable[[str], None]) -> Callable[[str], None]:
     """Tells `hear` each text with `head` before it."""
     return lambda text: hear(head + text)
 
 
-def _reading(request: Request, prompt: Sequence[int], spans: Sequence[_Span]) -> Reading:
-    """Every span's first token is read on the prompt's last, the others on the span itself."""
-    item = Reading(request, tuple(prompt))
+def _completion(sample: Sample) -> Completion:
+    assert sample.text is not None
+    reason: Literal["stop", "length"] = "stop" if sample.stopped else "length"
+    return Completion(sample.text, len(sample.tokens), reason, sample.logprob)
+
+
+def _scored(request: Request, prompt: Sequence[int], spans: Sequence[Span]) -> Text:
+    """Every span's first token is read on the prompt, the others on a branch of their own."""
+    text = Text(request, tuple(prompt))
     for number, span in enumerate(spans):
-        if not span.inner:
-            item.reads.setdefault(len(prompt) - 1, []).append(Sink(item, number, span.tokens[0]))
-        if len(span.tokens) > 1:
-            reads = {i: [Sink(item, number, token)] for i, token in enumerate(span.tokens[1:])}
-            item.leaves.append(Leaf(span.start, span.tokens[:-1], reads))
-    return item
+        first, *others = span.scored
+        text.reads.setdefault(span.start - 1, []).append(Sink(text, number, first))
+        if others:
+            reads = {i: [Sink(text, number, token)] for i, token in enumerate(others)}
+            text.leaves.append(Branch(span.scored[:-1], span.start, reads))
+    return text
 
 
 @dataclass(frozen=True)

@@ -278,4 +278,4 @@ def _side(
         options: dict[str, Any] = {"dtype": dtype, "device": device} if named else {}
         model = TransformersLM(model, tokenizer, max_batch_tokens=max_batch_tokens, **options)
     template.check(model.tokenizer)
-    return _Side(model._scheduler, model.tokenizer, template, model.max_context)
+    return _Side(model.scheduler, model.tokenizer, template, model.max_context)

@@ -101,14 +101,14 @@ def test_an_error_waits_for_the_others(bad):
 def test_only_the_call_at_fault_fails(models, tokenizer, three_threads, monkeypatch):
     lm = TransformersLM(models["llama"], tokenizer)
     poison = set(tokenizer("river 😀 is")["input_ids"]) - set(tokenizer("river is")["input_ids"])
-    forward = lm._engine._forward
+    forward = lm._engine.forward
 
     def failing(pieces, keep):
         if any(poison & set(piece.ids) for piece in pieces):
             raise RuntimeError("poisoned")
         return forward(pieces, keep)
 
-    monkeypatch.setattr(lm._engine, "_forward", failing)
+    monkeypatch.setattr(lm._engine, "forward", failing)
     asks = [Prompt((("user", f"{i} The river {'is long ' * i}"),)) for i in range(9)]
     asks[4] = Prompt((("user", "The river 😀 is long"),))
     with ThreadPoolExecutor(9) as pool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from agentprm.budget import metered  # noqa: E402
 from agentprm.engine.cache import PrefixTree  # noqa: E402
-from agentprm.engine.decoding import Lane  # noqa: E402
+from agentprm.engine.decoding import Sample  # noqa: E402
 from agentprm.engine.planning import pack, shared_beginnings  # noqa: E402
 from agentprm.errors import ConfigurationError  # noqa: E402
 from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
@@ -29,8 +29,18 @@ def content(tokens, begin, end):
     return [(keys, -keys), (keys + 1, keys + 2)]
 
 
+class Computed:
+    """A row that has computed some tokens."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def fetch(self, lane, begin, end):
+        return content(self.tokens, begin, end)
+
+
 def add(tree, tokens):
-    tree.insert(tokens, lambda begin, end: content(tokens, begin, end))
+    tree.insert(tokens, Computed(tokens))
 
 
 def check_match(tree, tokens, known):
@@ -172,7 +182,7 @@ def test_a_search_gives_what_no_cache_gives(folder, tokenizer, oracle, plan, bou
                 new = lane.tokens
                 joint = oracle([*lane.prompt_ids, *new])[len(lane.prompt_ids) - 1 : -1]
                 chosen = joint[range(len(new)), new]
-                assert lane.completion.logprob == pytest.approx(chosen.sum().item(), abs=1e-4, rel=1e-5)
+                assert lane.logprob == pytest.approx(chosen.sum().item(), abs=1e-4, rel=1e-5)
                 if params.temperature == 0:
                     assert torch.all(chosen >= joint.max(-1).values - 1e-4)
         assert lm.cache_bytes <= bound
@@ -182,15 +192,15 @@ def recorded(lm, prompts, n, params):
     """The samples with their tokens."""
     lanes = []
 
-    class Recorded(Lane):
+    class Recorded(Sample):
         def __post_init__(self):
             super().__post_init__()
             lanes.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agentprm.lm.transformers.Lane", Recorded)
+        patch.setattr("agentprm.lm.transformers.Sample", Recorded)
         result = lm.sample(prompts, n, params)
-    assert {id(c) for some in result for c in some} == {id(lane.completion) for lane in lanes}
+    assert {(c.text, c.logprob) for some in result for c in some} == {(x.text, x.logprob) for x in lanes}
     return lanes
 
 

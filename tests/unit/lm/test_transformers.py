@@ -349,8 +349,9 @@ def test_overflow(models, tokenizer):
 
 def test_truncation_keeps_bos(models, tokenizer):
     lm = TransformersLM(models["llama"], tokenizer, on_overflow="truncate_left")
-    assert lm._fit([0, *range(5, 600)], 12) == [0, *range(600 - 499, 600)]
-    assert lm._fit([7, *range(5, 600)], 12) == list(range(600 - 500, 600))
+    for first, kept in ((0, [0, *range(600 - 499, 600)]), (7, [*range(600 - 500, 600)])):
+        ids = [first, *range(5, 600)]
+        assert lm._context.cut(ids, lm._context.lost(ids, 12)) == kept
 
 
 def test_bad_arguments(models, tokenizer, llama, tmp_path):

@@ -70,7 +70,7 @@ def arriving(lm, *works):
         try:
             assert passes.begun.wait(10)
             futures += [pool.submit(work) for work in works[1:]]
-            until(lambda: len({id(item.request) for item in lm._scheduler._inbox}) == len(works) - 1)
+            until(lambda: len({id(item.request) for item in lm.scheduler._inbox}) == len(works) - 1)
         finally:
             passes.go.set()
         yield passes, [future.result for future in futures]
@@ -271,7 +271,7 @@ def test_an_error_hits_only_its_own_request(llama, monkeypatch):
     finally:
         handle.remove()
     assert llama.sample([ask("東京")], 1, params)[0][0].tokens == 12
-    assert llama._scheduler.row_bytes == 0
+    assert llama.scheduler.row_bytes == 0
 
 
 @pytest.mark.parametrize("kind", ["sample", "score"])
@@ -300,8 +300,8 @@ async def test_cancelling_leaves_the_others_alone(llama, kind):
     # The pass under way may still have had the rows of the one who left; later ones have not.
     assert all(sum(sizes) <= 2 or sum(sizes) < 60 for sizes in passes.sizes[at + 1 :])
     assert not any(3 in sizes for sizes in passes.sizes[at + 1 :])
-    until(lambda: llama._scheduler.row_bytes == 0)
-    assert llama._scheduler._idle()
+    until(lambda: llama.scheduler.row_bytes == 0)
+    assert llama.scheduler._idle()
 
 
 async def test_cancelling_frees_memory_and_counts_what_it_cost(llama):
@@ -310,14 +310,14 @@ async def test_cancelling_frees_memory_and_counts_what_it_cost(llama):
     with metered() as meter:
         task = asyncio.create_task(llama.asample([ask("a " * 60)], 8, SamplingParams(max_tokens=300, seed=0)))
         await soon(lambda: len(passes.sizes) >= 20)
-        held = llama._scheduler.row_bytes
+        held = llama.scheduler.row_bytes
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert held > 0
-    until(lambda: llama._scheduler._idle())
+    until(lambda: llama.scheduler._idle())
     gc.collect()
-    assert llama._scheduler.row_bytes == 0
+    assert llama.scheduler.row_bytes == 0
     assert 0 < meter.usage["computed_tokens"] <= llama.tokens_computed
     # Nothing of the samples was kept, only the prompt, which others may share.
     prompt = len(llama._text.encode([llama._text.render(ask("a " * 60))])[0])
@@ -330,7 +330,7 @@ async def test_cancelling_before_the_work_begins(llama):
     blocker = asyncio.create_task(llama.asample([ask("a")], 1, SamplingParams(max_tokens=4, temperature=0)))
     await soon(passes.begun.is_set)
     gone = asyncio.create_task(llama.aloglikelihood([ask("Who wrote the play?")], [["A"]]))
-    await soon(lambda: llama._scheduler._inbox)
+    await soon(lambda: llama.scheduler._inbox)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
@@ -363,7 +363,7 @@ def test_an_interrupt_frees_the_work(llama, monkeypatch):
         patch.setattr("concurrent.futures.Future.result", interrupted)
         with pytest.raises(KeyboardInterrupt):
             llama.sample([ask("a")], 2, SamplingParams(max_tokens=400, seed=0))
-    until(lambda: llama._scheduler._idle())
+    until(lambda: llama.scheduler._idle())
     assert len(passes.sizes) < 300
     assert llama.sample([ask("a")], 1, SamplingParams(max_tokens=3))[0][0].tokens == 3
 
@@ -372,12 +372,12 @@ def test_the_thread_ends_when_there_is_nothing_to_do(llama, monkeypatch):
     monkeypatch.setattr("agentprm.engine.scheduler._LINGER_S", 0.02)
 
     def threads():
-        return [t for t in threading.enumerate() if t.name == "agentprm-lm" and t is llama._scheduler._thread]
+        return [t for t in threading.enumerate() if t.name == "agentprm-lm" and t is llama.scheduler._thread]
 
     for _ in range(3):
         llama.loglikelihood([ask("a")], [["A"]])
         until(lambda: not threads())
-    assert llama._scheduler._thread is None
+    assert llama.scheduler._thread is None
 
 
 def test_without_a_thread_to_be_had(llama, monkeypatch):
@@ -386,9 +386,9 @@ def test_without_a_thread_to_be_had(llama, monkeypatch):
     def none_left(self):
         raise RuntimeError("can't start new thread")
 
-    until(lambda: llama._scheduler._idle())
-    llama._scheduler.close()
-    llama._scheduler._reset()
+    until(lambda: llama.scheduler._idle())
+    llama.scheduler.close()
+    llama.scheduler._reset()
     monkeypatch.setattr(threading.Thread, "start", none_left)
     assert llama.loglikelihood([ask("a")], [["A", " the river"]]) == [pytest.approx(want[0], abs=1e-4)]
     assert llama.sample([ask("a")], 2, SamplingParams(max_tokens=3, seed=0))[0][1].tokens > 0
@@ -398,9 +398,9 @@ def test_closed_at_exit(llama):
     passes = Passes(llama, hold=True)
     with background(lambda: llama.sample([ask("a")], 1, SamplingParams(max_tokens=50))) as (future,):
         assert passes.begun.wait(20)
-        closing = threading.Thread(target=llama._scheduler.close)
+        closing = threading.Thread(target=llama.scheduler.close)
         closing.start()
-        until(lambda: llama._scheduler._closed)
+        until(lambda: llama.scheduler._closed)
         passes.go.set()
         closing.join()
         with pytest.raises((RuntimeError, CancelledError)):
