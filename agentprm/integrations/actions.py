@@ -11,7 +11,7 @@ from langgraph.types import Command
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
 from agentprm.errors import MissingDependencyError
-from agentprm.integrations.choosing import ActionChosen, ActionRound, Choice, Outcome, Rules
+from agentprm.integrations.choosing import ActionChooser, ActionChosen, ActionRound, Outcome, Rules
 from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.plans import adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts
@@ -130,9 +130,9 @@ class RewardGuidedActions(AgentMiddleware[ActionState[ResponseT], ContextT, Resp
                 return list(executor.map(attempt, requests))
 
         with metered() as meter:
-            choice = Choice(self.rules, request, _spent(request), meter)
-            response = drive(choice.run(lambda requests: wait_in_thread(ask, requests)))
-        return _respond(request, response, choice)
+            chooser = ActionChooser(self.rules, request, _spent(request), meter)
+            response = drive(chooser.run(lambda requests: wait_in_thread(ask, requests)))
+        return _respond(request, response, chooser)
 
     async def awrap_model_call(
         self,
@@ -151,9 +151,9 @@ class RewardGuidedActions(AgentMiddleware[ActionState[ResponseT], ContextT, Resp
             return await asyncio.gather(*map(attempt, requests))
 
         with metered() as meter:
-            choice = Choice(self.rules, request, _spent(request), meter)
-            response = await adrive(choice.run(lambda requests: wait(_needs_a_loop, ask, requests)))
-        return _respond(request, response, choice)
+            chooser = ActionChooser(self.rules, request, _spent(request), meter)
+            response = await adrive(chooser.run(lambda requests: wait(_needs_a_loop, ask, requests)))
+        return _respond(request, response, chooser)
 
 
 def _needs_a_loop(requests: Sequence[ModelRequest[Any]]) -> list[Outcome]:
@@ -174,9 +174,9 @@ def _spent(request: ModelRequest[Any]) -> Usage:
 
 
 def _respond(
-    request: ModelRequest[Any], response: ModelResponse[Any], choice: Choice
+    request: ModelRequest[Any], response: ModelResponse[Any], chooser: ActionChooser
 ) -> ExtendedModelResponse[Any]:
-    entry = choice.entry()
+    entry = chooser.entry()
     request.runtime.stream_writer(ActionChosen(type="agentprm.action_chosen", **entry))
     update = {"prm_actions": [*_rounds(request), entry]}
     return ExtendedModelResponse(model_response=response, command=Command(update=update))

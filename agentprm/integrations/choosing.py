@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise MissingDependencyError.for_extra("langchain", "agents") from error
 
-__all__ = ["ActionCandidate", "ActionChosen", "ActionRound", "Ask", "Choice", "Outcome", "Rules"]
+__all__ = ["ActionCandidate", "ActionChooser", "ActionChosen", "ActionRound", "Ask", "Outcome", "Rules"]
 
 Outcome = ModelResponse[Any] | Exception
 Ask = Callable[[Sequence[ModelRequest[Any]]], Plan[list[Outcome]]]
@@ -129,7 +129,7 @@ class _Candidate:
         return self.usable, -math.inf if self.score is None else self.score, self.count
 
 
-class Choice:
+class ActionChooser:
     """The choice of one action.
 
     Args:

@@ -14,7 +14,13 @@ from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import ChatLM
 from agentprm.rerank import PairwiseReranker
 from agentprm.rewards import Grounding, VerdictReward
-from agentprm.testing import FakeEmbeddings, ScriptedChatModel, ScriptedLanguageModel
+from agentprm.testing import (
+    FakeEmbeddings,
+    OllamaServer,
+    OpenAIReasoningServer,
+    ScriptedChatModel,
+    ScriptedLanguageModel,
+)
 
 QUESTION = "Where was Brunel born?"
 
@@ -184,3 +190,39 @@ class TestConfig:
         assert "no.toml cannot be read" in capsys.readouterr().err
         assert main(["ask", QUESTION, "--config"]) == 2
         assert "expected one argument" in capsys.readouterr().err
+
+
+SCRIPT = {
+    "Step to judge": "Verdict: Yes",
+    "Known: Where": "Final answer: Portsmouth",
+    "Text:": "Portsmouth",
+    "": "Search: Where was Brunel born?",
+}
+
+
+@pytest.mark.enable_socket
+class TestRealProviders:
+    """The names that users type, the packages of the providers, and servers that behave like theirs."""
+
+    def ask(self, index, *options):
+        return main(["ask", QUESTION, "--index", index, "--json", "-q", "--candidates", "1", *options])
+
+    def test_ollama(self, index, monkeypatch, capsys):
+        pytest.importorskip("langchain_ollama")
+        with OllamaServer(SCRIPT) as server:
+            monkeypatch.setenv("OLLAMA_HOST", server.root)
+            assert self.ask(index, "--model", "ollama:llama3.2") == 0
+            assert json.loads(capsys.readouterr().out)["answer"] == "Portsmouth"
+            assert self.ask(index, "--model", "ollama:lama3.2") == 2
+            line = capsys.readouterr().err.strip()
+            assert line.startswith("agentprm: The model 'ollama:lama3.2' does not answer: ")
+            assert "not found" in line
+
+    def test_openai(self, index, monkeypatch, capsys):
+        pytest.importorskip("langchain_openai")
+        with OpenAIReasoningServer(SCRIPT) as server:
+            monkeypatch.setenv("OPENAI_API_KEY", "test")
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            assert self.ask(index, "--model", "openai:gpt-5-mini") == 0
+            assert json.loads(capsys.readouterr().out)["answer"] == "Portsmouth"
+            assert self.ask(index, "--model", server.url) == 0
