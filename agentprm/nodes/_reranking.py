@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from langchain_core.documents.compressor import BaseDocumentCompressor
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableLambda
 
 from agentprm.budget import SearchBudget, Usage, add_usage, metered
 from agentprm.errors import ConfigurationError
@@ -92,7 +92,7 @@ def compressor_of(reranker: Any) -> BaseDocumentCompressor:
         return reranker
     if isinstance(reranker, BaseCrossEncoder):
         return CrossEncoderReranker(model=reranker)
-    if isinstance(reranker, ProcessRewardModel) or (
+    if isinstance(reranker, ProcessRewardModel | RunnableLambda) or (
         callable(reranker) and not isinstance(reranker, LanguageModel | Runnable | type)
     ):
         return CriticReranker(critic=reranker)

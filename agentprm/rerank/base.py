@@ -128,6 +128,15 @@ class Reranker(BaseDocumentCompressor):
             raise ConfigurationError(f"prior_weight must be at least 0, not {self.prior_weight}.")
         return self
 
+    def __repr__(self) -> str:
+        """The settings that are not the default ones; objects by the names of their classes."""
+        own = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        shown = {
+            name: repr(value) if isinstance(value, str | int | float | tuple) else type(value).__name__
+            for name, value in own.items()
+        }
+        return f"{type(self).__name__}({', '.join(f'{name}={text:.80}' for name, text in shown.items())})"
+
     @property
     @abstractmethod
     def method(self) -> str:

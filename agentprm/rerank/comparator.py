@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
 import weakref
@@ -11,9 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from langchain_core.documents import Document
+from langchain_core.runnables import Runnable
 
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
+from agentprm.rewards.function import takes
 
 __all__ = ["Comparator", "Comparison", "FunctionComparator", "Policy", "comparison_of"]
 
@@ -103,7 +106,8 @@ class FunctionComparator(Comparator):
 
     Args:
         function: From query and two documents to the probability that the first is better, which lies
-            in [0, 1]; `None` is an unusable answer.
+            in [0, 1]; `None` is an unusable answer. It may be async, or a runnable, which gets
+            `{"query": …, "first": …, "second": …}`.
         afunction: Async twin; without it `function` runs in a thread.
         width: Calls at a time.
         both_orders: The function depends on the order of its documents: it is asked in both.
@@ -117,15 +121,23 @@ class FunctionComparator(Comparator):
 
     def __init__(
         self,
-        function: Callable[[str, Document, Document], float | None],
+        function: Callable[[str, Document, Document], Any] | Runnable[Any, Any],
         *,
         afunction: Callable[[str, Document, Document], Awaitable[float | None]] | None = None,
         width: int = 8,
         both_orders: bool = False,
         policy: Policy = "mean",
     ) -> None:
-        if not callable(function):
-            raise ConfigurationError(f"A {type(function).__name__} is no function of query, a and b.")
+        if isinstance(function, Runnable):
+            function, afunction = _as_functions(function)
+        elif inspect.iscoroutinefunction(function):
+            function, afunction = _only_async(function), function
+        if not callable(function) or not takes(function, "", None, None):
+            raise ConfigurationError(
+                f"A {type(function).__name__} is no function of a query and two documents."
+                if not callable(function)
+                else f"{function!r:.200} must take three arguments: a query and two documents."
+            )
         if width < 1:
             raise ConfigurationError(f"width must be at least 1, not {width}.")
         self._function, self._afunction = function, afunction
@@ -159,6 +171,26 @@ class FunctionComparator(Comparator):
         if self._both_orders:
             return comparison_of(answers[0], answers[1], self.policy)
         return Comparison(0.5, 1, 1) if answers[0] is None else Comparison(answers[0], 1)
+
+
+def _as_functions(judge: Runnable[Any, Any]) -> tuple[Callable[..., Any], Callable[..., Awaitable[Any]]]:
+    def sync(query: str, first: Document, second: Document) -> Any:
+        return judge.invoke({"query": query, "first": first, "second": second})
+
+    async def on_loop(query: str, first: Document, second: Document) -> Any:
+        return await judge.ainvoke({"query": query, "first": first, "second": second})
+
+    return sync, on_loop
+
+
+def _only_async(function: Callable[..., Any]) -> Callable[..., Any]:
+    def refuse(query: str, first: Document, second: Document) -> Any:
+        raise ConfigurationError(
+            f"{function.__name__} is async. Rank with acompress_documents (ainvoke of a graph), or pass a "
+            "function that is not."
+        )
+
+    return refuse
 
 
 def usable(answer: Any) -> float | None:

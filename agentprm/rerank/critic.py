@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
 from pydantic import model_validator
 from typing_extensions import TypedDict
 
@@ -16,6 +17,7 @@ from agentprm.rerank._asking import shown
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 from agentprm.rewards import ProcessRewardModel, RewardStep, check_scores
+from agentprm.rewards.function import takes
 
 __all__ = ["Critic", "CriticReranker", "CriticState"]
 
@@ -49,7 +51,8 @@ class CriticReranker(PointwiseReranker):
 
     Args:
         critic: A `ProcessRewardModel`, or a function of state, query and a list of passages to their
-            scores, sync or async. A sync function runs in a thread on the async path.
+            scores, sync or async, or a `RunnableLambda`, which gets them by these names (`state`, `query`,
+            `documents`). A sync function runs in a thread on the async path.
         state: The state; by default the query is the whole question.
         max_chars: Where a passage is cut for a reward model.
     """
@@ -60,7 +63,9 @@ class CriticReranker(PointwiseReranker):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not isinstance(self.critic, ProcessRewardModel) and not callable(self.critic):
+        if not isinstance(self.critic, ProcessRewardModel | RunnableLambda) and not (
+            callable(self.critic) and takes(self.critic, {}, "", [])
+        ):
             raise ConfigurationError(
                 f"A {type(self.critic).__name__} is no critic. Pass an agentprm.rewards.ProcessRewardModel "
                 "or a function of state, query and documents."
@@ -86,6 +91,15 @@ class CriticReranker(PointwiseReranker):
         critic = self.critic
         if isinstance(critic, ProcessRewardModel):
             return self._reward_judge(critic, state, query)
+        if isinstance(critic, RunnableLambda):
+
+            def given(documents: list[Document]) -> dict[str, Any]:
+                return {"state": state, "query": query, "documents": documents}
+
+            async def ainvoke(documents: list[Document]) -> Any:
+                return await critic.ainvoke(given(documents))
+
+            return Assessor(lambda documents: critic.invoke(given(documents)), ainvoke)
 
         def sync(documents: list[Document]) -> Sequence[float]:
             scores = critic(state, query, documents)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from langchain_core.documents import Document
@@ -51,7 +52,7 @@ class QueryLikelihoodComparator(Comparator):
     @property
     def fingerprint(self) -> str:
         """See `Comparator.fingerprint`."""
-        digest = hashlib.sha256(repr((self.template, self.max_chars)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((astuple(self.template), self.max_chars)).encode()).hexdigest()
         return f"{type(self).__name__}/{token_of(self.model)}/{digest}"
 
     def view(self, document: Document) -> str:

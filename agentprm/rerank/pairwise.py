@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import Field, PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
@@ -19,13 +19,14 @@ from agentprm.rerank.judging import Assessor, Judging, Missing
 from agentprm.rerank.prompted import GenerationComparator, ScoringComparator
 from agentprm.rerank.tournaments import Left, Pair, Tournament, all_pairs, heapsort, sliding
 from agentprm.rerank.verdicts import VERDICTS, VerdictCache
+from agentprm.rewards.base import ProcessRewardModel
 
-__all__ = ["Aggregation", "PairwiseReranker", "as_comparator"]
+__all__ = ["PairwiseReranker", "TournamentMaker", "as_comparator"]
 
-Aggregation = Callable[[int, int, Left], Tournament]
+TournamentMaker = Callable[[int, int, Left], Tournament]
 """From the number of documents, the ranks that matter and the budget left to a tournament."""
 
-_NAMED: dict[str, Aggregation] = {
+_NAMED: dict[str, TournamentMaker] = {
     "all_pair": all_pairs,
     "heapsort": heapsort,
     "sliding": sliding,
@@ -39,8 +40,8 @@ def as_comparator(judge: Any, *, policy: Policy = "mean") -> Comparator:
     Args:
         judge: A `Comparator`, which is returned as it is; a language model or the name or folder of
             one, compared by scores if it has log-likelihoods, else by what it writes; a LangChain chat
-            model, by what it writes; a decision model of `langchain_core.decisions`; or a function, see
-            `FunctionComparator`.
+            model, by what it writes; a decision model of `langchain_core.decisions`; or a function or
+            `RunnableLambda`, see `FunctionComparator`.
         policy: How the answers in both orders become one; a comparator keeps its own.
 
     Raises:
@@ -50,7 +51,15 @@ def as_comparator(judge: Any, *, policy: Policy = "mean") -> Comparator:
         return judge
     if is_decision_model(judge):
         return DecisionComparator(judge, policy=policy)
-    if callable(judge) and not isinstance(judge, LanguageModel | BaseChatModel):
+    if isinstance(judge, type):
+        raise ConfigurationError(f"{judge.__name__} is a class; pass an object of it, {judge.__name__}(…).")
+    if isinstance(judge, ProcessRewardModel):
+        raise ConfigurationError(
+            f"A {type(judge).__name__} scores passages one by one; rank with CriticReranker(critic=reward)."
+        )
+    if isinstance(judge, RunnableLambda) or (
+        callable(judge) and not isinstance(judge, LanguageModel | Runnable)
+    ):
         return FunctionComparator(judge, policy=policy)
     model = as_language_model(judge)
     if model.capabilities.loglikelihood:
@@ -84,7 +93,7 @@ class PairwiseReranker(Reranker):
     """
 
     model: Any
-    aggregation: Literal["all_pair", "heapsort", "sliding", "active"] | Aggregation = "sliding"
+    aggregation: Literal["all_pair", "heapsort", "sliding", "active"] | TournamentMaker = "sliding"
     k: int = 10
     cache: VerdictCache | None = Field(default_factory=lambda: VERDICTS)
     _comparator: Comparator = PrivateAttr()

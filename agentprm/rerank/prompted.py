@@ -7,7 +7,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from langchain_core.documents import Document
@@ -80,7 +80,7 @@ class PromptComparator(Comparator):
 
     def _settings(self) -> tuple[Any, ...]:
         """All settings that a verdict depends on."""
-        return self.policy, self.definition, self.labels, self.template, self.max_chars
+        return self.policy, self.definition, self.labels, astuple(self.template), self.max_chars
 
     def view(self, document: Document) -> str:
         """See `Comparator.view`; here the passage as it stands in the prompt."""

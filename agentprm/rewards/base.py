@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from agentprm.budget import record
 from agentprm.errors import InputError
 from agentprm.plans import Plan, adrive, drive, wait
+from agentprm.rewards.aggregation import Aggregation
 from agentprm.rewards.prefix_memory import PrefixMemory
 
 __all__ = ["PrefixReward", "ProcessRewardModel", "RewardStep", "Trajectory"]
@@ -60,11 +61,14 @@ class ProcessRewardModel(ABC):
         space: `probability` (scores in [0, 1]) or `logit` (any real number).
         calibrated: Whether a score of .8 means right in about 80 % of the cases.
         threshold: Score below which a step is held wrong, where the reward or its calibration says so.
+        aggregation: How its authors make one score of a trajectory's steps, for `aggregate`; `None` where
+            they do not say.
     """
 
     space: Literal["probability", "logit"] = "probability"
     calibrated: bool = False
     threshold: float | None = None
+    aggregation: Aggregation | None = None
 
     @property
     def gate(self) -> float:

@@ -213,7 +213,7 @@ class Calibrated(ProcessRewardModel):
                 "one on this reward's scores."
             )
         self.reward, self.calibration = reward, calibration
-        self.threshold = calibration.threshold
+        self.threshold, self.aggregation = calibration.threshold, reward.aggregation
 
     @classmethod
     def fit(

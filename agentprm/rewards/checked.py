@@ -69,7 +69,8 @@ class Checked(ProcessRewardModel):
                 )
         self.reward, self.checkers = reward, list(checkers)
         self.space = "probability" if reward is None else reward.space
-        self.threshold = None if reward is None else reward.threshold
+        if reward is not None:
+            self.threshold, self.aggregation = reward.threshold, reward.aggregation
         self._known = PrefixMemory[list[CheckResult]](cache_size)
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentprm.rewards.aggregation import Aggregation
 from agentprm.rewards.templates import StepTemplate
 from agentprm.rewards.verdict_templates import VerdictTemplate
 
@@ -36,6 +37,6 @@ class Family:
     options: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
-    aggregate: str = "min"
+    aggregate: Aggregation = "min"
     threshold: float | None = None
     source: str = ""

@@ -35,8 +35,7 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
             template (`merge`, `references`, `principles`, `execute`, …); `template=…` replaces it.
 
     Returns:
-        The reward. It also has the attribute `family`, which names the authors' aggregation and
-        threshold.
+        The reward, with the authors' `threshold` and `aggregation`, and its `family`.
 
     Raises:
         ConfigurationError: If the family is unknown or cannot be told.
@@ -56,7 +55,7 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
         )
     reward = build(model, template=template, **arguments)
     reward.family = chosen  # type: ignore[attr-defined]
-    reward.threshold = chosen.threshold
+    reward.threshold, reward.aggregation = chosen.threshold, chosen.aggregate
     return reward
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentprm.engine.control_tokens import as_data as without_controls
+from agentprm.engine.control_tokens import as_data
 from agentprm.errors import ConfigurationError
 
 __all__ = [
@@ -26,11 +26,11 @@ __all__ = [
     "PlainSteps",
     "StepTemplate",
     "TurnSteps",
-    "as_data",
+    "without_marks",
 ]
 
 
-def as_data(tokenizer: Any, text: str, tags: Sequence[str] = ()) -> str:
+def without_marks(tokenizer: Any, text: str, tags: Sequence[str] = ()) -> str:
     """`text` with its control tokens and step tags broken up by a space, so that they stay text.
 
     Args:
@@ -39,7 +39,7 @@ def as_data(tokenizer: Any, text: str, tags: Sequence[str] = ()) -> str:
         tags: Further strings with a meaning of their own. Those of white space are shortened to one
             line break instead.
     """
-    text = without_controls(text, tokenizer)
+    text = as_data(text, tokenizer)
     for tag in sorted(tags, key=len, reverse=True):
         mark = tag.strip()
         if not mark:
@@ -118,10 +118,10 @@ class ChatSteps(StepTemplate):
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
         tags = [self.separator]
-        body = "".join(as_data(tokenizer, step, tags) + self.separator for step in steps)
+        body = "".join(without_marks(tokenizer, step, tags) + self.separator for step in steps)
         messages = [
             *_system(self.system),
-            {"role": "user", "content": as_data(tokenizer, question, tags)},
+            {"role": "user", "content": without_marks(tokenizer, question, tags)},
             {"role": "assistant", "content": body},
         ]
         text = _chat(tokenizer, messages, generate=False)
@@ -163,14 +163,14 @@ class PlainSteps(StepTemplate):
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
         tags = [self.tag] if self.tag else []
-        written = [as_data(tokenizer, step, tags) for step in steps]
+        written = [without_marks(tokenizer, step, tags) for step in steps]
         if self.number:
             written = [
                 step if re.match(r"Step \d+:", step) else f"Step {k}: {step}"
                 for k, step in enumerate(written, 1)
             ]
         body = self.joiner.join(step + self.tag for step in written)
-        head = self.head.replace("{question}", as_data(tokenizer, question, tags))
+        head = self.head.replace("{question}", without_marks(tokenizer, question, tags))
         return _encode(tokenizer, head + body, special=True)
 
 
@@ -201,11 +201,11 @@ class PieceSteps(StepTemplate):
         first = tokenizer.bos_token_id
         ids = [] if first is None else [int(first)]
         ids += _encode(
-            tokenizer, self.head.replace("{question}", as_data(tokenizer, question)), special=False
+            tokenizer, self.head.replace("{question}", without_marks(tokenizer, question)), special=False
         )
         end = _encode(tokenizer, self.separator, special=False)
         for step in steps:
-            text = as_data(tokenizer, step)
+            text = without_marks(tokenizer, step)
             parts = [part for part in text.split("\n") if part.strip()] if self.lines else [text]
             for part in parts:
                 ids += _encode(tokenizer, part, special=False) + end
@@ -235,13 +235,13 @@ class TurnSteps(StepTemplate):
 
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
-        values = {"question": as_data(tokenizer, question), "step": as_data(tokenizer, steps[0])}
+        values = {"question": without_marks(tokenizer, question), "step": without_marks(tokenizer, steps[0])}
         # Filled in one go: a question that holds "{step}" stays as it is.
         opening = re.sub(r"\{(question|step)\}", lambda match: values[match.group(1)], self.first)
         messages = [*_system(self.system), {"role": "user", "content": opening}]
         for step in steps[1:]:
             messages.append({"role": "assistant", "content": self.verdict})
-            messages.append({"role": "user", "content": as_data(tokenizer, step)})
+            messages.append({"role": "user", "content": without_marks(tokenizer, step)})
         return _encode(tokenizer, _chat(tokenizer, messages, generate=True), special=False)
 
 
@@ -278,13 +278,13 @@ class ChatPrefix(StepTemplate):
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
         values = {
-            "question": as_data(tokenizer, question),
-            "reference": as_data(tokenizer, self.references.get(question, self.missing)),
+            "question": without_marks(tokenizer, question),
+            "reference": without_marks(tokenizer, self.references.get(question, self.missing)),
         }
         user = re.sub(r"\{(question|reference)\}", lambda match: values[match.group(1)], self.user)
         messages = [*_system(self.system), {"role": "user", "content": user}]
         head = _encode(tokenizer, _chat(tokenizer, messages, generate=True), special=False)
-        body = "".join(as_data(tokenizer, step) + self.joiner for step in steps)
+        body = "".join(without_marks(tokenizer, step) + self.joiner for step in steps)
         return [*head, *_encode(tokenizer, body, special=False), int(tokenizer.eos_token_id)]
 
 
@@ -319,10 +319,10 @@ class CurrentStep(StepTemplate):
 
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
-        written = [as_data(tokenizer, step) for step in steps]
+        written = [without_marks(tokenizer, step) for step in steps]
         cut = max(0, len(written) - self.merge)
         values = {
-            "question": as_data(tokenizer, question),
+            "question": without_marks(tokenizer, question),
             "previous": self.joiner.join(written[:cut]),
             "current": self.joiner.join(written[cut:]),
         }
@@ -357,12 +357,12 @@ class Dialogue(StepTemplate):
 
     def messages(self, tokenizer: Any, question: str) -> list[dict[str, str]]:
         """The conversation up to the answer."""
-        asked = as_data(tokenizer, question) if self.question else "(no question)"
+        asked = without_marks(tokenizer, question) if self.question else "(no question)"
         return [*_system(self.system), {"role": "user", "content": asked}]
 
     def written(self, tokenizer: Any, steps: Sequence[str]) -> list[str]:
         """The steps as the answer holds them, without joiners."""
-        texts = [as_data(tokenizer, step, [self.joiner]) for step in steps]
+        texts = [without_marks(tokenizer, step, [self.joiner]) for step in steps]
         if not self.number:
             return texts
         return [

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
 
 from agentprm.budget import metered
 from agentprm.errors import CapabilityError, ConfigurationError
@@ -24,7 +25,7 @@ from agentprm.rerank import (
     as_comparator,
 )
 from agentprm.rerank.comparator import comparison_of, token_of
-from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
+from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
 
 RIVER, BRIDGE = Document("The Seine is a river.", id="r"), Document("A bridge of iron.", id="b")
 
@@ -385,3 +386,36 @@ class TestDecisions:
         monkeypatch.setitem(sys.modules, "langchain_core.decisions", None)
         with pytest.raises(CapabilityError, match="langchain-core 1"):
             DecisionComparator(object())
+
+
+def longer(query, first, second):
+    return float(len(first.page_content) > len(second.page_content))
+
+
+async def alonger(query, first, second):
+    return longer(query, first, second)
+
+
+async def test_functions_of_every_kind_compare():
+    runnable = RunnableLambda(lambda given: longer(given["query"], given["first"], given["second"]))
+    pair = [(Document("long text"), Document("text"))]
+    for judge in (longer, runnable):
+        assert as_comparator(judge).compare("q", pair)[0].p == 1.0
+    for judge in (longer, runnable, alonger):
+        assert (await as_comparator(judge).acompare("q", pair))[0].p == 1.0
+    with pytest.raises(ConfigurationError, match="ainvoke"):
+        as_comparator(alonger).compare("q", pair)
+
+
+@pytest.mark.parametrize(
+    ("judge", "match"),
+    [
+        (lambda a, b: 1.0, "three arguments"),
+        (FakeReward(), "CriticReranker"),
+        (FakeReward, "is a class"),
+        (3, "no language model"),
+    ],
+)
+def test_what_cannot_compare_is_refused_with_the_way_out(judge, match):
+    with pytest.raises(ConfigurationError, match=match):
+        as_comparator(judge)

@@ -3,7 +3,10 @@
 import asyncio
 
 import pytest
+from langchain_core.runnables import RunnableLambda
 
+from agentprm.errors import ConfigurationError
+from agentprm.nodes import Rerank
 from agentprm.rerank.critic import CriticReranker
 from agentprm.rewards.base import RewardStep
 from agentprm.testing import FakeReward
@@ -107,3 +110,21 @@ def test_a_critic_that_fails_on_one_passage_does_not_lose_the_list():
 def test_what_is_no_critic_is_refused():
     with pytest.raises(ValueError, match="no critic"):
         CriticReranker(critic="name")
+
+
+async def test_a_runnable_is_a_critic():
+    critic = RunnableLambda(lambda given: [grade_in(d.page_content) for d in given["documents"]])
+    for reranker in (CriticReranker(critic=critic), Rerank(critic).reranker):
+        ranked = reranker.compress_documents(documents([1, 3, 2]), "q")
+        assert [grade_in(d.page_content) for d in ranked] == [3, 2, 1]
+        assert await reranker.acompress_documents(documents([1, 3, 2]), "q") == ranked
+
+
+def test_a_critic_of_the_wrong_form_is_refused():
+    for critic in (lambda passage: 1.0, 3, FakeReward):
+        with pytest.raises(ConfigurationError, match="critic"):
+            CriticReranker(critic=critic)
+
+
+def test_reprs_of_rerankers_are_short():
+    assert repr(CriticReranker(critic=FakeReward(), top_n=3)) == "CriticReranker(top_n=3, critic=FakeReward)"

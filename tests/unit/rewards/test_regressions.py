@@ -262,12 +262,12 @@ def test_separators_in_a_text_are_data(classes, words, tokenizer):
 
 
 def test_tags_inside_words_are_left_alone(tokenizer):
-    from agentprm.rewards.templates import as_data
+    from agentprm.rewards.templates import without_marks
 
-    assert as_data(tokenizer, "руки ки. ки", [" ки"]) == "руки к и. к и"
-    assert as_data(tokenizer, "a [PRM] b", [" [PRM]"]) == "a [ PRM] b"
-    assert as_data(tokenizer, "a \n\n b\nc", ["\n\n"]) == "a\nb\nc"
-    assert as_data(tokenizer, "a\nb", ["\n\n"]) == "a\nb"
+    assert without_marks(tokenizer, "руки ки. ки", [" ки"]) == "руки к и. к и"
+    assert without_marks(tokenizer, "a [PRM] b", [" [PRM]"]) == "a [ PRM] b"
+    assert without_marks(tokenizer, "a \n\n b\nc", ["\n\n"]) == "a\nb\nc"
+    assert without_marks(tokenizer, "a\nb", ["\n\n"]) == "a\nb"
 
 
 # 11. Judge words with and without the space before them, as tokenizers of either kind have them.
