@@ -54,7 +54,7 @@ def html_page(content: str) -> Page:
     # A parser that reports events builds no tree: HTML's rules let a small page grow into a huge one.
     reader = _Reader()
     parser = HTMLParser(target=reader, recover=True, huge_tree=True, encoding="utf-8", no_network=True)
-    data = content.encode()
+    data = content.encode(errors="replace")
     for start in range(0, len(data), _PIECE):
         parser.feed(data[start : start + _PIECE])
         reader.check()

@@ -69,8 +69,8 @@ class GenPRM(VerdictTemplate):
                 if completion.finish_reason == "length":
                     break
                 text += completion.text + f"\n{_FENCE}\n"
-                code = re.findall(rf"{_FENCE}python\n(.*?)\n{_FENCE}", text, re.DOTALL)
-                output = self.execute(code[-1]) if code else "No code found."
+                code = _last_program(text)
+                output = "No code found." if code is None else self.execute(code)
                 text += f"[Code Output]\n\n{_FENCE}\n{output}\n{_FENCE}\n"
         # Without code, or with the rounds used up: decide from the analysis.
         completion = yield Stage(analysis + decide, ("</output>",), 20)
@@ -83,3 +83,12 @@ class GenPRM(VerdictTemplate):
             return only_last(None, count)
         at = matches[-1].start(1)
         return only_last(at_word(text, at, self.words), count)
+
+
+def _last_program(text: str) -> str | None:
+    """The last fenced block of Python that is closed."""
+    for block in reversed(text.split(f"{_FENCE}python\n")[1:]):
+        body, closed, _ = block.partition(f"\n{_FENCE}")
+        if closed:
+            return body
+    return None

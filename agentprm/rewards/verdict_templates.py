@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -127,7 +128,7 @@ class VerdictTemplate(ABC):
 
 def at_word(text: str, at: int, words: tuple[str, str]) -> Found:
     """A verdict word at `at`: in the case it is written in, the blank before it as part of it."""
-    value = float(text[at:].lower().startswith(words[0].lower()))
+    value = float(text[at : at + len(words[0])].lower() == words[0].lower())
     if words[0].isalpha() and words[1].isalpha():
         upper = text[at].isupper()
         words = tuple(w[:1].upper() + w[1:] if upper else w[:1].lower() + w[1:] for w in words)  # type: ignore[assignment]
@@ -237,11 +238,11 @@ class StepChecks(VerdictTemplate):
         """See `VerdictTemplate.find`."""
         words = self.words
         found: dict[int, Found] = {}
-        marks = [(m.start(), int(m.group(1))) for m in re.finditer(r"\bStep\s+(\d+)", text)]
+        marks = [(m.start(), int(m.group(1))) for m in re.finditer(r"\bStep\s+(\d{1,9})\b", text)]
         pattern = rf"\\boxed\{{\s*({re.escape(words[0])}|{re.escape(words[1])})\s*\}}"
         for order, match in enumerate(re.finditer(pattern, text, re.IGNORECASE), 1):
-            named = [number for at, number in marks if at < match.start()]
-            number = named[-1] if named else order
+            before = bisect_left(marks, (match.start(),))
+            number = marks[before - 1][1] if before else order
             if 1 <= number <= count:
                 found[number] = at_word(text, match.start(1), words)
         wrong = min((k for k, verdict in found.items() if verdict.value == 0), default=count)

@@ -17,7 +17,7 @@ __all__ = ["Entailment", "EntailmentChecker", "read_entailment"]
 
 _MAX_PREMISES = 100
 _GRACE_S = 0.5  # Z3 keeps most of its time limits itself, and then says more
-_NAMED = re.compile(r"(?:^|[\n;])\s*([A-Za-z]+\d+)\s*:\s*([^\n;]+)")
+_NAMED = re.compile(r"(?:^|[\n;])[ \t]*([A-Za-z]+\d+)[ \t]*:([^\n;]+)")
 _STEP = re.compile(
     r"^(?P<names>[A-Za-z]+\d+(?:\s*(?:&|,|and)\s*[A-Za-z]+\d+)*)\s*->\s*"
     r"(?:(?P<name>[A-Za-z]+\d*)\s*:)?(?P<rest>.*)$"

@@ -90,7 +90,7 @@ def _programs(text: str) -> tuple[list[str], str | None]:
             shown = None
         elif programs and (
             language == "output"
-            or (language in _OUTPUT and "[Code Output]" in text[: match.start()].rstrip()[-20:])
+            or (language in _OUTPUT and "[Code Output]" in text[max(0, match.start() - 40) : match.start()])
         ):
             shown = body
     return programs, shown

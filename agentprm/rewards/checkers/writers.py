@@ -86,7 +86,7 @@ class ProgramWriter(_Writer):
     def __call__(self, question: str, prefix: Trajectory) -> str | None:
         """A program with an assertion, or `None` if the model wrote none."""
         match = _BLOCK.search(self._reply(question, prefix))
-        if match is None or not re.search(r"^\s*assert\b", match.group(1), re.MULTILINE):
+        if match is None or not re.search(r"^[ \t]*assert\b", match.group(1), re.MULTILINE):
             return None
         return match.group(1)
 
