@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,12 @@ from agentprm.testing import (
 )
 
 QUESTION = "Where was Brunel born?"
+SCRIPT = {
+    "Step to judge": "Verdict: Yes",
+    "Known: Where": "Final answer: Portsmouth",
+    "Text:": "Portsmouth",
+    "": "Search: Where was Brunel born?",
+}
 
 
 @pytest.fixture
@@ -136,6 +143,25 @@ def test_a_chat_model_answers_with_json(graph, providers, index, capsys):
     assert captured.err == ""
 
 
+@pytest.mark.parametrize("graph", ["rag", "reasoning"])
+def test_a_reranker_orders_what_is_read(graph, providers, index, capsys):
+    providers["openai:gpt"] = ScriptedChatModel(script=SCRIPT)
+    asked = []
+
+    def compare(text: str) -> str:
+        asked.append(text)
+        return "Passage A"
+
+    providers["openai:ranker"] = ScriptedChatModel(script=compare)
+    (Path("notes") / "paris.txt").write_text("Paris, where nobody of that name was born.")
+    assert main(["index", "notes", "-o", index]) == 0
+    options = ["--model", "openai:gpt", "--reranker", "openai:ranker", "--graph", graph, "-q", "--json"]
+    capsys.readouterr()
+    assert main(["ask", QUESTION, "--index", index, *options]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["reranker"] == "openai:ranker"
+    assert any("Passage B: " in text for text in asked)
+
+
 def test_rag_takes_no_reward(providers, index, capsys):
     providers["openai:gpt"] = ScriptedChatModel(script={"": "OK"})
     options = ["--index", index, "--graph", "rag", "--model", "openai:gpt", "--reward", "judge"]
@@ -190,14 +216,6 @@ class TestConfig:
         assert "no.toml cannot be read" in capsys.readouterr().err
         assert main(["ask", QUESTION, "--config"]) == 2
         assert "expected one argument" in capsys.readouterr().err
-
-
-SCRIPT = {
-    "Step to judge": "Verdict: Yes",
-    "Known: Where": "Final answer: Portsmouth",
-    "Text:": "Portsmouth",
-    "": "Search: Where was Brunel born?",
-}
 
 
 @pytest.mark.enable_socket
