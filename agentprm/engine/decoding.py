@@ -63,7 +63,7 @@ class Sample:
         if not (full or how.params.stop or self.hear):
             return
         said = how.decode(self.prompt_ids, self.tokens)
-        answer, stopped = how.cut(said)
+        answer, stopped = how.cut(said) if how.params.stop else (said, False)
         if stopped:
             self.text, self.stopped = answer, True
         elif full:
@@ -128,7 +128,7 @@ class Samples:
         """Takes out the samples that have ended.
 
         Returns:
-            Lane in the row and computed tokens of each, to be remembered.
+            Lane in the row, and computed tokens of each, to be remembered.
         """
         ended = [(lane, sample) for lane, sample in self.alive if sample.text is not None]
         self.alive = [(lane, sample) for lane, sample in self.alive if sample.text is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -215,9 +216,7 @@ class TransformersLM(LanguageModel):
             hear = _after(f"{tag}\n", hear)
         samples = {t: [Sample(ids[t], f"{seed}/{i}/{t}", hear) for i in range(copies[t])] for t in unique}
 
-        def cut(said: str) -> tuple[str, bool]:
-            return cut_reply(said, params.stop, led=True)
-
+        cut = functools.partial(cut_reply, stop=params.stop, led=True)
         request = Request()
         items: list[Item] = []
         for text in unique:

@@ -1,14 +1,17 @@
 """Local models whose chat template opens a thought, as R1's does: prefixes and scores are answers."""
 
 import copy
+import functools
 
 import pytest
 
 from agentprm.engine.control_tokens import special_ids
-from agentprm.engine.decoding import Lane
+from agentprm.engine.decoding import Sample, Samples
+from agentprm.engine.requests import Request
 from agentprm.engine.tokenizing import PromptText
 from agentprm.lm import Prompt, SamplingParams, TransformersLM
 from agentprm.lm.listening import listening
+from agentprm.lm.reports import cut_reply
 from agentprm.replies import continued
 from agentprm.rewards import Judge, StepChecks, VerdictReward
 from agentprm.rewards.base import RewardStep
@@ -63,16 +66,17 @@ def test_samples_and_scores(models, tokenizer, thinking):
 
 
 def test_a_stop_string_ends_no_thought(thinking):
-    said = "<think>\nso\n</think>\n\nParis\nand"
-    lane, text = Lane([], "k"), PromptText(thinking)
-    for token in thinking(said, add_special_tokens=False)["input_ids"]:
-        if lane.completion is None:
-            lane.push(token, 0.0, set(), SamplingParams(max_tokens=99, stop=("\nand",)), text)
-    assert lane.completion.text == "<think>\nso\n</think>\n\nParis"
-    lane = Lane([], "k")
-    for token in thinking("<think>\nso", add_special_tokens=False)["input_ids"]:
-        lane.push(token, 0.0, set(), SamplingParams(max_tokens=99, stop=("\n",)), text)
-    assert lane.completion is None
+    def said(text, stop):
+        params = SamplingParams(max_tokens=99, stop=(stop,))
+        cut = functools.partial(cut_reply, stop=params.stop, led=True)
+        how = Samples(Request(), (), [Sample([], "k")], params, set(), PromptText(thinking).decode, cut)
+        for token in thinking(text, add_special_tokens=False)["input_ids"]:
+            if how.samples[0].text is None:
+                how.samples[0].push(token, 0.0, how)
+        return how.samples[0].text
+
+    assert said("<think>\nso\n</think>\n\nParis\nand", "\nand") == "<think>\nso\n</think>\n\nParis"
+    assert said("<think>\nso", "\n") is None
 
 
 def test_tags_of_thinking_are_text_whatever_they_are_marked_as(tokenizer):
