@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 
-from agentprm.errors import IndexCorruptError
+from agentprm.errors import IndexCorruptError, InputError
 from agentprm.forking import ForkSafeLock
+from agentprm.plain import clean_text, plain
 from agentprm.retrievers.files import storage_errors
 
-__all__ = ["DocumentTable", "Record", "TableChange"]
+__all__ = ["DocumentTable", "Record", "TableChange", "make_record"]
 
 _CHUNK = 500
 _MOST_STATED = 2**31 - 1
@@ -38,6 +39,24 @@ class Record(NamedTuple):
             IndexCorruptError: The metadata is not JSON of a dictionary.
         """
         return Document(id=self.id, page_content=self.text, metadata=_metadata(self.metadata, self.id))
+
+
+def make_record(name: str, text: str, metadata: Mapping[str, Any] | None) -> Record:
+    """The record of a document, whose text is cleaned and whose metadata is made plain; `None` is empty.
+
+    Raises:
+        InputError: The id is no valid Unicode, the text is no string, or the metadata cannot be stored; the
+            message names the document, and the key.
+    """
+    if clean_text(name) != name:  # cleaned, two ids could become one
+        raise InputError(f"The id {name!r} is not valid Unicode; use another one.")
+    if not isinstance(text, str):
+        raise InputError(f"The text of document {name!r} is a {type(text).__name__} and not a string.")
+    if not isinstance(metadata, Mapping | None):
+        kind = type(metadata).__name__
+        raise InputError(f"The metadata of document {name!r} is a {kind} and not a dictionary.")
+    values = plain(metadata or {}, f"The metadata of document {name!r}", json_only=True)
+    return Record(name, clean_text(text), json.dumps(values, ensure_ascii=False))
 
 
 class TableChange(NamedTuple):

@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from agentprm.retrievers.tables import GrowingArray
+from agentprm.retrievers.growing_array import GrowingArray
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["exact_search", "pair_scores"]

@@ -20,11 +20,11 @@ from typing import Any, Literal
 import numpy as np
 from langchain_core.documents import Document
 
-from agentprm.errors import ConfigurationError, IndexCorruptError
+from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
+from agentprm.plain import clean_text
 from agentprm.retrievers.feedback import rocchio
 from agentprm.retrievers.feedback_methods import Merge
 from agentprm.retrievers.fusion import Ranking
-from agentprm.retrievers.plain import stored_text
 from agentprm.retrievers.selectors import Selection, TopSelector
 from agentprm.retrievers.vector_index import FloatArray, VectorIndex
 
@@ -73,10 +73,7 @@ class FeatureStore:
 
     def put(self, texts: Sequence[str], kind: str, features: Sequence[str]) -> None:
         """Stores features, all or none."""
-        rows = [
-            (_digest(text), kind, stored_text(feature, "A feature"))
-            for text, feature in zip(texts, features, strict=True)
-        ]
+        rows = [(_digest(text), kind, _text(feature)) for text, feature in zip(texts, features, strict=True)]
         with closing(self._connect()) as connection, connection:
             connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", rows)
 
@@ -191,6 +188,12 @@ class FeatureFeedback:
             weights = [1 / np.log2(rank + 1) for rank, _ in ranked]
             moved = rocchio(vector, vectors, None, self._alpha, 1 - self._alpha, weights=weights)
         return index.search_vectors(moved[None, :], k, filter)[0]
+
+
+def _text(feature: Any) -> str:
+    if not isinstance(feature, str):
+        raise InputError(f"A feature is a {type(feature).__name__} and not a string.")
+    return clean_text(feature)
 
 
 def _digest(text: str) -> str:

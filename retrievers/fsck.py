@@ -19,7 +19,7 @@ from agentprm.retrievers.generations import (
 from agentprm.retrievers.index_files import inconsistencies, open_index
 from agentprm.retrievers.kept_mentions import KeptMentions
 from agentprm.retrievers.locking import FolderLock
-from agentprm.retrievers.sharding import shard_parts
+from agentprm.retrievers.sharded_store import shard_parts
 
 __all__ = ["FsckReport", "fsck", "roll_back"]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.retrievers.exact import pair_scores
-from agentprm.retrievers.tables import GrowingArray
+from agentprm.retrievers.growing_array import GrowingArray
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["MOST_RESULTS", "GpuClone", "gpu_count"]

@@ -12,9 +12,9 @@ from agentprm.errors import ConfigurationError, IndexCorruptError
 from agentprm.retrievers.document_table import DocumentTable
 from agentprm.retrievers.files import open_regular
 from agentprm.retrievers.generations import Generation
+from agentprm.retrievers.growing_array import GrowingArray
 from agentprm.retrievers.index_core import IndexCore, IndexSettings
 from agentprm.retrievers.metrics import Metric
-from agentprm.retrievers.tables import GrowingArray
 
 __all__ = ["contents", "inconsistencies", "open_index", "write_index"]
 

@@ -17,11 +17,9 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from agentprm.errors import ConfigurationError, IndexMismatchError, InputError
-from agentprm.plain import clean_text
-from agentprm.retrievers.document_table import Record
+from agentprm.retrievers.document_table import Record, make_record
 from agentprm.retrievers.filters import Filter
 from agentprm.retrievers.metrics import Metric, prepare, relevance_fn
-from agentprm.retrievers.plain import metadata_json, stored_text
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["Hit", "VectorSearchStore", "check_k", "listed_ids"]
@@ -431,12 +429,7 @@ def _records(
         name = str(uuid.uuid4()) if own is None else str(own)
         if not name:
             raise InputError("An id is empty; leave it out (None) to get a random one.")
-        if clean_text(name) != name:  # cleaned, two ids could become one
-            raise InputError(f"The id {name!r} is not valid Unicode; use another one.")
-        try:
-            rows.append(Record(name, stored_text(text, "The text"), metadata_json(metadata)))
-        except InputError as error:
-            raise InputError(f"Document {name!r}: {error}") from None
+        rows.append(make_record(name, text, metadata))
     return rows
 
 

@@ -113,7 +113,7 @@ def _build(
 
 def check_index_target(target: Path) -> None:
     """Refuses an unusable index folder before the long work."""
-    from agentprm.retrievers.bulk import holds_only_index
+    from agentprm.retrievers.building import holds_only_index
 
     if target.is_dir():
         if not holds_only_index(target, opening.NOTE):

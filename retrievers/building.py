@@ -24,14 +24,14 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, IndexMismatchError, InputError
-from agentprm.retrievers.document_table import Record
+from agentprm.plain import clean_text
+from agentprm.retrievers.document_table import Record, make_record
 from agentprm.retrievers.faiss_store import FaissStore
 from agentprm.retrievers.files import refuse_link, storage_errors
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
 from agentprm.retrievers.generations import current_pointer, is_own_name
 from agentprm.retrievers.locking import FolderLock
 from agentprm.retrievers.metrics import Metric, check_metric
-from agentprm.retrievers.plain import metadata_json, stored_text
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["BuildProgress", "build_index", "holds_only_index"]
@@ -426,10 +426,9 @@ def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document
 
 
 def _record(document: Document) -> Record:
-    try:
-        text = stored_text(document.page_content, "The text of a document")
-        metadata = metadata_json(document.metadata)
-    except InputError as error:
-        name = document.id or document.metadata.get("source") or document.page_content[:40]
-        raise InputError(f"Document {name!r}: {error}") from None
-    return Record(document.id or sha256(f"{text}\0{metadata}".encode()).hexdigest()[:32], text, metadata)
+    """The record of a document; without an id, one is made of its text and metadata."""
+    if document.id:
+        return make_record(document.id, document.page_content, document.metadata)
+    name = document.metadata.get("source") or document.page_content[:40]
+    record = make_record(clean_text(str(name)), document.page_content, document.metadata)
+    return record._replace(id=sha256(f"{record.text}\0{record.metadata}".encode()).hexdigest()[:32])

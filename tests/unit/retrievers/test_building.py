@@ -15,7 +15,7 @@ from agentprm.errors import (
     StorageError,
 )
 from agentprm.retrievers import FaissStore, build_index, fsck
-from agentprm.retrievers.bulk import holds_only_index
+from agentprm.retrievers.building import holds_only_index
 
 
 class Killed(Exception):
@@ -163,11 +163,11 @@ def test_a_full_disk_loses_nothing(tmp_path, embedding, monkeypatch, where):
             if len(calls) == 4:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("agentprm.retrievers.bulk.os.fsync", full)
+        monkeypatch.setattr("agentprm.retrievers.building.os.fsync", full)
     else:
         connect = sqlite3.connect
         monkeypatch.setattr(
-            "agentprm.retrievers.bulk.sqlite3.connect", lambda *a, **o: connect(*a, factory=Full, **o)
+            "agentprm.retrievers.building.sqlite3.connect", lambda *a, **o: connect(*a, factory=Full, **o)
         )
     first = Counting(embedding)
     with pytest.raises(StorageError, match=r"is full: free some space.*the same call goes on") as caught:
@@ -194,7 +194,7 @@ def test_a_failing_disk_is_no_damage_and_damage_is_none_of_the_disk(tmp_path, em
 
     connect = sqlite3.connect
     monkeypatch.setattr(
-        "agentprm.retrievers.bulk.sqlite3.connect", lambda *a, **o: connect(*a, factory=Failing, **o)
+        "agentprm.retrievers.building.sqlite3.connect", lambda *a, **o: connect(*a, factory=Failing, **o)
     )
     with pytest.raises(StorageError, match=r"disk I/O error.*check the disk") as caught:
         build_index(tmp_path, documents(20), embedding)

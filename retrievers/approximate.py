@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
 from agentprm.retrievers.exact import pair_scores
+from agentprm.retrievers.growing_array import GrowingArray
 from agentprm.retrievers.metrics import Metric, faiss_metric
-from agentprm.retrievers.tables import GrowingArray
 from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = ["ApproximateIndex", "canonical_factory", "first_line", "is_flat"]
