@@ -81,15 +81,17 @@ def share_usage(usage: Usage, parts: int) -> list[Usage]:
 
 
 class _Meter:
-    """A `Usage` that several threads may add to."""
+    """A `Usage` that several threads may add to; `untold` is what of it callbacks do not know yet."""
 
     def __init__(self) -> None:
-        self.usage = empty_usage()
+        self.usage, self.untold = empty_usage(), empty_usage()
         self._lock = ForkSafeLock()
 
-    def add(self, amount: Usage) -> None:
+    def add(self, amount: Usage, *, told: bool) -> None:
         with self._lock:
             self.usage = add_usage(self.usage, amount)
+            if not told:
+                self.untold = add_usage(self.untold, amount)
 
 
 _meters: ContextVar[tuple[_Meter, ...]] = ContextVar("agentprm_meters", default=())
@@ -123,8 +125,12 @@ def record(
     completion_tokens: int = 0,
     retrievals: int = 0,
     reward_calls: int = 0,
+    told: bool = False,
 ) -> None:
-    """Adds a cost to every meter of the current context; without a meter it does nothing."""
+    """Adds a cost to every meter of the current context; without a meter it does nothing.
+
+    `told` says that LangChain's callbacks know of it already, as of the requests of a chat model.
+    """
     amount = Usage(
         model_calls=int(model_calls),
         prompt_tokens=int(prompt_tokens),
@@ -135,7 +141,7 @@ def record(
         seconds=0.0,
     )
     for meter in _meters.get():
-        meter.add(amount)
+        meter.add(amount, told=told)
 
 
 @dataclass(frozen=True, repr=False)

@@ -204,6 +204,7 @@ class ChatLM(LanguageModel):
             prompt_tokens=asked,
             computed_tokens=computed,
             completion_tokens=generated,
+            told=True,
         )
         for reply in replies:
             if isinstance(reply, Exception):

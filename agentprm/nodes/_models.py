@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import copy_context
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.callbacks import (
     AsyncCallbackManager,
@@ -19,6 +19,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.config import ensure_config
 from langgraph.constants import TAG_NOSTREAM
 from pydantic import PrivateAttr
@@ -30,7 +31,9 @@ from agentprm.plans import Plan, wait
 from agentprm.prompts import finished_text, parse_finding
 from agentprm.replies import answer_span
 
-__all__ = ["AnsweringModel", "sampled"]
+__all__ = ["AnsweringModel", "reported", "sampled"]
+
+T = TypeVar("T")
 
 _ROLES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 _HELD = 20  # characters that may still turn out to be a label such as "**Final answer:**"
@@ -53,7 +56,7 @@ def sampled(
             for run in runs:
                 run.on_llm_error(error)
             raise
-        for run, result in zip(runs, _results(model, rows, meter.usage), strict=True):
+        for run, result in zip(runs, _results(model, rows, meter.untold), strict=True):
             run.on_llm_end(result)
         return rows
 
@@ -66,11 +69,47 @@ def sampled(
         except BaseException as error:
             await asyncio.gather(*(run.on_llm_error(error) for run in runs))
             raise
-        results = _results(model, rows, meter.usage)
+        results = _results(model, rows, meter.untold)
         await asyncio.gather(*(run.on_llm_end(r) for run, r in zip(runs, results, strict=True)))
         return rows
 
     return (yield from wait(sync, on_loop))
+
+
+def reported(
+    name: str, about: str, sync: Callable[[], T], on_loop: Callable[[], Awaitable[T]]
+) -> Plan[tuple[T, Usage]]:
+    """What a reward or a reranker gives, and what it cost, as a run of its own in callbacks and traces.
+
+    What local models computed for it is told as the usage of a model of that name.
+
+    Args:
+        name: Of what is run.
+        about: What the run is about: a question or a query.
+        sync: Does the work.
+        on_loop: Does it in an event loop.
+    """
+
+    def work(_: str) -> tuple[T, Usage]:
+        with metered() as meter:
+            result = sync()
+        if meter.untold["prompt_tokens"]:
+            manager = CallbackManager.configure(**_configured())
+            for run in manager.on_chat_model_start({"name": name}, [[HumanMessage(about)]]):
+                run.on_llm_end(_cost(name, meter.untold))
+        return result, meter.usage
+
+    async def work_on_loop(_: str) -> tuple[T, Usage]:
+        with metered() as meter:
+            result = await on_loop()
+        if meter.untold["prompt_tokens"]:
+            manager = AsyncCallbackManager.configure(**_configured())
+            for run in await manager.on_chat_model_start({"name": name}, [[HumanMessage(about)]]):
+                await run.on_llm_end(_cost(name, meter.untold))
+        return result, meter.usage
+
+    run: RunnableLambda[str, tuple[T, Usage]] = RunnableLambda(work, work_on_loop, name=name)
+    return (yield from wait(run.invoke, run.ainvoke, about))
 
 
 class AnsweringModel(BaseChatModel):
@@ -184,16 +223,16 @@ class AnsweringModel(BaseChatModel):
     def _written(self) -> AIMessage:
         with metered() as meter:
             rows = self.lm.sample([self.prompt], 1, self.params)
-        return self._message(rows[0][0], meter.usage)
+        return self._message(rows[0][0], meter.untold)
 
     async def _awritten(self) -> AIMessage:
         with metered() as meter:
             rows = await self.lm.asample([self.prompt], 1, self.params)
-        return self._message(rows[0][0], meter.usage)
+        return self._message(rows[0][0], meter.untold)
 
     def _message(self, completion: Completion, usage: Usage) -> AIMessage:
         self._answer = parse_finding(finished_text(completion) or completion.text)
-        return _message(self.lm, completion, None if isinstance(self.lm, ChatLM) else usage, self._answer)
+        return _message(self.lm, completion, usage, self._answer)
 
 
 def _news(text: str, said: str) -> str:
@@ -252,13 +291,22 @@ def _message(model: LanguageModel, completion: Completion, usage: Usage | None, 
     return AIMessage(
         text,
         response_metadata={"model_name": _name(model), "finish_reason": completion.finish_reason},
-        usage_metadata=usage
-        and UsageMetadata(
-            input_tokens=usage["prompt_tokens"],
-            output_tokens=usage["completion_tokens"],
-            total_tokens=usage["prompt_tokens"] + usage["completion_tokens"],
-        ),
+        usage_metadata=_metadata(usage),
     )
+
+
+def _metadata(usage: Usage | None) -> UsageMetadata | None:
+    """A cost as LangChain writes it; `None` if there is none to tell."""
+    if usage is None or not usage["model_calls"]:
+        return None
+    asked, written = usage["prompt_tokens"], usage["completion_tokens"]
+    return UsageMetadata(input_tokens=asked, output_tokens=written, total_tokens=asked + written)
+
+
+def _cost(name: str, usage: Usage) -> LLMResult:
+    """The end of a run of which only the cost is told."""
+    message = AIMessage("", response_metadata={"model_name": name}, usage_metadata=_metadata(usage))
+    return LLMResult(generations=[[ChatGeneration(message=message)]])
 
 
 def _results(model: LanguageModel, rows: Sequence[Sequence[Completion]], usage: Usage) -> list[LLMResult]:

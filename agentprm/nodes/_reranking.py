@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -11,13 +12,14 @@ from langchain_core.documents import Document
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from agentprm.budget import SearchBudget, Usage, add_usage, metered
+from agentprm.budget import SearchBudget, Usage, add_usage
 from agentprm.errors import ConfigurationError
 from agentprm.events import DocumentsReranked
 from agentprm.lm import LanguageModel
+from agentprm.nodes._models import reported
 from agentprm.nodes._node import emit
 from agentprm.nodes._tree import ancestors, reward_step
-from agentprm.plans import Plan, wait
+from agentprm.plans import Plan
 from agentprm.rerank.base import Reranker
 from agentprm.rerank.critic import CriticReranker
 from agentprm.rerank.cross_encoder import CrossEncoderReranker
@@ -59,7 +61,12 @@ def reordered(
         if budget.exhausted(spent):
             break
         judge = _bounded(_for(reranker, state, hit), budget, spent)
-        ranked, used = yield from _metered(judge, hit)
+        ranked, used = yield from reported(
+            type(judge).__name__,
+            hit.query,
+            partial(judge.compress_documents, hit.documents, hit.query),
+            partial(judge.acompress_documents, hit.documents, hit.query),
+        )
         spent = add_usage(spent, used)
         recorded = [
             _with_record(document, rank, hit.documents, judge) for rank, document in enumerate(ranked)
@@ -126,22 +133,6 @@ def _bounded(
 def _calls_each(reranker: Reranker) -> int:
     """Most model calls of one judgement; two for pairs, in both orders, unless the reranker says."""
     return max(1, int(getattr(reranker, "calls_per_judgement", 2)))
-
-
-def _metered(reranker: BaseDocumentCompressor, hit: Hits) -> Plan[tuple[Sequence[Document], Usage]]:
-    """Ranks the passages of `hit`: their new list and what it cost."""
-
-    def sync() -> tuple[Sequence[Document], Usage]:
-        with metered() as meter:
-            ranked = reranker.compress_documents(hit.documents, hit.query)
-        return ranked, meter.usage
-
-    async def on_loop() -> tuple[Sequence[Document], Usage]:
-        with metered() as meter:
-            ranked = await reranker.acompress_documents(hit.documents, hit.query)
-        return ranked, meter.usage
-
-    return (yield from wait(sync, on_loop))
 
 
 def _with_record(

@@ -12,6 +12,8 @@ from agentprm.budget import record
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import Capabilities, Completion, LanguageModel
 from agentprm.lm.listening import listener
+from agentprm.nodes import JudgeAnswer
+from agentprm.rewards import VerdictReward
 from agentprm.testing import ScriptedChatModel
 from tests.unit.world import QUESTION, chat_reply, good_reward, language_model, store
 
@@ -154,6 +156,36 @@ def test_the_cost_of_an_answer_is_told_once(streaming):
     else:
         graph.invoke({"question": "Where?"}, {"callbacks": [usage]})
     assert usage.usage_metadata["Told"]["total_tokens"] == 12
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_what_rewards_and_rerankers_have_local_models_compute_is_told(how):
+    usage = UsageMetadataCallbackHandler()
+    model = language_model()
+    graph = create_reasoning_graph(model, store(), reranker=model, k=2).compile()
+    config = {"callbacks": [usage]}
+    if how == "sync":
+        result = graph.invoke({"question": QUESTION}, config)
+    else:
+        result = asyncio.run(graph.ainvoke({"question": QUESTION}, config))
+    assert {"ScriptedLanguageModel", "PairwiseReranker", "Fused"} <= set(usage.usage_metadata)
+    told = sum(cost["input_tokens"] for cost in usage.usage_metadata.values())
+    assert told == result["prm_usage"]["prompt_tokens"]
+
+
+def test_a_judge_that_is_a_chat_model_is_told_once():
+    class Counts(GenericFakeChatModel):
+        def _generate(self, *args, **kwargs):
+            result = super()._generate(*args, **kwargs)
+            message = result.generations[0].message
+            message.usage_metadata = {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}
+            message.response_metadata["model_name"] = "counts"
+            return result
+
+    usage = UsageMetadataCallbackHandler()
+    judge = JudgeAnswer(VerdictReward(Counts(messages=iter([AIMessage("The answer is right. Yes")] * 9))))
+    judge.invoke({"question": "q", "answer": "a"}, {"callbacks": [usage]})
+    assert list(usage.usage_metadata) == ["counts"]
 
 
 def test_rewards_show_in_callbacks():
