@@ -188,6 +188,7 @@ _ANSWER_LABEL = re.compile(
     r"[\s*_#>`\"']{0,20}(?:final\s{1,4}answer|answer|finding)[\s*_`\"']{0,20}[:\uff1a][\s*_`]{0,20}",
     re.IGNORECASE,
 )
+_FIRST_QUESTION = re.compile(r"[^?\uff1f\u061f]*[?\uff1f\u061f]?")
 _MARKS = " \t\"'*`"
 
 
@@ -226,8 +227,7 @@ def _proposal(reply: str) -> Proposal | None:
     if label == "search":
         # One question; what a small model babbles after it is not part of it.
         line = rest.splitlines()[0].lstrip(_MARKS)
-        question, mark, _ = line.partition("\uff1f" if "\uff1f" in line else "?")
-        query = one_line(question + mark).rstrip("*`")
+        query = one_line(_FIRST_QUESTION.match(line)[0]).rstrip("*`")  # type: ignore[index]
         return Proposal(query=query) if re.search(r"\w", query) else None
     paragraph = re.split(r"\n[ \t]*+\n", rest, maxsplit=1)[0]
     return Proposal(final_answer=parse_finding(paragraph))

@@ -47,7 +47,8 @@ _CLOSING = r"[\p{Pe}\p{Pf}\"']"
 _SENTENCE_END = regex.compile(
     rf"(?<![.!?…])[.!?…]++{_CLOSING}*+(?=\s|\Z)"
     rf"|[[\p{{SB=STerm}}｡]--[!?]][\p{{SB=STerm}}｡.…]*+{_CLOSING}*+"
-    rf"|．(?!\p{{Nd}}){_CLOSING}*+",
+    rf"|．(?!\p{{Nd}}){_CLOSING}*+"
+    r"|(?<=[\p{Thai}\p{Lao}])(?=\s)",
     regex.V1,
 )
 
@@ -132,7 +133,7 @@ def is_unspaced(text: str) -> bool:
 def sentence_ends(text: str) -> list[int]:
     """Where sentences end: the places right behind a full stop and what closes with it.
 
-    Thai has no mark for the end of a sentence, so that none is found in it.
+    Thai and Lao have no mark for it but the blank, which parts clauses as well; each counts.
 
     Example:
         >>> sentence_ends("Pi is 3.14. 何？はい。")

@@ -9,6 +9,7 @@ from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
+from agentprm.plain import clean_text
 from agentprm.retrievers.splitting import Measure
 
 __all__ = ["SentenceTransformerEmbeddings", "token_measure"]
@@ -73,7 +74,8 @@ class SentenceTransformerEmbeddings(Embeddings):
         if not texts:
             return []
         encode = getattr(self._load(), method)
-        vectors = encode(texts, convert_to_numpy=True, show_progress_bar=False, **self._options)
+        valid = [clean_text(text) for text in texts]
+        vectors = encode(valid, convert_to_numpy=True, show_progress_bar=False, **self._options)
         rows: list[list[float]] = vectors.astype("float32").tolist()
         return rows
 

@@ -109,6 +109,7 @@ def load_folder(
     documents: list[Document] = []
     ids = _Ids()
     skipped: list[Skipped] = []
+    too_long: list[Skipped] = []
     for file in _files(root, skipped):
         source = file.name if file == root else file.relative_to(root).as_posix()
         found: list[Document] = []
@@ -120,8 +121,9 @@ def load_folder(
                 document.id = ids.distinct(str(document.id), source)
                 found.append(document)
         if measure is not None and (reason := _cut_short(found, measure)):
-            skipped.append(Skipped(source, reason))
+            too_long.append(Skipped(source, reason))
         documents += found
+    skipped[:0] = too_long  # one line for each file, and easily overlooked behind many others
     for source, reason in skipped:
         _logger.warning("Skipped %s: %s.", source, reason)
     if not documents:

@@ -11,6 +11,7 @@ from agentprm.prompts import one_line
 from agentprm.rewards.base import RewardStep
 from agentprm.rewards.step_text import evidence_line
 from agentprm.state import ReasoningState, Step, open_steps, path_to
+from agentprm.text import fold
 
 __all__ = [
     "ancestors",
@@ -43,8 +44,12 @@ def new_step(step_id: str, parent: Step | None, query: str = "") -> Step:
 
 
 def same_text(left: str, right: str) -> bool:
-    """Whether two texts differ in case, white space and final punctuation only."""
-    return one_line(left).casefold().rstrip(" ?.!") == one_line(right).casefold().rstrip(" ?.!")
+    """Whether two texts differ in case, accents, white space and final punctuation only."""
+    return _compared(left) == _compared(right)
+
+
+def _compared(text: str) -> str:
+    return fold(one_line(text)).casefold().rstrip(" ?.!\u3002\u061f\u06d4\u0964\u2026")
 
 
 def concludes(state: ReasoningState, step: Step) -> bool:

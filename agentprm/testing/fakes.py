@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from langchain_core.embeddings import Embeddings
 from agentprm.budget import record
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import ProcessRewardModel, RewardStep, Trajectory
+from agentprm.text import terms
 
 __all__ = ["FakeEmbeddings", "FakeReward", "fake_store"]
 
@@ -32,8 +32,8 @@ class FakeEmbeddings(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         """Unit vector of the text's words."""
         vector = [0.0] * self.dimension
-        for word in set(re.findall(r"\w+", text.lower())):
-            if len(word) > 2:
+        for word in set(terms(text)):
+            if len(word) > 2 or not word.isascii():
                 digest = hashlib.sha256(word.encode()).digest()
                 vector[int.from_bytes(digest[:4], "big") % self.dimension] += 1.0
         norm = math.sqrt(sum(x * x for x in vector))

@@ -6,10 +6,13 @@ import pytest
 from langchain_core.documents import Document
 
 from agentprm.citations import supporting
+from agentprm.evaluation import contains_answer
+from agentprm.graphs import create_rag_graph
 from agentprm.lm.base import Completion
 from agentprm.prompts import finished_text, passage_line
 from agentprm.retrievers import FaissStore, HybridRetriever, LexicalIndex
-from agentprm.testing import FakeEmbeddings
+from agentprm.testing import FakeEmbeddings, ScriptedChatModel
+from agentprm.trace import trace_of
 
 # language, passage, question, answer
 LANGUAGES = [
@@ -36,6 +39,20 @@ def test_question_finds_its_passage_and_answer_its_citation(name, passage, quest
     assert [document.id for document in supporting(answer, DOCUMENTS, question)] == [name]
 
 
+@pytest.mark.parametrize(("name", "passage", "question", "answer"), LANGUAGES)
+def test_a_run_answers_cites_and_is_measured(name, passage, question, answer):
+    model = ScriptedChatModel(script=lambda text: answer if passage[:10] in text else "nothing")
+    retriever = HybridRetriever(
+        store=FaissStore.from_documents(DOCUMENTS, FakeEmbeddings()), lexical=LexicalIndex(DOCUMENTS), k=2
+    )
+    state = create_rag_graph(model, retriever, k=2).compile().invoke({"question": question})
+    assert [citation["doc_id"] for citation in state["citations"]] == [name]
+    trace = trace_of(state)
+    assert trace["answer"] == answer
+    assert contains_answer(f"„{trace['answer']}“ …", [answer]) == 1
+    assert contains_answer(trace["answer"], ["猫猫"]) == 0
+
+
 def test_one_character_finds_its_text():
     index = LexicalIndex([*DOCUMENTS, Document(id="cat", page_content="一只黑猫警长")])
     assert [document.id for document, _ in index.search("猫")] == ["cat"]
@@ -52,6 +69,7 @@ def test_long_passages_are_cut_between_characters_not_thrown_away(name, passage,
 def test_unfinished_text_ends_with_its_last_sentence():
     for whole, rest in (
         ("今天很好。", "我们去"),
+        ("เขาไปตลาด", " เธออยู่"),
         ("यह सच है।", " और"),
         ("هل هذا صحيح؟", " نعم"),
         ("Yes.", " And"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from agentprm.errors import ConfigurationError
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.checkers.base import CheckResult
+from agentprm.text import words
 
 __all__ = ["TableChecker"]
 
@@ -117,7 +118,7 @@ def _texts(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _plain(text: str) -> str:
-    return " " + " ".join(re.findall(r"\w+", text.lower())) + " "
+    return " " + " ".join(word.text.casefold() for word in words(text)) + " "
 
 
 def _longest(names: Sequence[str], said: str) -> set[str]:

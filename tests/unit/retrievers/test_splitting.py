@@ -102,3 +102,11 @@ def test_the_packaged_model_reads_every_chunk_whole(tmp_path):
     longest = embeddings.sentence_transformer().max_seq_length
     counts = [len(tokenizer(d.page_content, truncation=False)["input_ids"]) for d in documents]
     assert longest / 2 < max(counts) <= longest
+
+
+@pytest.mark.models
+def test_half_a_surrogate_can_be_embedded():
+    from agentprm.packaged import default_embeddings
+
+    embeddings = default_embeddings()
+    assert embeddings.embed_query("what\ud83d is it") == embeddings.embed_query("what\ufffd is it")

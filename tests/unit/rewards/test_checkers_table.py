@@ -112,3 +112,10 @@ def test_markdown_is_read_as_rows():
         ]
     ]
     assert list(read_tables("| a |\nno table")) == []
+
+
+def test_names_of_any_script_are_found():
+    checker = TableChecker([{"नाम": "ताज महल", "शहर": "आगरा"}, {"नाम": "लाल किला", "शहर": "दिल्ली"}])
+    finding = {"query": "ताज महल का शहर?", "passages": [], "thought": "आगरा", "final_answer": None}
+    assert checker.check("q", [finding]).label == "supported"
+    assert checker.check("q", [{**finding, "thought": "दिल्ली"}]).label == "refuted"
