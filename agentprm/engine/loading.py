@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from agentprm._names import model_name
 from agentprm.errors import ConfigurationError
+from agentprm.model_names import model_name
 
 __all__ = ["end_tokens", "load_model", "max_context", "resolve_dtype"]
 

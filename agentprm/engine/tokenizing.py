@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentprm._names import model_name
 from agentprm.engine.control_tokens import as_data, special_ids
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
+from agentprm.model_names import model_name
 
 if TYPE_CHECKING:
     from agentprm.lm.base import Prompt

@@ -1,4 +1,10 @@
-"""Question answering: data, metrics, runs, tables."""
+"""Measuring: questions in, runs, measures, tables.
+
+What lives where, in the order in which a table comes about: `data` reads a dataset, `runner` has a graph
+answer its questions and records each answer once, `qa` measures answers and retrieval, `rewards` reward
+models (by the definitions of the published benchmarks), `bootstrap` says how sure a difference is, `report`
+puts it into tables. It builds on the other packages; none of them builds on it.
+"""
 
 from agentprm.evaluation.bootstrap import Interval, bootstrap_difference, bootstrap_interval
 from agentprm.evaluation.data import QaDataset, QaQuestion, read_dataset

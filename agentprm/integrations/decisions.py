@@ -10,7 +10,6 @@ from typing import Any, Literal
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
-from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import (
     CapabilityError,
@@ -20,6 +19,7 @@ from agentprm.errors import (
     ParseError,
 )
 from agentprm.integrations.conversation import call_text, trajectory_of
+from agentprm.numeric import sigmoid
 from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory
 from agentprm.rewards.function import as_reward, check_scores

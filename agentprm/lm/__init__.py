@@ -54,7 +54,7 @@ def as_language_model(model: LanguageModel | BaseChatModel | str | Path | Any) -
     if _is_chat_model(model):
         return ChatLM(model)
     if isinstance(model, str | Path):
-        from agentprm.lm._http import http_address
+        from agentprm.lm.json_http import http_address
 
         if http_address(str(model)):
             from agentprm.lm.server import ServerLM

@@ -14,10 +14,10 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import SecretStr
 
 from agentprm.errors import ModelServerError, TransientModelError
-from agentprm.lm._retry import transient
 from agentprm.lm.base import SamplingParams, wish_for
 from agentprm.lm.learned import Learned
 from agentprm.lm.reports import SETTINGS, is_cut_off, refused_settings
+from agentprm.lm.retries import transient
 
 __all__ = ["Asking", "ChatLeaf", "Reply", "finish_reason", "has_schemas"]
 

@@ -16,10 +16,10 @@ from agentprm.errors import (
     ContextLengthError,
     ModelServerError,
 )
-from agentprm.lm._http import JsonHttp, served_model
-from agentprm.lm._retry import Retries
 from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices
+from agentprm.lm.json_http import JsonHttp, served_model
 from agentprm.lm.reports import content_text, is_cut_off, token_count
+from agentprm.lm.retries import Retries
 from agentprm.lm.server_chat import ChatRequests
 from agentprm.lm.token_lm import Cost, Job, TokenLM
 from agentprm.lm.token_text import LocalText, ServerText

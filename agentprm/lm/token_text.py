@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 from agentprm.engine.control_tokens import as_data
 from agentprm.engine.tokenizing import PromptText, neutral_messages
 from agentprm.errors import ModelServerError
-from agentprm.lm._http import JsonHttp, Refused
 from agentprm.lm.base import Prompt
+from agentprm.lm.json_http import JsonHttp, Refused
 from agentprm.memory import Memory
 from agentprm.replies import continued
 

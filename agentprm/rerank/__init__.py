@@ -1,4 +1,18 @@
-"""Rerankers: LangChain document compressors that judge passages with a language model."""
+"""Rerankers: LangChain document compressors that judge passages with a language model.
+
+What lives where, in the order in which an order comes about:
+
+- `base`: `Reranker`, which runs a plan sync and async and writes the record of each passage. `judging`: how
+  a plan asks an `Assessor`, within budget and deadline, whatever fails. `asking`: assessors made of a
+  language model.
+- One passage at a time: `pointwise`, the base of `query_likelihood`, `logit`, `cross_encoder` and `critic`;
+  `rubric` in stages.
+- Several at once: `setwise`, `listwise`.
+- In pairs: `comparator` is the contract; `prompted` (with `labels`), `likelihood` and `decisions` implement
+  it, and `suggest` finds out which of them suits a model. `pairwise` puts a comparator into one of the
+  `tournaments` (`budgeted` makes the most of a budget) and remembers its `verdicts`.
+- `feedback`: a reranker as the one who picks passages for relevance feedback.
+"""
 
 from agentprm.rerank.base import Ranked, Ranking, Reranker
 from agentprm.rerank.budgeted import active

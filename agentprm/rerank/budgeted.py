@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from agentprm._numbers import sigmoid
+from agentprm.numeric import sigmoid
 from agentprm.rerank.base import Ranked
 from agentprm.rerank.tournaments import Left, Pair, Tournament, checked_k, unbounded
 

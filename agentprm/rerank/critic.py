@@ -13,7 +13,7 @@ from pydantic import model_validator
 from typing_extensions import TypedDict
 
 from agentprm.errors import ConfigurationError
-from agentprm.rerank._asking import shown
+from agentprm.rerank.asking import shown
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 from agentprm.rewards import ProcessRewardModel, RewardStep, check_scores

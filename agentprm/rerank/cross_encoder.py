@@ -10,9 +10,9 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
-from agentprm._names import model_name
 from agentprm.errors import ConfigurationError, MissingDependencyError
-from agentprm.rerank._asking import shown
+from agentprm.model_names import model_name
+from agentprm.rerank.asking import shown
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 

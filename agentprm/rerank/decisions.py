@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from agentprm.budget import record
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.prompts import one_line
-from agentprm.rerank._asking import DEFINITION, shown
+from agentprm.rerank.asking import DEFINITION, shown
 from agentprm.rerank.comparator import (
     Comparator,
     Comparison,

@@ -10,12 +10,12 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Prompt, as_language_model, require
 from agentprm.memory import Memory
+from agentprm.numeric import sigmoid
 from agentprm.prompts import PROMPTS, Prompts, one_line
-from agentprm.rerank._asking import shown
+from agentprm.rerank.asking import shown
 from agentprm.rerank.comparator import Comparator, Comparison, DocumentPair, token_of
 
 __all__ = ["QueryLikelihoodComparator"]

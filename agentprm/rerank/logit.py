@@ -8,11 +8,11 @@ from typing import Any, Literal, Self
 from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
-from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
+from agentprm.numeric import sigmoid
 from agentprm.prompts import PROMPTS, Prompts, one_line
-from agentprm.rerank._asking import DEFINITION, scoring, shown
+from agentprm.rerank.asking import DEFINITION, scoring, shown
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 

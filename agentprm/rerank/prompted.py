@@ -12,11 +12,11 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError
 from agentprm.lm import ChatLM, Completion, Prompt, SamplingParams, as_language_model, require
+from agentprm.numeric import sigmoid
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, one_line
-from agentprm.rerank._asking import DEFINITION, shown
+from agentprm.rerank.asking import DEFINITION, shown
 from agentprm.rerank.comparator import (
     Comparator,
     Comparison,

@@ -10,7 +10,7 @@ from pydantic import PrivateAttr, model_validator
 
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts, one_line
-from agentprm.rerank._asking import scoring, shown
+from agentprm.rerank.asking import scoring, shown
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 

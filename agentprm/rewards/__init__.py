@@ -1,4 +1,21 @@
-"""Process reward models: score every step of a trajectory."""
+"""Process reward models: a score for every step of a trajectory.
+
+What lives where, in the order in which a score comes about:
+
+- `base`: the contract `ProcessRewardModel`, and `PrefixReward`, its short form for rewards of one's own.
+- `registry`, `family`, `known_families`, `loading`: from a name to a reward, `load_reward`. `default`: the
+  reward of a model that was given none. `function`: functions as rewards, and the check of what any
+  reward gives.
+- `step_text`: a step as text. `templates`: texts as the tokens that a reward was trained on;
+  `verdict_templates`, `graded_templates`, `genprm`: as prompts that ask for a verdict.
+- `prefix_memory`: what is known of a prefix already. `step_reward`: everything that is scored as text.
+- `local_reward` and `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
+  off a model in this process, whose parts `checkpoints`, `adapters` and `heads` load. `served_reward`,
+  `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
+- `verdict`: written by a model. `likelihood`: from likelihoods, without training.
+- `fused`, `checked` (with `checkers`), `calibration` (with `separation`): rewards around rewards.
+- `aggregation`: from the scores of steps to one of a trajectory. `labels`: from labelled steps to training.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, InputError
+from agentprm.numeric import sigmoid
 from agentprm.rewards.base import ProcessRewardModel, Trajectory
 from agentprm.rewards.separation import best_threshold
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from agentprm._numbers import sigmoid
 from agentprm.errors import ConfigurationError, InputError
+from agentprm.numeric import sigmoid
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories, step_key
 from agentprm.rewards.checkers.base import Checker, CheckResult
 from agentprm.rewards.prefix_memory import PrefixMemory

@@ -21,9 +21,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig
 from transformers.utils import cached_file
 
-from agentprm._names import model_name
 from agentprm.engine.loading import load_model, resolve_dtype
 from agentprm.errors import ConfigurationError
+from agentprm.model_names import model_name
 from agentprm.rewards.adapters import base_name, merge_adapter
 
 __all__ = ["load_backbone", "load_causal", "load_head", "read_config"]

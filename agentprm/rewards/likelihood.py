@@ -13,9 +13,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from agentprm._numbers import sigmoid
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
+from agentprm.numeric import sigmoid
 from agentprm.prompts import PROMPTS, Prompts, joined, known_text, one_line
 from agentprm.rewards.base import PrefixReward, Trajectory
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
+from agentprm.numeric import sigmoid
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.local_reward import LocalReward, check_limits, in_thread
 from agentprm.rewards.step_reward import Overflow, Wanted, fits_context

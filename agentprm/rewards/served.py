@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from agentprm._numbers import sigmoid
 from agentprm.background import all_of, run
 from agentprm.engine.tokenizing import load_tokenizer
 from agentprm.errors import ConfigurationError, ModelServerError
-from agentprm.lm._http import JsonHttp, served_model
-from agentprm.lm._retry import Retries
+from agentprm.lm.json_http import JsonHttp, served_model
+from agentprm.lm.retries import Retries
 from agentprm.lm.server import ServerLM
 from agentprm.lm.token_lm import Cost
 from agentprm.lm.vllm import VllmEngine
+from agentprm.numeric import sigmoid
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_reward import Overflow
 from agentprm.rewards.step_text import StepWriter

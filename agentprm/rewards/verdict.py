@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agentprm._numbers import sigmoid
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
+from agentprm.numeric import sigmoid
 from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.prefix_memory import PrefixMemory, Recall

@@ -14,7 +14,7 @@ from typing import Any
 from agentprm.budget import Usage, empty_usage
 from agentprm.budget import record as record_usage
 from agentprm.errors import AgentPRMError, ConfigurationError, MissingDependencyError
-from agentprm.scale._backlog import Assignment, Backlog
+from agentprm.scale.backlog import Assignment, Backlog
 from agentprm.scale.base import Failure, Outcome, WorkerFactory, attempt, built, check_factory
 
 __all__ = ["RayExecutor"]

@@ -26,7 +26,7 @@ from agentprm.nodes import condense_question
 from agentprm.plain import clean_text
 from agentprm.prompts import finished_text, one_line, parse_finding, parse_proposal, passage_line
 from agentprm.replies import answer_span, begins_thinking, inert, opened_thought, without_thought
-from agentprm.rerank._asking import shown
+from agentprm.rerank.asking import shown
 from agentprm.rerank.labels import parse_label
 from agentprm.rerank.listwise import parse_permutation
 from agentprm.rerank.rubric import parse_grade

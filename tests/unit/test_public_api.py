@@ -6,6 +6,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -70,3 +72,25 @@ def test_linked_packages_know_only_their_full_name(name: str) -> None:
     """`import graphs` would load a module a second time, with classes of its own."""
     for value in vars(load(f"agentprm.{name}")).values():
         assert not str(getattr(value, "__module__", "")).startswith(f"{name}.")
+
+
+@pytest.mark.parametrize("name", ["evaluation", "rerank", "rewards", "scale"])
+def test_the_docstring_of_a_package_names_all_of_its_modules(name: str) -> None:
+    package = load(f"agentprm.{name}")
+    modules = {info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")}
+    assert package.__doc__ is not None
+    assert {module for module in modules if f"`{module}`" not in package.__doc__} == set()
+
+
+def test_no_package_hides_what_another_one_imports() -> None:
+    """A module with an underscore belongs to the package that it lies in."""
+    root = Path(agentprm.__file__).parent
+    wrong = []
+    files = [file for folder in (root, root / "graphs", root / "retrievers") for file in folder.rglob("*.py")]
+    for file in files:
+        home = file.relative_to(root).parts[0]
+        for line in re.findall(r"^\s*from (agentprm[.\w]*) import", file.read_text(), re.MULTILINE):
+            hidden = re.match(r"agentprm\.(\w+)(?:\.\w+)*?\._", line)
+            if (hidden and hidden[1] != home) or line.startswith("agentprm._"):
+                wrong.append(f"{file.relative_to(root)}: {line}")
+    assert not wrong

@@ -16,7 +16,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 from agentprm.budget import metered
 from agentprm.errors import CapabilityError, ConfigurationError, TransientModelError
 from agentprm.lm import ChatLM, LanguageModel, Prompt, SamplingParams, as_language_model, require
-from agentprm.lm._retry import Retries
+from agentprm.lm.retries import Retries
 from tests.unit.lm.toy_engine import Loopback
 
 ASK = Prompt((("system", "be brief"), ("user", "hi")))

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage
 from agentprm.errors import ContextLengthError, ModelServerError, TransientModelError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import ChatLM, Prompt, SamplingParams, ServerLM
-from agentprm.lm._retry import Retries
+from agentprm.lm.retries import Retries
 from agentprm.rewards import Judge, VerdictReward
 from agentprm.rewards.base import RewardStep
 from agentprm.testing import FakeReward, LlamaCppServer, OllamaServer, OpenAIReasoningServer, fake_store

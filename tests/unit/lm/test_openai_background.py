@@ -15,7 +15,7 @@ from agentprm.background import all_of, arun, run
 from agentprm.engine.control_tokens import as_data
 from agentprm.engine.spans import Context, sample_seed, span_of
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError
-from agentprm.lm._retry import Retries, _retry_after
+from agentprm.lm.retries import Retries, _retry_after
 
 
 async def test_sync_and_async_callers_share_one_loop():

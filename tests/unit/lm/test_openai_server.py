@@ -17,7 +17,7 @@ from agentprm.errors import (
     TransientModelError,
 )
 from agentprm.lm import Prompt, SamplingParams, ServerLM, as_language_model, require
-from agentprm.lm._retry import Retries, transient
+from agentprm.lm.retries import Retries, transient
 from tests.unit.lm.toy_engine import Loopback, ToyEngine, plain_score, vllm_answers
 
 pytestmark = pytest.mark.enable_socket

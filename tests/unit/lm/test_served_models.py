@@ -8,9 +8,9 @@ import pytest
 from agentprm.budget import metered
 from agentprm.errors import ConfigurationError, ContextLengthError, ModelServerError, TransientModelError
 from agentprm.lm import Prompt, SamplingParams, ServerLM, as_language_model
-from agentprm.lm._http import http_address
-from agentprm.lm._retry import Retries
+from agentprm.lm.json_http import http_address
 from agentprm.lm.reports import error_within, refused_settings, token_count, too_long
+from agentprm.lm.retries import Retries
 from agentprm.rewards import HttpClassifier
 from agentprm.rewards.base import RewardStep
 from agentprm.testing import LlamaCppServer, OllamaServer, OpenAIReasoningServer
@@ -313,7 +313,7 @@ def test_secrets_are_in_no_error(status):
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         for secret in (SECRET, "pa%ss", "pa%25ss", "head-secret"):
             assert secret not in "".join(chain)
-            assert secret not in repr(lm) + lm._http.base_url
+            assert secret not in repr(lm) + lm.json_http.base_url
         reward = HttpClassifier(f"{address}/classify", api_key=SECRET, max_retries=0)
         with pytest.raises(Exception, match=r"\*\*\*") as caught:
             reward.score("q", [[RewardStep(query="", passages=[], thought="t", final_answer=None)]])

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 
 from agentprm.errors import ConfigurationError, ContextLengthError, ModelServerError, TransientModelError
-from agentprm.lm._retry import Retries, transient
 from agentprm.lm.reports import error_within, too_long
+from agentprm.lm.retries import Retries, transient
 
 __all__ = ["JsonHttp", "Refused", "http_address", "served_model"]
 

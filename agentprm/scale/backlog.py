@@ -9,6 +9,8 @@ from typing import Any
 
 from agentprm.scale.base import Outcome
 
+__all__ = ["Assignment", "Backlog"]
+
 
 @dataclass
 class Assignment:
