@@ -89,7 +89,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState[ResponseT], ContextT, Resp
         n: int = 4,
         below: float | None = 0.3,
         refine: int = 1,
-        budget: SearchBudget | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
         *,
         settings: Mapping[str, Any] | None = None,
         prompts: Prompts = PROMPTS,
@@ -101,7 +101,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState[ResponseT], ContextT, Resp
             n=n,
             below=below,
             refine=refine,
-            budget=budget or SearchBudget(),
+            budget=SearchBudget.of(budget),
             settings=dict(settings or {}),
             prompts=prompts,
         )

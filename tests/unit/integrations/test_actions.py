@@ -254,6 +254,7 @@ def test_the_next_turn_starts_afresh_and_the_reward_sees_the_conversation():
     ("budget", "sampled", "note"),
     [
         (SearchBudget(model_calls=3), 3, "budget: model_calls"),
+        ({"model_calls": 3}, 3, "budget: model_calls"),
         (SearchBudget(model_calls=0), 1, "budget: model_calls"),
         (SearchBudget(reward_calls=1), 1, "budget: reward_calls"),
         (SearchBudget(reward_calls=2), 4, "budget: reward_calls"),
@@ -349,7 +350,7 @@ def test_the_choices_can_be_drawn(capsys):
         action_trace({"messages": []})
 
 
-@pytest.mark.parametrize("wrong", [{"n": 0}, {"refine": -1}, {"below": math.nan}])
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"refine": -1}, {"below": math.nan}, {"budget": {"bugdet": 1}}])
 def test_unusable_settings(wrong):
     with pytest.raises(ConfigurationError):
         RewardGuidedActions(liking(), **wrong)
