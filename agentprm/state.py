@@ -89,12 +89,21 @@ class Step(TypedDict):
 
 
 class Citation(TypedDict):
-    """A passage that the answer rests on."""
+    """A passage that the answer rests on.
+
+    Attributes:
+        doc_id: The document's id.
+        title: Its title.
+        source: Its source.
+        text: Its text.
+        metadata: What else it says of itself in texts and numbers: page, url, …; missing if that is nothing.
+    """
 
     doc_id: str
     title: str
     source: str
     text: str
+    metadata: NotRequired[dict[str, str | int | float]]
 
 
 class Judgement(TypedDict):
@@ -288,12 +297,18 @@ def title_of(document: Document) -> str:
 
 def cite(documents: Sequence[Document]) -> list[Citation]:
     """Citations of `documents`, each once, in order."""
-    return [
-        Citation(
+    citations = []
+    for document in merge_documents([], list(documents)):
+        citation = Citation(
             doc_id=str(document.id),
             title=title_of(document),
             source=str(document.metadata.get("source", "")),
             text=document.page_content,
         )
-        for document in merge_documents([], list(documents))
-    ]
+        more = {
+            key: value
+            for key, value in document.metadata.items()
+            if key not in ("title", "source") and isinstance(value, str | int | float)
+        }
+        citations.append({**citation, "metadata": more} if more else citation)
+    return citations

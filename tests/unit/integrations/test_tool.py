@@ -43,6 +43,8 @@ def test_content_and_artifact(how, tmp_path):
         "Portsmouth\n\nSources:\n[1] Brunel (page: 3, url: https://example.org/brunel): Isambard Kingdom […]"
     )
     assert message.artifact["question"] == "Where was Brunel born?"
+    (citation,) = message.artifact["citations"]
+    assert citation["metadata"] == {"page": 3, "url": "https://example.org/brunel"}
     json.dumps(message.artifact)
     save_trace(message.artifact, tmp_path / "trace.json")
     assert load_trace(tmp_path / "trace.json")["answer"] == "Portsmouth"
