@@ -10,9 +10,9 @@ order in which data flows:
   searches and saves indexes as one, and a `store_base`, which has LangChain's methods.
 - An index: `index_core` keeps vectors and keys (`growing_array`), documents (`document_table`) and an index
   over the vectors (`exact`, `approximate`, `gpu`; `metrics`, `filters`) in step.
-- On disk: `index_files` and `kept_mentions` write and open the parts, `generations` switches from one state
-  to the next under a lock (`locking`), `fingerprint` knows the embeddings, `fsck` checks and goes back,
-  `files` opens what a stranger may have made.
+- On disk: `index_files`, `kept_mentions` and `kept_words` write and open the parts, `generations`
+  switches from one state to the next under a lock (`locking`), `fingerprint` knows the embeddings, `fsck`
+  checks and goes back, `files` opens what a stranger may have made.
 - A query finds passages: `lexical` and `bm25` by words, `hybrid` by words and vectors (`fusion`).
 - Passages lead on to others: `feedback_retriever` searches again with a method (`feedback`,
   `feedback_methods`, `features`, `links` over `mentions`, `leads` and `candidates`) on the hits that

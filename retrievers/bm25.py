@@ -5,14 +5,14 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from agentprm.forking import ForkSafeLock
 
-__all__ = ["Bm25Index"]
+__all__ = ["Bm25Index", "Segment"]
 
 _K1, _B = 0.9, 0.4  # Anserini's
 _MOST_SEGMENTS = 8
@@ -21,7 +21,7 @@ Words = Callable[[str], list[str]]
 IntArray = npt.NDArray[np.int32]
 
 
-class _Segment(NamedTuple):
+class Segment(NamedTuple):
     """Some texts.
 
     Attributes:
@@ -61,8 +61,19 @@ class Bm25Index:
     def __init__(self, words: Words) -> None:
         self._words = words
         # Replaced as a whole by every change, so that a search under way sees one state.
-        self._segments: tuple[_Segment, ...] = ()
+        self._segments: tuple[Segment, ...] = ()
         self._lock = ForkSafeLock()
+
+    @classmethod
+    def of(cls, words: Words, segment: Segment) -> Self:
+        """Index of texts whose words are known."""
+        index = cls(words)
+        index._segments = (segment,) if segment.ids else ()
+        return index
+
+    def joined(self) -> Segment:
+        """Everything in one segment."""
+        return _joined(self._segments) if self._segments else _segment([])
 
     def __len__(self) -> int:
         return sum(int(segment.alive.sum()) for segment in self._segments)
@@ -87,7 +98,7 @@ class Bm25Index:
         with self._lock:
             self._segments = tuple(self._without(segment, gone) for segment in self._segments)
 
-    def _without(self, segment: _Segment, texts: Mapping[str, str]) -> _Segment:
+    def _without(self, segment: Segment, texts: Mapping[str, str]) -> Segment:
         dead = [place for place, name in enumerate(segment.ids) if name in texts and segment.alive[place]]
         if not dead:
             return segment
@@ -133,11 +144,11 @@ class Bm25Index:
         return found[:k]
 
 
-def _frequency(segments: Sequence[_Segment], word: str) -> int:
+def _frequency(segments: Sequence[Segment], word: str) -> int:
     return sum(len(segment.postings(word)[0]) - segment.gone.get(word, 0) for segment in segments)
 
 
-def _segment(texts: Iterable[tuple[str, Mapping[str, int]]]) -> _Segment:
+def _segment(texts: Iterable[tuple[str, Mapping[str, int]]]) -> Segment:
     vocabulary: dict[str, int] = {}
     ids: list[str] = []
     numbers, places, counts, lengths = array("i"), array("i"), array("i"), array("i")
@@ -164,15 +175,15 @@ def _sorted(
     counts: IntArray,
     lengths: IntArray,
     alive: npt.NDArray[np.bool_],
-) -> _Segment:
+) -> Segment:
     """Segment of postings in any order."""
     order = np.argsort(numbers, kind="stable")
     starts = np.zeros(len(vocabulary) + 1, dtype=np.int64)
     np.cumsum(np.bincount(numbers, minlength=len(vocabulary)), out=starts[1:])
-    return _Segment(ids, vocabulary, starts, places[order], counts[order], lengths, alive, {})
+    return Segment(ids, vocabulary, starts, places[order], counts[order], lengths, alive, {})
 
 
-def _joined(segments: Sequence[_Segment]) -> _Segment:
+def _joined(segments: Sequence[Segment]) -> Segment:
     """One segment of what is alive in several."""
     vocabulary: dict[str, int] = {}
     ids: list[str] = []

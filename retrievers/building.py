@@ -78,8 +78,8 @@ def build_index(
     Every batch is checkpointed under `path/building`. A build that is killed goes on from there when it
     is called again. Where an index of the same embeddings and metric is there, the vectors of its texts are
     taken over, under whatever id; so only what is new or has changed is embedded, and what is no longer
-    given is dropped. The index itself appears at the end, atomically, with the titles for link feedback,
-    and replaces one that was there.
+    given is dropped. The index itself appears at the end, atomically, with the titles for link feedback
+    and the words for hybrid search, and replaces one that was there.
 
     Args:
         path: The index folder.
@@ -166,7 +166,7 @@ def _assembled(stage: _Staging, rows: npt.NDArray[np.int64], store: FaissStore) 
             [json.loads(r.metadata) for r in records],
             ids=[r.id for r in records],
         )
-    _ = store.mentions  # collects the titles now, and not in every process that opens the folder
+    _ = store.mentions, store.lexical  # collected now, and not in every process that opens the folder
     return store
 
 

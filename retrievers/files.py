@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from agentprm.errors import IndexCorruptError, StorageError
 
-__all__ = ["create_file", "open_regular", "read_bounded", "refuse_link", "storage_errors"]
+__all__ = ["create_file", "open_regular", "read_array", "read_bounded", "refuse_link", "storage_errors"]
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -54,6 +57,44 @@ def read_bounded(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"longer than {limit} bytes", str(path))
     return data
+
+
+def read_array(
+    path: Path, shape: tuple[int, ...] | None, dtype: np.dtype[Any], mmap: bool
+) -> npt.NDArray[Any]:
+    """An array whose header says the wanted type and shape, and whose file is as long as they ask.
+
+    Args:
+        path: The file.
+        shape: What it must be; `None` for one dimension of any length.
+        dtype: Type of the numbers.
+        mmap: Leave it on disk.
+
+    Raises:
+        IndexCorruptError: It is another array, or none.
+    """
+    try:
+        with open_regular(path) as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("of another format version")
+            found, fortran, stored = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+            size = path.stat().st_size - start
+            expected = found if shape is None and len(found) == 1 else shape
+            if (
+                found != expected
+                or fortran
+                or stored != dtype
+                or size != dtype.itemsize * int(np.prod(found))
+            ):
+                raise ValueError("it does not fit the manifest")
+            if not size:
+                return np.empty(found, dtype)
+            if mmap:
+                return np.memmap(file, dtype, "r", start, found)
+            return np.frombuffer(file.read(), dtype).reshape(found)
+    except (OSError, ValueError, EOFError) as error:
+        raise IndexCorruptError(f"{path} cannot be read ({error}); restore a copy or index again.") from None
 
 
 def create_file(path: Path) -> BinaryIO:

@@ -113,4 +113,6 @@ def _check(generation: Generation, report: FsckReport) -> None:
         core = open_index(part, mmap=True)
         report.documents += len(core)
         report.problems += inconsistencies(core)
-    KeptMentions(generation).get(list)
+    kept = KeptMentions(generation)
+    kept.get(list)
+    kept.words(list)

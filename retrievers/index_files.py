@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from agentprm.errors import ConfigurationError, IndexCorruptError
 from agentprm.retrievers.document_table import DocumentTable
-from agentprm.retrievers.files import open_regular
+from agentprm.retrievers.files import read_array
 from agentprm.retrievers.generations import Generation
 from agentprm.retrievers.growing_array import GrowingArray
 from agentprm.retrievers.index_core import IndexCore, IndexSettings
@@ -81,10 +80,10 @@ def open_index(
     core = IndexCore(IndexSettings(manifest["factory"], manifest["metric"], ef_search, nprobe))
     rows, dimension = manifest["rows"], manifest.get("dimension")
     core.next_key, core.dimension = manifest["next_key"], dimension
-    core.keys = GrowingArray(_array(generation.folder / _KEYS, (rows,), np.dtype(np.int64), mmap))
+    core.keys = GrowingArray(read_array(generation.folder / _KEYS, (rows,), np.dtype(np.int64), mmap))
     shape = (rows, dimension or 0)
-    core.vectors = GrowingArray(_array(generation.folder / _VECTORS, shape, np.dtype(np.float32), mmap))
-    deleted = _array(generation.folder / _DELETED, None, np.dtype(np.int64), mmap=False)
+    core.vectors = GrowingArray(read_array(generation.folder / _VECTORS, shape, np.dtype(np.float32), mmap))
+    deleted = read_array(generation.folder / _DELETED, None, np.dtype(np.int64), mmap=False)
     core.dead = set(deleted.tolist())
     core.documents = DocumentTable(generation.folder / _DOCUMENTS)
     fits = all(0 <= row < rows for row in core.dead)
@@ -147,36 +146,3 @@ def _checked(generation: Generation) -> dict[str, Any]:
             f"The manifest of {generation.folder} is incomplete or contradicts itself; index again."
         )
     return manifest
-
-
-def _array(path: Path, shape: tuple[int, ...] | None, dtype: np.dtype[Any], mmap: bool) -> npt.NDArray[Any]:
-    """An array whose header says the wanted type and shape, and whose file is as long as they ask.
-
-    Args:
-        path: The file.
-        shape: What it must be; `None` for one dimension of any length.
-        dtype: Type of the numbers.
-        mmap: Leave it on disk.
-    """
-    try:
-        with open_regular(path) as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("of another format version")
-            found, fortran, stored = np.lib.format.read_array_header_1_0(file)
-            start = file.tell()
-            size = path.stat().st_size - start
-            expected = found if shape is None and len(found) == 1 else shape
-            if (
-                found != expected
-                or fortran
-                or stored != dtype
-                or size != dtype.itemsize * int(np.prod(found))
-            ):
-                raise ValueError("it does not fit the manifest")
-            if not size:
-                return np.empty(found, dtype)
-            if mmap:
-                return np.memmap(file, dtype, "r", start, found)
-            return np.frombuffer(file.read(), dtype).reshape(found)
-    except (OSError, ValueError, EOFError) as error:
-        raise IndexCorruptError(f"{path} cannot be read ({error}); restore a copy or index again.") from None

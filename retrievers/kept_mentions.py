@@ -13,6 +13,7 @@ from agentprm.errors import IndexCorruptError
 from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.bm25 import Bm25Index
 from agentprm.retrievers.generations import Generation
+from agentprm.retrievers.kept_words import StoredWords, write_words
 from agentprm.retrievers.lexical import text_words
 from agentprm.retrievers.mentions import MentionIndex
 
@@ -35,6 +36,7 @@ class KeptMentions:
         self._index: MentionIndex | None = None
         self._words: Bm25Index | None = None
         self._stored: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
+        self._stored_words: StoredWords | None = None
         self._digest = ""
         self._half_changed = False
         self._lock = ForkSafeLock()
@@ -45,11 +47,21 @@ class KeptMentions:
                 self._stored = np.memmap(path, dtype=np.uint8, mode="r")
             except (OSError, ValueError) as error:
                 raise IndexCorruptError(f"{path} cannot be read ({error}); index again.") from None
+        if generation is not None and StoredWords.are_in(generation):
+            self._stored_words = StoredWords(generation)
 
     @property
     def kept(self) -> bool:
         """Whether there is anything to keep up to date."""
-        return self._index is not None or self._stored is not None or self._words is not None
+        return self._has_titles or self._has_words
+
+    @property
+    def _has_titles(self) -> bool:
+        return self._index is not None or self._stored is not None
+
+    @property
+    def _has_words(self) -> bool:
+        return self._words is not None or self._stored_words is not None
 
     def get(self, documents: Callable[[], Iterable[Document]]) -> MentionIndex:
         """The index itself.
@@ -72,9 +84,12 @@ class KeptMentions:
         with self._lock:
             self._forget_half_changed()
             if self._words is None:
-                words = Bm25Index(text_words)
-                words.add(_texts(documents()))
-                self._words = words
+                if self._stored_words is not None:
+                    words = self._stored_words.load()
+                else:
+                    words = Bm25Index(text_words)
+                    words.add(_texts(documents()))
+                self._words, self._stored_words = words, None
             return self._words
 
     def change(self, removed: Iterable[Document], added: Iterable[Document]) -> bool:
@@ -87,16 +102,17 @@ class KeptMentions:
         if self._half_changed or not self.kept:
             return False
         removed, added = list(removed), list(added)
-        index = self.get(list) if self._index is not None or self._stored is not None else None
+        index = self.get(list) if self._has_titles else None
+        words = self.words(list) if self._has_words else None
         self._half_changed = True
         if index is not None:
             for document in removed:
                 index.remove(document)
             for document in added:
                 index.add(document)
-        if self._words is not None:
-            self._words.remove(_texts(removed))
-            self._words.add(_texts(added))
+        if words is not None:
+            words.remove(_texts(removed))
+            words.add(_texts(added))
         return True
 
     def confirm(self) -> None:
@@ -104,7 +120,7 @@ class KeptMentions:
         self._half_changed = False
 
     def write(self, folder: Path, documents: Callable[[], Iterable[Document]]) -> None:
-        """Writes the file of a generation, if there is anything to write.
+        """Writes the files of a generation, if there is anything to write.
 
         Args:
             folder: The folder of the generation.
@@ -114,6 +130,8 @@ class KeptMentions:
             (folder / _FILE).write_text(self.get(documents).to_json(), encoding="utf-8")
         elif self._stored is not None:
             (folder / _FILE).write_bytes(self._stored.data)
+        if self._has_words:
+            write_words(self.words(documents), folder)
 
     def _forget_half_changed(self) -> None:
         if self._half_changed:

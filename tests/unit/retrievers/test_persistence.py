@@ -223,3 +223,31 @@ def test_an_unreadable_file_is_no_raw_error(tmp_path, embedding, monkeypatch):
     monkeypatch.setattr("agentprm.retrievers.saved_store.open_index", fail)
     with pytest.raises(IndexCorruptError, match="No such file"):
         FaissStore.load(tmp_path, embedding)
+
+
+@pytest.mark.parametrize("kind", [FaissStore, ShardedFaissStore])
+def test_words_are_saved_and_kept_up_to_date(tmp_path, embedding, monkeypatch, kind):
+    """A process that opens the index collects nothing; later changes are in the next generation."""
+    store = kind(embedding)
+    names = [f"d{i}" for i in range(30)]
+    store.add_texts([f"the ferry number {i} to Lund" for i in range(30)], ids=names)
+    _ = store.lexical
+    store.delete(names[:5])
+    store.save(tmp_path)
+    first, second = kind.load(tmp_path, embedding), kind.load(tmp_path, embedding)
+    monkeypatch.setattr("agentprm.retrievers.kept_mentions._texts", None)
+    for query in ("number 17", "ferry to Lund", "number 3", "nothing"):
+        mine, theirs = (s.lexical.search(query, 40) for s in (first, store))
+        assert [(d.id, pytest.approx(score)) for d, score in mine] == [(d.id, score) for d, score in theirs]
+    monkeypatch.undo()
+    second.add_texts(["a bridge"], ids=["d7"])  # before its words were ever read
+    second.save(tmp_path)
+    again = kind.load(tmp_path, embedding)
+    assert [d.id for d, _ in again.lexical.search("bridge", 3)] == ["d7"]
+    assert "d7" not in [d.id for d, _ in again.lexical.search("ferry", 40)]
+    assert len(again.lexical.search("ferry", 40)) == 24
+    assert [d.id for d, _ in first.lexical.search("number 7", 1)] == ["d7"]
+    empty = kind(embedding)
+    _ = empty.lexical
+    empty.save(tmp_path / "empty")
+    assert kind.load(tmp_path / "empty", embedding).lexical.search("x", 3) == []

@@ -41,7 +41,7 @@ def index(tmp_path, embedding):
     store.add_texts(
         [f"text {i}" for i in range(20)], [{"n": i} for i in range(20)], ids=[f"d{i}" for i in range(20)]
     )
-    _ = store.mentions
+    _ = store.mentions, store.lexical
     store.save(tmp_path / "index")
     return tmp_path / "index"
 
@@ -53,6 +53,7 @@ def use(folder, embedding):
     store.search_batch(["text 3"], k=20, filter={"n": 1})
     list(store)
     len(store.mentions)
+    store.lexical.search("text 3", 5)
 
 
 def refused(folder, embedding, seconds=30):
@@ -209,3 +210,22 @@ def test_nothing_is_written_through_links(index, embedding, tmp_path, name):
             work()
     assert [p.name for p in outside.iterdir()] == ["file"]
     assert (outside / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("words-1.json", b"["),
+        ("words-1.json", b'{"ids": [], "words": []}'),
+        ("words-starts.npy", saved(np.save, np.array([0, 5]))),
+        ("words-places.npy", saved(np.save, np.full(40, 10**6, np.int32))),
+        ("words-places.npy", saved(np.save, np.full(40, -1, np.int32))),
+        ("words-counts.npy", saved(np.save, np.zeros(40, np.int32))),
+        ("words-lengths.npy", saved(np.save, np.full(20, -1, np.int32))),
+        ("words-lengths.npy", array({"shape": (10**12,)})),
+    ],
+)
+def test_words_that_are_none(index, embedding, name, data):
+    (index / "gen-000001" / name).write_bytes(data)
+    seal(index)
+    refused(index, embedding)
