@@ -11,7 +11,7 @@ import json
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.documents import Document
@@ -33,7 +33,9 @@ __all__ = [
     "Prompts",
     "Proposal",
     "finished_text",
+    "in_form",
     "joined",
+    "json_object",
     "known_text",
     "one_line",
     "parse_finding",
@@ -115,6 +117,7 @@ def reply_params(
     temperature: float = 0.0,
     seed: int | None = 0,
     schema: Mapping[str, Any] | None = None,
+    lines: bool = False,
 ) -> SamplingParams:
     """How to sample the reply to one of these prompts.
 
@@ -127,12 +130,13 @@ def reply_params(
         temperature: See `SamplingParams`.
         seed: See `SamplingParams`.
         schema: JSON schema of the reply, for instance `PROPOSAL`.
+        lines: It may have several lines from any model.
     """
     can = model.capabilities
-    if can.prefill:
+    if can.prefill and not lines:
         return SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=("\n",), seed=seed)
     return SamplingParams(
-        max_tokens=max(max_tokens, _ROOM),
+        max_tokens=max_tokens if can.prefill else max(max_tokens, _ROOM),
         temperature=temperature,
         seed=seed,
         schema=schema if can.structured else None,
@@ -205,7 +209,7 @@ def parse_proposal(text: str, shown: str = "") -> Proposal | None:
         shown: What the model was shown that is not ours: the question, findings and passages.
     """
     reply = clean_text(without_thought(text)).strip()
-    fields = _json_object(reply)
+    fields = json_object(reply)
     if fields is not None:
         query, answer = fields.get("search"), fields.get("final_answer")
         reply = f"Search: {query}" if query else f"Final answer: {answer}" if answer else ""
@@ -240,7 +244,7 @@ def parse_finding(text: str) -> str:
     only text is taken.
     """
     reply = clean_text(without_thought(text)).strip()
-    fields = _json_object(reply)
+    fields = json_object(reply)
     if fields is not None and len(fields) == 1 and isinstance(value := next(iter(fields.values())), str):
         reply = value.strip()
     label = _ANSWER_LABEL.match(reply)
@@ -255,11 +259,11 @@ def _unquoted(line: str) -> str:
     return line if any(mark in inner for mark in set(line) & set('"*`')) else inner
 
 
-def _json_object(reply: str) -> dict[str, Any] | None:
-    """The object that a reply consists of, in a code fence or not."""
-    body = reply
-    if reply.startswith("```"):
-        body = reply.removeprefix("```").removeprefix("json").removesuffix("```").strip()
+def json_object(reply: str) -> dict[str, Any] | None:
+    """The JSON object that a reply consists of, in a code fence or not; `None` if it is none."""
+    body = without_thought(reply).strip()
+    if body.startswith("```"):
+        body = body.removeprefix("```").removeprefix("json").removesuffix("```").strip()
     if not body.startswith("{"):
         return None
     try:
@@ -332,7 +336,40 @@ class Prompts:
         return f"PROMPTS with its own {', '.join(own)}" if own else "PROMPTS"
 
 
+def in_form(prompts: Prompts, form: str | None = None, language: str | None = None) -> Prompts:
+    """The prompts with answers asked for in a form and a language of the user's.
+
+    Args:
+        prompts: Templates; `answer`, `recall` and `summarise` are changed.
+        form: Instead of a few words, for instance "one sentence" or "two paragraphs".
+        language: For instance "German".
+
+    Example:
+        >>> in_form(PROMPTS, "one sentence", "German").recall.user.splitlines()[0]
+        'Answer the question in German, in this form: one sentence.'
+    """
+    wish = f" in {one_line(language)}" if language else ""
+    wish += f", in this form: {one_line(form)}" if form else ""
+    if not wish:
+        return prompts
+    wish = wish.replace("{", "{{").replace("}", "}}")
+
+    def asked(template: ChatTemplate) -> ChatTemplate:
+        brief = next((words for words in _BRIEF if words in template.user), None)
+        if brief is None:
+            return replace(template, user=f"{template.user}\n\nAnswer{wish}.")
+        return replace(template, user=template.user.replace(brief, wish if form else brief + wish, 1))
+
+    return replace(
+        prompts,
+        answer=asked(prompts.answer),
+        recall=asked(prompts.recall),
+        summarise=asked(prompts.summarise),
+    )
+
+
 _READ = "Read the text and answer the question with a few words copied from the text."
+_BRIEF = (" with a few words copied from the text", " with a few words")
 _STEP = "Question: {question}\nKnown:\n{known}\nStep: {query}\nPassages:\n{passages}\nFinding: {thought}"
 _STEP_FIELDS = ("question", "known", "query", "passages", "thought")
 

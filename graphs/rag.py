@@ -13,6 +13,7 @@ from agentprm.budget import SearchBudget
 from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin, passages_to
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Answer, CondenseQuestion, PairwiseRerank, Retrieve, RetrieverLike
+from agentprm.nodes._form import ResponseFormat
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
 
@@ -29,6 +30,10 @@ def create_rag_graph(
     condense: LanguageModel | BaseChatModel | str | bool = False,
     budget: SearchBudget | Mapping[str, Any] | None = None,
     prompts: Prompts = PROMPTS,
+    max_tokens: int = 48,
+    form: str | None = None,
+    language: str | None = None,
+    response_format: ResponseFormat | None = None,
 ) -> StateGraph[Any, Any, Any, Any]:
     """Builds (condense) → retrieve → (rerank) → answer.
 
@@ -45,6 +50,11 @@ def create_rag_graph(
             for: with `model` (`True`) or another one; see `CondenseQuestion`.
         budget: Bounds of a run.
         prompts: Templates.
+        max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
+        form: How an answer should look, instead of a few words: "one sentence", "two paragraphs".
+        language: Language of the answer, for instance "German".
+        response_format: Schema of the answer, a pydantic model or a JSON schema: the answer is JSON, and
+            comes from a chat model that can be held to a schema.
 
     Returns:
         The uncompiled graph: input `question` or `messages`, output `answer`, `citations`,
@@ -61,6 +71,13 @@ def create_rag_graph(
         RagGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Answered
     )
     language_model = as_language_model(model)
+    answering: dict[str, Any] = {
+        "prompts": prompts,
+        "max_tokens": max_tokens,
+        "form": form,
+        "language": language,
+        "response_format": response_format,
+    }
     found, read = passages_to(k, passages, plain=5, reranked=reranker is not None)
     found = k or found  # `documents` are all that were found, though fewer may be read
     chain: list[Any] = []
@@ -70,7 +87,7 @@ def create_rag_graph(
     chain.append(Retrieve(retriever, k=found, budget=budget))
     if reranker is not None:
         chain.append(PairwiseRerank(reranker, budget=budget))
-    chain.append(Answer(language_model, passages=read, prompts=prompts, speak=True, budget=budget))
+    chain.append(Answer(language_model, passages=read, speak=True, budget=budget, **answering))
     builder.add_node("begin", begin)
     builder.add_edge(START, "begin")
     previous = "begin"

@@ -32,6 +32,7 @@ from agentprm.nodes import (
     ScoreSteps,
     SelectSteps,
 )
+from agentprm.nodes._form import ResponseFormat
 from agentprm.nodes.pairwise_rerank import pairwise_compressor
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
@@ -63,6 +64,10 @@ def create_reasoning_graph(
     seed: int | None = 0,
     budget: SearchBudget | Mapping[str, Any] | None = None,
     prompts: Prompts = PROMPTS,
+    max_tokens: int = 48,
+    form: str | None = None,
+    language: str | None = None,
+    response_format: ResponseFormat | None = None,
 ) -> StateGraph[Any, Any, Any, Any]:
     """Builds propose → retrieve → complete → score → (look ahead) → select, until answered.
 
@@ -103,6 +108,11 @@ def create_reasoning_graph(
         seed: Same seed, inputs and machine: same tree.
         budget: Bounds of a run; reaching one ends the search with the best answer so far.
         prompts: Templates.
+        max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
+        form: How an answer should look, instead of a few words: "one sentence", "two paragraphs".
+        language: Language of the answer, for instance "German".
+        response_format: Schema of the answer, a pydantic model or a JSON schema: the answer is JSON, and
+            comes from a chat model that can be held to a schema.
 
     Returns:
         The uncompiled graph: input `question` or `messages`, output `answer`, `citations`,
@@ -113,6 +123,13 @@ def create_reasoning_graph(
         ConfigurationError: If a setting is wrong, or the value function does not fit the reward's space.
     """
     language_model = as_language_model(model)
+    answering: dict[str, Any] = {
+        "prompts": prompts,
+        "max_tokens": max_tokens,
+        "form": form,
+        "language": language,
+        "response_format": response_format,
+    }
     found, read = passages_to(k, passages, plain=1, reranked=reranker is not None)
     if reward is None:
         reward = default_reward(language_model, passages=read, prompts=prompts)
@@ -169,7 +186,7 @@ def create_reasoning_graph(
         ),
     )
     builder.add_edge("refine", "retrieve")
-    builder.add_node("answer", AnswerFromSteps(language_model, prompts=prompts, speak=True, budget=budget))
+    builder.add_node("answer", AnswerFromSteps(language_model, speak=True, budget=budget, **answering))
     builder.add_conditional_edges("select", _after_selection)
     builder.add_edge("answer", END)
     return builder

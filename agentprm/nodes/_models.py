@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from agentprm.budget import Usage, metered, share_usage
 from agentprm.lm import ChatLM, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.listening import listening
 from agentprm.plans import Plan, wait
-from agentprm.prompts import finished_text, parse_finding
+from agentprm.prompts import finished_text, json_object, parse_finding
 from agentprm.replies import answer_span
 
 __all__ = ["AnsweringModel", "reported", "sampled"]
@@ -231,7 +232,9 @@ class AnsweringModel(BaseChatModel):
         return self._message(rows[0][0], meter.untold)
 
     def _message(self, completion: Completion, usage: Usage) -> AIMessage:
-        self._answer = parse_finding(finished_text(completion) or completion.text)
+        said = finished_text(completion) or completion.text
+        found = json_object(said) if self.params.schema else None
+        self._answer = json.dumps(found, ensure_ascii=False) if found is not None else parse_finding(said)
         return _message(self.lm, completion, usage, self._answer)
 
 

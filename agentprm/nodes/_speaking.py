@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.lm import LanguageModel, Prompt
+from agentprm.nodes._form import AnswerForm
 from agentprm.nodes._models import AnsweringModel
 from agentprm.plans import Plan, wait
 from agentprm.prompts import reply_params
@@ -17,9 +18,11 @@ from agentprm.state import ReasoningState
 __all__ = ["spoken", "written_answer"]
 
 
-def written_answer(model: LanguageModel, prompt: Prompt, max_tokens: int) -> Plan[AIMessage]:
+def written_answer(
+    model: LanguageModel, prompt: Prompt, max_tokens: int, form: AnswerForm
+) -> Plan[AIMessage]:
     """The answer that `model` writes to `prompt`, as the message that is streamed."""
-    params = reply_params(model, max_tokens=max_tokens)
+    params = reply_params(model, max_tokens=max_tokens, schema=form.schema(model), lines=not form.plain)
     writer = AnsweringModel(lm=model, prompt=prompt, params=params, cache=False)
     message = yield from wait(writer.invoke, writer.ainvoke, writer.messages())
     return writer.said(message)

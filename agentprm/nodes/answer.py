@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.lm import LanguageModel, as_language_model
+from agentprm.nodes._form import AnswerForm, ResponseFormat
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._speaking import spoken, written_answer
 from agentprm.prompts import PROMPTS, Prompts, one_line, passages_text
@@ -28,7 +29,11 @@ class Answer(Node):
     Args:
         model: A language model, or any LangChain chat model.
         passages: Most passages that are shown.
-        max_tokens: Most tokens of the answer.
+        max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
+        form: How an answer should look, instead of a few words: "one sentence", "two paragraphs".
+        language: Language of the answer, for instance "German".
+        response_format: Schema of the answer, a pydantic model or a JSON schema: the answer is JSON, and
+            comes from a chat model that can be held to a schema.
         prompts: Templates; `answer` and `recall` are used.
         speak: Also append the answer to `messages`, for graphs that converse.
         keys: Own names for `question`, `messages`, `documents`, `answer` and `citations`.
@@ -41,6 +46,9 @@ class Answer(Node):
         *,
         passages: int = 5,
         max_tokens: int = 48,
+        form: str | None = None,
+        language: str | None = None,
+        response_format: ResponseFormat | None = None,
         prompts: Prompts = PROMPTS,
         speak: bool = False,
         keys: Mapping[str, str] | None = None,
@@ -48,7 +56,10 @@ class Answer(Node):
         name: str = "answer",
     ) -> None:
         self.model = as_language_model(model)
-        self.passages, self.max_tokens, self.prompts, self.speak = passages, max_tokens, prompts, speak
+        self.form = AnswerForm(form, language, response_format)
+        self.form.schema(self.model)
+        self.passages, self.max_tokens, self.speak = passages, max_tokens, speak
+        self.prompts = self.form.prompts(prompts)
         super().__init__(
             name=name,
             reads=("documents",),
@@ -73,7 +84,7 @@ class Answer(Node):
             prompt = template.render(
                 prefill=prefill, passages=passages_text(documents), question=one_line(state["question"])
             )
-            message = yield from written_answer(self.model, prompt, self.setting("max_tokens"))
+            message = yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)
         answer = str(message.text)
         cited = supporting(answer, documents, state["question"])
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage
 
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, as_language_model
+from agentprm.nodes._form import AnswerForm, ResponseFormat
 from agentprm.nodes._node import Plan, emit
 from agentprm.nodes._search_node import SearchNode
 from agentprm.nodes._speaking import spoken, written_answer
@@ -24,13 +25,18 @@ __all__ = ["AnswerFromSteps"]
 class AnswerFromSteps(SearchNode):
     """Answers from the committed steps of a search; where nothing was committed, from memory.
 
-    A path that concluded has its answer already. Otherwise one call sums up what was found. If the
+    A path that concluded has its answer already. Otherwise, and where an answer in another form is
+    asked for, one call sums up what was found. If the
     budget has no call left, the last finding is the answer. The citations are the passages that
     support the findings on the path; `documents` are all that it read.
 
     Args:
         model: A language model, or any LangChain chat model.
-        max_tokens: Most tokens of the answer.
+        max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
+        form: How an answer should look, instead of a few words: "one sentence", "two paragraphs".
+        language: Language of the answer, for instance "German".
+        response_format: Schema of the answer, a pydantic model or a JSON schema: the answer is JSON, and
+            comes from a chat model that can be held to a schema.
         prompts: Templates; `recall` and `summarise` are used.
         speak: Also append the answer to `messages`, for graphs that converse.
         keys: Own names for `question`, `messages`, `documents`, `answer` and `citations`.
@@ -42,6 +48,9 @@ class AnswerFromSteps(SearchNode):
         model: LanguageModel | BaseChatModel | str,
         *,
         max_tokens: int = 48,
+        form: str | None = None,
+        language: str | None = None,
+        response_format: ResponseFormat | None = None,
         prompts: Prompts = PROMPTS,
         speak: bool = False,
         keys: Mapping[str, str] | None = None,
@@ -49,7 +58,9 @@ class AnswerFromSteps(SearchNode):
         name: str = "answer",
     ) -> None:
         self.model = as_language_model(model)
-        self.max_tokens, self.prompts, self.speak = max_tokens, prompts, speak
+        self.form = AnswerForm(form, language, response_format)
+        self.form.schema(self.model)
+        self.max_tokens, self.prompts, self.speak = max_tokens, self.form.prompts(prompts), speak
         super().__init__(
             name=name,
             writes=("answer", "citations", "documents"),
@@ -65,7 +76,7 @@ class AnswerFromSteps(SearchNode):
         reason = state.get("prm_stop_reason", "")
         answer = path[-1]["final_answer"] if path else None
         message = AIMessage("")
-        if answer is None:
+        if answer is None or not self.form.plain:
             budget: SearchBudget = self.setting("budget")
             usage = state.get("prm_usage")
             spent = budget.exhausted(usage)
@@ -78,10 +89,9 @@ class AnswerFromSteps(SearchNode):
                     question=one_line(state["question"]),
                     known=known_text(path),
                 )
-                message = yield from written_answer(self.model, prompt, self.setting("max_tokens"))
-        answer = (
-            answer or str(message.text) or next((s["thought"] for s in reversed(path) if s["thought"]), "")
-        )
+                message = yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)
+        found = next((s["thought"] for s in reversed(path) if s["thought"]), "")
+        answer = str(message.text) or answer or found
         cited = _documents(state, path, "cited_ids")
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {

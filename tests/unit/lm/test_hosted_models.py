@@ -3,16 +3,33 @@
 import json
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage
+from pydantic import BaseModel
 
-from agentprm.errors import ContextLengthError, ModelServerError, TransientModelError
+from agentprm.errors import (
+    CapabilityError,
+    ConfigurationError,
+    ContextLengthError,
+    ModelServerError,
+    TransientModelError,
+)
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import ChatLM, Prompt, SamplingParams, ServerLM
 from agentprm.lm.retries import Retries
+from agentprm.rerank import ListwiseReranker, PairwiseReranker, SetwiseReranker
 from agentprm.rewards import Judge, VerdictReward
 from agentprm.rewards.base import RewardStep
-from agentprm.testing import FakeReward, LlamaCppServer, OllamaServer, OpenAIReasoningServer, fake_store
+from agentprm.testing import (
+    FakeReward,
+    LlamaCppServer,
+    OllamaServer,
+    OpenAIReasoningServer,
+    ScriptedChatModel,
+    ScriptedLanguageModel,
+    fake_store,
+)
 
 openai = pytest.importorskip("langchain_openai")
 ollama = pytest.importorskip("langchain_ollama")
@@ -127,6 +144,86 @@ def test_a_judge(served):
     reward = VerdictReward(model, Judge())
     step = RewardStep(query="", passages=[], thought="t", final_answer=None)
     assert reward.score("q", [[step]]) == [[1.0]]
+
+
+class Place(BaseModel):
+    """Where somebody was born."""
+
+    town: str
+    county: str
+
+
+@pytest.mark.parametrize("wanted", [Place, Place.model_json_schema()])
+async def test_answers_in_a_form_of_the_users(served, wanted):
+    def script(text):
+        if "county" in text:
+            return '{"town": "Portsmouth", "county": "Hampshire"}'
+        return (
+            "In zwei Absätzen:\n\nPortsmouth."
+            if "in German, in this form: two paragraphs" in text
+            else chatty(text)
+        )
+
+    _, model = served(script)
+    store, reward = fake_store(PASSAGES), FakeReward(lambda q, steps: 0.9)
+    options = {"form": "two paragraphs", "language": "German", "max_tokens": 400}
+    graphs = [
+        create_rag_graph(model, store, **options),
+        create_reasoning_graph(model, store, reward, **options),
+    ]
+    for graph in graphs:
+        result = await graph.compile().ainvoke({"question": QUESTION})
+        assert result["answer"] == "In zwei Absätzen:\n\nPortsmouth."
+        assert result["messages"][-1].text == result["answer"]
+    for graph in (
+        create_rag_graph(model, store, response_format=wanted),
+        create_reasoning_graph(model, store, reward, response_format=wanted),
+    ):
+        result = await graph.compile().ainvoke({"question": QUESTION})
+        assert Place.model_validate_json(result["answer"]).county == "Hampshire"
+
+
+def test_forms_that_cannot_be():
+    store, lm = fake_store(PASSAGES), ScriptedLanguageModel({"": "x"})
+    with pytest.raises(CapabilityError, match="held to a schema"):
+        create_rag_graph(lm, store, response_format=Place)
+    for wrong in ({"form": ""}, {"language": 3}, {"response_format": "json"}):
+        with pytest.raises(ConfigurationError):
+            create_rag_graph(lm, store, **wrong)
+
+
+def test_a_local_model_writes_lines_if_a_form_is_asked_for():
+    asked = []
+
+    class Seeing(ScriptedLanguageModel):
+        def sample(self, prompts, n=1, params=None):
+            asked.append((prompts[0].messages[-1][1], params))
+            return super().sample(prompts, n, params)
+
+    lm = Seeing({"": "one\n\ntwo"})
+    for form, answer in ((None, "one"), ("two {odd} paragraphs", "one\n\ntwo")):
+        graph = create_rag_graph(lm, fake_store(PASSAGES), form=form, max_tokens=77).compile()
+        assert graph.invoke({"question": QUESTION})["answer"] == answer
+    assert [params.max_tokens for _, params in asked] == [77, 77]
+    assert "two {odd} paragraphs" in asked[1][0]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda m: m.bind(stop=["@"]), lambda m: m.with_retry(), lambda m: m.with_fallbacks([m])]
+)
+def test_models_in_wrappings_judge_and_answer(wrap):
+    model = wrap(ScriptedChatModel(script={"Verdict": "Verdict: Yes", "JSON": "{}", "": "Passage A"}))
+    step = RewardStep(query="", passages=[], thought="t", final_answer=None)
+    assert VerdictReward(model).score("q", [[step]]) == [[1.0]]
+    documents = [Document(id=str(i), page_content=f"text {i}") for i in range(3)]
+    for reranker in (
+        PairwiseReranker(model=model),
+        SetwiseReranker(model=model),
+        ListwiseReranker(model=model),
+    ):
+        assert len(reranker.compress_documents(documents, "q")) == 3
+    graph = create_rag_graph(model, fake_store(PASSAGES), reranker=model).compile()
+    assert graph.invoke({"question": QUESTION})["answer"] == "Passage A"
 
 
 # ------------------------------------------------------------------------ refusals
