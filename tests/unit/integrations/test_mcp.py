@@ -20,8 +20,9 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
 from agentprm.cli import main
+from agentprm.integrations import RewardGuidedActions
 from agentprm.retrievers import FaissStore
-from agentprm.testing import FakeEmbeddings
+from agentprm.testing import FakeEmbeddings, ScriptedAgentModel, calls
 
 # The command line with scripted models: everything else is real.
 SERVER = """
@@ -154,3 +155,18 @@ def test_without_mcp(monkeypatch, index, capsys):
     monkeypatch.setitem(sys.modules, "mcp.server.fastmcp", None)
     assert main(["serve", index]) == 2
     assert "pip install 'agentprm[mcp]'" in capsys.readouterr().err
+
+
+async def test_in_a_langchain_agent(index):
+    adapters = pytest.importorskip("langchain_mcp_adapters.client")
+    agents = pytest.importorskip("langchain.agents")
+    program, *arguments = command(index)
+    server = {"transport": "stdio", "command": program, "args": arguments, "env": dict(os.environ)}
+    tools = await adapters.MultiServerMCPClient({"notes": server}).get_tools()
+    question = {"question": "Where was Brunel born?"}
+    model = ScriptedAgentModel(replies=[calls(("ask", question)), "In Portsmouth."])
+    guide = RewardGuidedActions(lambda question, steps: 0.9)
+    agent = agents.create_agent(model, tools, middleware=[guide])
+    result = await agent.ainvoke({"messages": "Where was Brunel born?"})
+    assert "Sources:\n[1] Brunel (page: 3)" in result["messages"][2].text
+    assert result["messages"][-1].text == "In Portsmouth."
