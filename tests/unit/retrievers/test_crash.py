@@ -14,9 +14,12 @@ import time
 import faiss
 import numpy as np
 import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import AgentPRMError
-from agentprm.retrievers import FaissStore, ShardedFaissStore, WriterConflictError, fsck
+from agentprm.retrievers import FaissStore, ShardedFaissStore, WriterConflictError, build_index, fsck
+from agentprm.retrievers.building import holds_only_index
 from agentprm.retrievers.locking import FolderLock
 
 KILLS = int(os.environ.get("AGENTPRM_CRASH_KILLS", "40"))
@@ -110,6 +113,62 @@ def test_killed_writers_leave_the_last_committed_state(tmp_path, embedding, kind
     advance(final, committed + 1)
     final.save(tmp_path)
     assert fsck(tmp_path).leftovers == []
+
+
+class Slow(Embeddings):
+    """Embeddings that take their time and write down what they were asked."""
+
+    def __init__(self, inner, log):
+        self.inner, self.log = inner, log
+
+    def embed_query(self, text):
+        return self.inner.embed_query(text)
+
+    def embed_documents(self, texts):
+        time.sleep(0.002)
+        with self.log.open("a") as file:
+            file.writelines(f"{text}\n" for text in texts if text.startswith("text"))
+        return self.inner.embed_documents(texts)
+
+
+def test_killed_builds_lose_one_batch_at_most(tmp_path, embedding):
+    """Builds over the index before them: killed anywhere, repeated until they are done."""
+    faiss.omp_set_num_threads(1)
+    rng = random.Random(0)
+    index, log = tmp_path / "index", tmp_path / "log"
+
+    def documents(number):  # a quarter of the texts is new in each round
+        texts = [(f"d{i}", f"text {i} {(number + i) // 4}") for i in range(100)]
+        return [Document(id=name, page_content=text, metadata={"n": number}) for name, text in texts]
+
+    start = time.perf_counter()
+    build_index(index, documents(0), Slow(embedding, log), batch_size=5)
+    usual = time.perf_counter() - start
+    kills = rounds = 0
+    while kills < -(-KILLS // 4):
+        rounds += 1
+        before, wanted = ({d.id: d.page_content for d in documents(n)} for n in (rounds - 1, rounds))
+        log.write_text("")
+        found, mine = before, 0
+        while found != wanted or (index / "building").exists():
+            child = os.fork()
+            if child == 0:
+                try:
+                    build_index(index, documents(rounds), Slow(embedding, log), batch_size=5)
+                finally:
+                    os._exit(0)
+            time.sleep(rng.uniform(0, 1.5 * usual))
+            os.kill(child, signal.SIGKILL)
+            mine += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+            assert holds_only_index(index)
+            found = {d.id: d.page_content for d in FaissStore.load(index, embedding)}
+            assert found in (before, wanted)
+        asked = log.read_text().splitlines()
+        new = set(wanted.values()) - set(before.values())
+        assert set(asked) >= new
+        assert len(asked) <= len(new) + 5 * mine
+        kills += mine
+        assert fsck(index).clean
 
 
 def test_the_lock_makes_a_second_writer_wait_or_fail(tmp_path, embedding):
