@@ -32,7 +32,7 @@ from agentprm.nodes import (
     ScoreSteps,
     SelectSteps,
 )
-from agentprm.nodes._form import ResponseFormat
+from agentprm.nodes.answer_form import ResponseFormat
 from agentprm.nodes.pairwise_rerank import pairwise_compressor
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator

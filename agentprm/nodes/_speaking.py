@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.lm import LanguageModel, Prompt
-from agentprm.nodes._form import AnswerForm
 from agentprm.nodes._models import AnsweringModel
+from agentprm.nodes.answer_form import AnswerForm
 from agentprm.plans import Plan, wait
 from agentprm.prompts import reply_params
 from agentprm.state import ReasoningState

@@ -11,9 +11,9 @@ from langchain_core.messages import AIMessage
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes._form import AnswerForm, ResponseFormat
 from agentprm.nodes._node import Node, Plan, emit
 from agentprm.nodes._speaking import spoken, written_answer
+from agentprm.nodes.answer_form import AnswerForm, ResponseFormat
 from agentprm.prompts import PROMPTS, Prompts, one_line, passages_text
 from agentprm.state import ReasoningState, cite
 

@@ -11,11 +11,11 @@ from langchain_core.messages import AIMessage
 
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes._form import AnswerForm, ResponseFormat
 from agentprm.nodes._node import Plan, emit
 from agentprm.nodes._search_node import SearchNode
 from agentprm.nodes._speaking import spoken, written_answer
 from agentprm.nodes._tree import documents_of
+from agentprm.nodes.answer_form import AnswerForm, ResponseFormat
 from agentprm.prompts import PROMPTS, Prompts, known_text, one_line
 from agentprm.state import ReasoningState, Step, cite, merge_documents, path_to
 
