@@ -29,6 +29,7 @@ __all__ = [
 # Tokens of a packed row times tokens of its longest lane, per prompt token, up to which packing
 # beats a copy of the prompt's keys and values; measured by benchmarks/engine.py.
 PACKING: float = 16
+_TRIES = 16  # to make the rows of some lanes equally long
 _WORTH = 16  # shared tokens below which a pass of their own does not pay
 
 Item = Text | Samples
@@ -308,13 +309,27 @@ def pack(sizes: Sequence[int], prompt: int, max_slots: int) -> list[list[int]]:
         max_slots: Most slots of a packed row.
 
     Returns:
-        The indices of the lanes of each row.
+        The indices of the lanes of each row. The rows are about equally long, so that threads which
+        share them out have equally much to do.
     """
+    rows = _filled(sizes, prompt, max_slots - prompt)
+    if len(rows) > 1:
+        fullest = max(sum(sizes[i] for i in row) for row in rows)
+        even = -(-sum(sizes) // len(rows))
+        for bound in range(even, fullest, max(1, (fullest - even) // _TRIES)):
+            evener = _filled(sizes, prompt, bound)
+            if len(evener) == len(rows):
+                return evener
+    return rows
+
+
+def _filled(sizes: Sequence[int], prompt: int, most: int) -> list[list[int]]:
+    """One row after the other filled with lanes, the shortest first."""
     rows: list[list[int]] = []
     total = 0
     for index in sorted(range(len(sizes)), key=lambda i: sizes[i]):
         packed = total + sizes[index]
-        if rows and packed * sizes[index] <= PACKING * prompt and prompt + packed <= max_slots:
+        if rows and packed * sizes[index] <= PACKING * prompt and packed <= most:
             rows[-1].append(index)
             total = packed
         else:

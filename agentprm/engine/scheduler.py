@@ -34,6 +34,7 @@ __all__ = ["Scheduler"]
 # more at once.
 PASS = 512
 _PASSES_ON_GPU = 8  # times as many
+_FULLER = 1.25  # so much more is better than a small pass of its own
 _LOGITS = 2**26  # most logits of one pass (256 MB in fp32)
 _LINGER_S = 1.0  # starting a thread is cheap, but not as cheap as keeping it between two steps
 
@@ -236,6 +237,25 @@ class Scheduler:
         on_cpu = self.engine.device.type == "cpu"
         return (PASS * torch.get_num_threads(), PASS) if on_cpu else (PASS * _PASSES_ON_GPU,) * 2
 
+    def _shares(self, works: Sequence[Work]) -> list[int]:
+        """Most tokens that each row gives to a pass."""
+        most, most_of_row = self._most_tokens()
+        wanted = [min(work.left, most_of_row) for work in works]
+        if most == most_of_row:
+            before = itertools.accumulate(wanted, initial=0)
+            return [min(own, max(0, most - done)) for own, done in zip(wanted, before, strict=False)]
+        # Threads share out the rows. Each row gives equally much, rather than the first ones all and the
+        # last ones a rest, so that no thread waits, in this pass or in the next one.
+        if sum(wanted) <= _FULLER * most:
+            return wanted
+        left = most
+        for number, own in enumerate(sorted(wanted)):
+            share = left // (len(wanted) - number)
+            if own > share:
+                return [min(own, share) for own in wanted]
+            left -= own
+        return wanted
+
     def _pass_singly(self, decoding: Sequence[Samples], works: Sequence[Work], error: Exception) -> None:
         """After a pass that failed one for each row, so that only the one at fault suffers."""
         rows = [*(([some], []) for some in decoding), *(([], [work]) for work in works)]
@@ -254,20 +274,19 @@ class Scheduler:
         pieces: list[Piece] = [some.piece() for some in decoding]
         counts = [len(piece.ids) for piece in pieces]
         keep = list(range(sum(counts)))
-        room, most_of_row = self._most_tokens()
         at, most = len(keep), max(1, _LOGITS // self.engine.outputs)
         taken: list[tuple[Work, int]] = []
         sinks: list[tuple[int, Sink]] = []  # with the logits that they read
         ends: list[tuple[Work, int]] = []  # prompts from which samples start, with their last logits
-        for work in works:
+        for work, room in zip(works, self._shares(works), strict=True):
             readable = most - len(keep) if taken else max(1, most - len(keep))
-            piece, reads = work.take(min(room, most_of_row), readable)
+            piece, reads = work.take(room, readable)
             if not piece.ids:
                 break
             for offset, read in enumerate(reads):
                 sinks += [(len(keep), sink) for sink in read]
                 keep += [at + offset] if read else []
-            at, room = at + len(piece.ids), room - len(piece.ids)
+            at += len(piece.ids)
             if work.samples and len(piece.ids) == work.left:
                 ends.append((work, len(keep)))
                 keep.append(at - 1)

@@ -50,6 +50,31 @@ def three_threads(monkeypatch):
     monkeypatch.setattr(parallel, "_LEAST", 4)
 
 
+class Left:
+    """A row with some tokens to compute."""
+
+    def __init__(self, left):
+        self.left = left
+
+
+def test_rows_share_a_pass_so_that_no_thread_waits(models, tokenizer, monkeypatch):
+    scheduler = TransformersLM(models["llama"], tokenizer).scheduler
+    monkeypatch.setattr("agentprm.engine.scheduler.PASS", 64)
+
+    def shares(*left):
+        return scheduler._shares([Left(left) for left in left])
+
+    torch.set_num_threads(1)  # one after the other
+    assert shares(40, 40, 40) == [40, 24, 0]
+    assert shares(100, 10) == [64, 0]
+    torch.set_num_threads(2)
+    assert shares(40, 40) == [40, 40]
+    assert shares(40, 40, 40, 40) == [40, 40, 40, 40]  # a little more than a pass, rather than a rest
+    assert shares(60, 60, 60) == [42, 42, 42]  # not 60, 60 and 8
+    assert shares(5, 90, 90, 90) == [5, 41, 41, 41]  # a small one whole
+    assert shares(500) == [64]
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_nothing_changes(name, models, tokenizer, three_threads, monkeypatch):
     asks = [Prompt((("user", f"Who wrote the play number {i}? " + "north " * (i % 5)),)) for i in range(12)]

@@ -309,6 +309,14 @@ def test_packing(sizes, prompt, max_slots):
         )
 
 
+@given(st.integers(1, 30), st.integers(1, 80), st.integers(1, 900))
+def test_rows_of_equal_lanes_are_even(count, size, prompt):
+    rows = [len(row) for row in pack([size] * count, prompt, 10_000)]
+    most = max(1, 16 * prompt // size**2)  # lanes of a row
+    assert len(rows) == -(-count // most)
+    assert max(rows) - min(rows) <= 1 or max(rows) == -(-count // len(rows))
+
+
 def test_without_a_bound_to_keep_anything(models, tokenizer, llama):
     forgetful = TransformersLM(models["llama"], tokenizer, cache_bytes=0)
     prompts = [Prompt((("user", QUESTION),), f"Step {i}") for i in range(3)]
