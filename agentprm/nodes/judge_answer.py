@@ -86,12 +86,14 @@ class JudgeAnswer(Node):
         documents = state.get("documents", [])
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        spent = budget.exhausted(usage)
+        spent, calls = budget.exhausted(usage), self.reward.model_calls(1)
         score, reason = None, ""
         if not answer.strip():
             reason = "no answer"
         elif spent or not budget.affordable("reward_calls", 1, usage):
             reason = f"budget: {spent or 'reward_calls'}"
+        elif budget.affordable("model_calls", calls, usage) < calls:
+            reason = "budget: model_calls"
         else:
             step = RewardStep(
                 query=state["question"],

@@ -51,9 +51,13 @@ class ScoreSteps(SearchNode):
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
         wanted = len(steps)
-        allowed = budget.affordable("reward_calls", wanted, usage)
+        allowed, short = budget.affordable("reward_calls", wanted, usage), "reward_calls"
+        # One call stays for the answer.
+        calls = budget.affordable("model_calls", self.reward.model_calls(allowed), usage, reserve=1)
+        while allowed and self.reward.model_calls(allowed) > calls:
+            allowed, short = allowed - 1, "model_calls"
         if budget.exhausted(usage) or not allowed:
-            return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or 'reward_calls'}"}
+            return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or short}"}
         steps = steps[:allowed]
         trajectories = [[reward_step(state, s) for s in [*ancestors(state, step), step]] for step in steps]
         scores = yield from last_scores(self.reward, state["question"], trajectories)
@@ -62,5 +66,5 @@ class ScoreSteps(SearchNode):
             status: StepStatus = "unparsed" if score is None else "scored"
             scored.append({**step, "score": score, "value": score, "status": status})
             emit({"type": "agentprm.step_scored", "step_id": step["id"], "score": score, "value": score})
-        cut = {"prm_stop_reason": "budget: reward_calls"} if allowed < wanted else {}
+        cut = {"prm_stop_reason": f"budget: {short}"} if allowed < wanted else {}
         return {"prm_steps": scored, **cut}

@@ -76,6 +76,10 @@ class ProcessRewardModel(ABC):
         middle = 0.5 if self.space == "probability" else 0.0
         return middle if self.threshold is None else self.threshold
 
+    def model_calls(self, steps: int) -> int:
+        """Most calls of a language model that scoring so many new steps takes; a budget counts on it."""
+        return 0
+
     @abstractmethod
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """Scores each step given the steps before it.

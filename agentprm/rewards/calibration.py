@@ -265,6 +265,10 @@ class Calibrated(ProcessRewardModel):
         """Async twin of `score`."""
         return self._apply(await self.reward.ascore(question, trajectories))
 
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`."""
+        return self.reward.model_calls(steps)
+
     def __repr__(self) -> str:
         return f"Calibrated({self.reward!r}, {self.calibration.method!r})"
 

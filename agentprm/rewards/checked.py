@@ -89,6 +89,10 @@ class Checked(ProcessRewardModel):
         rows = await self.reward.ascore(question, trajectories)
         return await asyncio.to_thread(self._fuse, question, trajectories, rows)
 
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`; those of a checker's writer are not known."""
+        return 0 if self.reward is None else self.reward.model_calls(steps)
+
     def __repr__(self) -> str:
         return f"Checked({self.reward!r}, {list(self.weights)})"
 

@@ -64,6 +64,10 @@ class Fused(ProcessRewardModel):
         """Async twin of `score`; the rewards are asked one after the other."""
         return self._fuse([await reward.ascore(question, trajectories) for reward in self.rewards])
 
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`."""
+        return sum(reward.model_calls(steps) for reward in self.rewards)
+
     def __repr__(self) -> str:
         return f"Fused({self.rewards!r}, {self.how!r})"
 
@@ -135,6 +139,10 @@ class Routed(ProcessRewardModel):
             raise ConfigurationError(f"The default {default!r} is none of the types {sorted(experts)}.")
         self.space = _common_space(list(experts.values()), "Routed")
         self.route, self.experts, self.default = route, dict(experts), default
+
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`: of the expert that takes most."""
+        return max(expert.model_calls(steps) for expert in self.experts.values())
 
     def __repr__(self) -> str:
         return f"Routed({self.experts!r})"

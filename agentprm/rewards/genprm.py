@@ -45,6 +45,11 @@ class GenPRM(VerdictTemplate):
     staged = True
     thinks = True
 
+    @property
+    def stages(self) -> int:
+        """See `VerdictTemplate.stages`: analysis, programs, verdict."""
+        return 2 if self.execute is None else self.rounds + 2
+
     def messages(self, question: str, steps: Sequence[str], earlier: Sequence[str]) -> list[tuple[Role, str]]:
         """See `VerdictTemplate.messages`."""
         turns: list[tuple[Role, str]] = [("system", self.system)]

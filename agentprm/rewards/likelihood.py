@@ -40,6 +40,10 @@ class LikelihoodReward(PrefixReward):
 
     default_passages: ClassVar[int] = 1
 
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`: a prompt a step."""
+        return steps
+
     def __init__(
         self,
         model: LanguageModel | Any,
@@ -103,6 +107,10 @@ class Grounding(LikelihoodReward):
     from, so that a prefix cache has its prompt.
     """
 
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`: each with and without the evidence."""
+        return 2 * steps
+
     def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Request:
         """See `LikelihoodReward.ask`."""
         findings = [one_line(prefix[-1]["thought"]) for prefix in prefixes]
@@ -140,6 +148,10 @@ class Relevance(LikelihoodReward):
     with the question scores low, however well its finding is read off from them. The evidence is the
     step's passages, or without any the step's finding. The template `relate` is used.
     """
+
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`: each, and once without evidence."""
+        return steps + 1 if steps else 0
 
     def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Request:
         """See `LikelihoodReward.ask`."""

@@ -114,6 +114,11 @@ class VerdictReward(ProcessRewardModel):
         self._known = PrefixMemory[Verdict](cache_size)
         self._lock = ForkSafeLock()
 
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`: `k` samples a step and stage, and their soft votes."""
+        sampled = self.model.sample_calls(1, self.k) * self.template.stages
+        return steps * (sampled + (self.k if self.soft else 0))
+
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`; a step without any verdict scores NaN."""
         return [[_number(v) for v in row] for row in self.judge(question, trajectories)]

@@ -87,6 +87,11 @@ class VerdictTemplate(ABC):
     thinks = False
 
     @property
+    def stages(self) -> int:
+        """Most stages of a turn, each a request."""
+        return 1
+
+    @property
     def words(self) -> tuple[str, str]:
         """The good and the bad word."""
         return getattr(self, "good", "Yes"), getattr(self, "bad", "No")

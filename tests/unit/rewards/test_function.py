@@ -8,12 +8,13 @@ import pytest
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.runnables import RunnableLambda
 
-from agentprm.budget import metered
+from agentprm.budget import SearchBudget, empty_usage, metered
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.graphs import create_reasoning_graph
 from agentprm.nodes import JudgeAnswer, LookAhead, ScoreSteps
 from agentprm.rerank import CriticReranker
 from agentprm.rewards import (
+    Checked,
     FunctionReward,
     Fused,
     Grounding,
@@ -27,6 +28,7 @@ from agentprm.rewards import (
     check_scores,
     default_reward,
 )
+from agentprm.rewards.checkers import ArithmeticChecker
 from agentprm.search import PAV
 from agentprm.testing import FakeReward, ScriptedLanguageModel, fake_store
 
@@ -210,3 +212,33 @@ def test_keys_of_prefixes_cost_linear_time():
 
 def test_half_a_surrogate_in_a_step_is_scored():
     assert FunctionReward(length).score("Q\ud83d?", [as_trajectory("\ud83d")]) == [[0.1]]
+
+
+@pytest.mark.parametrize("most", range(1, 9))
+def test_a_judge_in_words_stays_within_the_budget(most):
+    replies = ["Search: Who is Brunel?", "Search: Where is it?", "An engineer.", "Fine.\nVerdict: Yes"]
+    graph = create_reasoning_graph(
+        FakeListChatModel(responses=replies),
+        fake_store(["Brunel: an engineer."]),
+        candidates=2,
+        budget=SearchBudget(model_calls=most),
+    )
+    usage = graph.compile().invoke({"question": "Who designed the bridge?"})["prm_usage"]
+    assert usage["model_calls"] <= most
+
+
+def test_rewards_say_how_many_calls_they_take():
+    model = ScriptedLanguageModel({"": ["Fine.\nVerdict: Yes"]}, likelihood=lambda p, c: -1.0)
+    rewards = [Grounding(model), Relevance(model), SelfJudgement(model), default_reward(model)]
+    rewards += [VerdictReward(model, k=2, soft=soft) for soft in (True, False)]
+    for reward in [*rewards, Checked(Grounding(model), [ArithmeticChecker()])]:
+        with metered() as meter:
+            reward.score("Q?", [TWO])
+        assert meter.usage["model_calls"] <= reward.model_calls(2) <= meter.usage["model_calls"] + 2
+    assert as_reward(length).model_calls(2) == 0
+
+
+def test_judging_an_answer_stays_within_the_budget():
+    judge = JudgeAnswer(default_reward(FakeListChatModel(responses=["x"])), budget={"model_calls": 1})
+    spent = {"prm_usage": {**empty_usage(), "model_calls": 1}}
+    assert judge.invoke(STATE | spent)["score"] is None
