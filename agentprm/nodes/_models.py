@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import queue
 import threading
@@ -201,7 +202,8 @@ class AnsweringModel(BaseChatModel):
         loop, heard = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
         def hear(text: str | None) -> None:
-            loop.call_soon_threadsafe(heard.put_nowait, text)
+            with contextlib.suppress(RuntimeError):  # nobody waits any more: the loop is closed
+                loop.call_soon_threadsafe(heard.put_nowait, text)
 
         async def work() -> AIMessage:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from agentprm.nodes._reranking import Hits, RerankerLike, compressor_of, reorder
 from agentprm.state import ReasoningState
 
 __all__ = ["Rerank"]
+
+_log = logging.getLogger(__name__)
 
 
 class Rerank(Node):
@@ -51,6 +54,8 @@ class Rerank(Node):
         """See `Node.plan`."""
         documents = state.get("documents", [])
         if not documents:
+            if "documents" not in state:
+                _log.warning("%s has no documents to reorder under %r.", self.name, self._keys["documents"])
             return {}
         hits = yield from reordered(
             self.reranker,

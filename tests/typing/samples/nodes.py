@@ -1,6 +1,8 @@
 """Single nodes in somebody's own graph, and by hand."""
 
-from typing import Any, assert_type
+import operator
+from collections.abc import Sequence
+from typing import Annotated, Any, assert_type
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
@@ -10,14 +12,26 @@ from typing_extensions import TypedDict
 from agentprm import FaissStore, LanguageModel, ProcessRewardModel, SearchBudget
 from agentprm.nodes import (
     Answer,
+    CondenseQuestion,
+    JudgeAnswer,
     Node,
     PairwiseRerank,
     Retrieve,
-    ScoreSteps,
     apply_update,
+    cache_policy,
     retry_policy,
 )
 from agentprm.retrievers import FeedbackRetriever
+from agentprm.rewards import RewardStep
+from agentprm.state import Judgement
+
+
+def search(query: str) -> list[str]:
+    return [f"A passage about {query}."]
+
+
+def length(question: str, steps: Sequence[RewardStep]) -> float:
+    return min(1.0, len(steps[-1]["thought"]) / 100)
 
 
 class Mine(TypedDict, total=False):
@@ -26,6 +40,8 @@ class Mine(TypedDict, total=False):
     query: str
     hits: list[Document]
     reply: str
+    score: float | None
+    judgements: Annotated[list[Judgement], operator.add]
 
 
 def my_graph(model: BaseChatModel, store: FaissStore) -> str:
@@ -38,9 +54,25 @@ def my_graph(model: BaseChatModel, store: FaissStore) -> str:
     builder.add_edge(START, "retrieve")
     builder.add_edge("retrieve", "rerank")
     builder.add_edge("rerank", "answer")
-    builder.add_edge("answer", END)
+    builder.add_node(
+        "judge", JudgeAnswer(length, keys={**keys, "answer": "reply"}), cache_policy=cache_policy()
+    )
+    builder.add_edge("answer", "judge")
+    builder.add_edge("judge", END)
     reply: str = builder.compile().invoke({"query": "Where was Brunel born?"})["reply"]
     return reply
+
+
+def functions_and_mappings(model: BaseChatModel) -> list[Node]:
+    return [
+        CondenseQuestion(model),
+        Retrieve(search, budget={"retrievals": 1}),
+        JudgeAnswer(length, score_key=None, judgements_key="judgements"),
+    ]
+
+
+def best(judgements: list[Judgement]) -> str:
+    return max(judgements, key=lambda judgement: judgement["score"] or 0.0)["answer"]
 
 
 def by_hand(nodes: list[Node]) -> dict[str, Any]:
@@ -54,6 +86,6 @@ def by_hand(nodes: list[Node]) -> dict[str, Any]:
 
 async def by_hand_on_a_loop(store: FaissStore, model: LanguageModel, reward: ProcessRewardModel) -> None:
     state: dict[str, Any] = {"question": "Where was Brunel born?"}
-    for node in (Retrieve(store), Answer(model), ScoreSteps(reward)):
+    for node in (Retrieve(store), Answer(model), JudgeAnswer(reward)):
         assert_type(node.name, str)
         state = apply_update(state, await node.ainvoke(state))

@@ -14,7 +14,20 @@ from typing_extensions import TypedDict
 from agentprm import ReasoningState
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
-from agentprm.nodes import Answer, CondenseQuestion, JudgeAnswer, Rerank, Retrieve
+from agentprm.nodes import (
+    Answer,
+    AnswerFromSteps,
+    CompleteSteps,
+    CondenseQuestion,
+    JudgeAnswer,
+    ProposeSteps,
+    Rerank,
+    Retrieve,
+    RetrieveSteps,
+    ScoreSteps,
+    SelectSteps,
+    StartSearch,
+)
 from agentprm.state import Judgement
 from agentprm.testing import FakeReward, ScriptedChatModel
 from tests.unit.world import QUESTION, chat_model, good_reward, store
@@ -235,3 +248,38 @@ def test_reranking_twice_in_a_row():
     once = node.invoke(state)["documents"]
     twice = node.invoke({"question": "q", "documents": once})["documents"]
     assert [d.page_content for d in once] == [d.page_content for d in twice] == ["aaa", "aa", "a"]
+
+
+def test_single_nodes_ask_for_no_channel_of_a_search():
+    class Theirs(TypedDict, total=False):
+        question: str
+        prm_steps: list
+        prm_usage: dict
+
+    nodes = (Retrieve(nearest()), Rerank(lambda *given: []), Answer(chat_model()), JudgeAnswer(grounded))
+    for node in (*nodes, CondenseQuestion(chat_model())):
+        assert not [name for name in line(node).channels if name.startswith("prm_")]
+    line(*nodes, state=Theirs).compile()  # no clash with what a graph declares itself
+
+
+def test_a_search_of_ones_own_without_its_beginning_says_so_on_the_second_turn():
+    model = chat_model()
+    nodes = (
+        ProposeSteps(model, max_steps=1),
+        RetrieveSteps(store()),
+        CompleteSteps(model),
+        ScoreSteps(good_reward()),
+        SelectSteps(threshold=None),
+        AnswerFromSteps(model),
+    )
+    ask = thread(line(*nodes))
+    assert ask({"question": BRUNEL})["answer"]
+    with pytest.raises(InputError, match="Let StartSearch run"):
+        ask({"question": PARIS})
+    ask = thread(line(StartSearch(), *nodes))
+    assert [ask({"question": question})["answer"] for question in (BRUNEL, BRUNEL)] == ["Portsmouth"] * 2
+
+
+def test_nothing_to_reorder_is_said(caplog):
+    assert Rerank(lambda *given: []).invoke({"question": "q"}) == {}
+    assert "no documents to reorder" in caplog.text
