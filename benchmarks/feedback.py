@@ -1,13 +1,16 @@
 """Measures retrieval and feedback on data sets in the BEIR layout.
 
     python benchmarks/feedback.py DATA_FOLDER --cache CACHE_FOLDER [--sets scifact 2wiki …]
+    python benchmarks/feedback.py DATA_FOLDER --cache CACHE_FOLDER --kinds default
     python benchmarks/feedback.py DATA_FOLDER --cache CACHE_FOLDER --kinds texts --limit 50
     python benchmarks/feedback.py DATA_FOLDER --cache CACHE_FOLDER --kinds judge --limit 20 --sets 2wiki
 
 Passages, queries and feedback texts are embedded once with the packaged all-MiniLM-L6-v2 and kept in the
-cache. `vectors` are the methods that embed nothing new, `texts` those that do, and `judge` lets the
-packaged language model pick the feedback by query likelihood. Every list is compared with the dense one
-on the same questions; a star marks a difference whose 95 % bootstrap interval excludes 0.
+cache. `default` is `default_retriever` beside what it is made of, also with several passages of one title
+and with a misspelt name in each question; `vectors` are the methods that embed nothing new, `texts` those
+that do, and `judge` lets the packaged language model pick the feedback by query likelihood. Every list is
+compared with the dense one of the set as it is, on the same questions; a star marks a difference whose 95 %
+bootstrap interval excludes 0.
 """
 
 from __future__ import annotations
@@ -38,7 +41,6 @@ from agentprm.retrievers import (
     FaissStore,
     FeatureFeedback,
     FeatureStore,
-    FeedbackRetriever,
     JudgeSelector,
     LexicalIndex,
     LinkFeedback,
@@ -53,6 +55,7 @@ from agentprm.retrievers import (
 from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge
 from agentprm.retrievers.feedback_retriever import merge_rankings
 from agentprm.retrievers.fusion import rrf, weighted
+from agentprm.retrievers.links import LINKED
 from agentprm.retrievers.selectors import Selector
 
 DEPTH = 100
@@ -174,7 +177,8 @@ def vector_rows(data: DataSet) -> Iterator[tuple[str, Lists]]:
         yield f"bm25 + {method}", [lexical.search_with_feedback(t, DEPTH, method) for t in texts]
     both = [rrf([d, w]) for d, w in zip(data.dense, words, strict=True)]
     yield "hybrid, rrf", both
-    yield "hybrid, weighted .5", [weighted([d, w]) for d, w in zip(data.dense, words, strict=True)]
+    best = [weighted([d, w]) for d, w in zip(data.dense, words, strict=True)]
+    yield "hybrid, weighted .5", best
     for name, vector, depth in (
         ("average 1", VectorFeedback("average"), 1),
         ("average 3", VectorFeedback("average"), 3),
@@ -186,8 +190,8 @@ def vector_rows(data: DataSet) -> Iterator[tuple[str, Lists]]:
     ):
         yield name, second(data, vector, TopSelector(depth))
     blind = second(data, VectorFeedback())
-    yield "rocchio 3 .5/.5, rrf 2:1", merged(data, blind, "rrf")
-    yield "rocchio 3 .5/.5, first 10 kept (its default)", merged(data, blind, "keep")
+    yield "rocchio 3 .5/.5, rrf 2:1 (its default)", merged(data, blind, "rrf")
+    yield "rocchio 3 .5/.5, first 10 kept", merged(data, blind, "keep")
     margin = second(data, VectorFeedback(), MarginSelector())
     yield "rocchio .5/.5, margin .05", margin
     yield "rocchio .5/.5, margin .05, first 10 kept", merged(data, margin, "keep")
@@ -195,14 +199,13 @@ def vector_rows(data: DataSet) -> Iterator[tuple[str, Lists]]:
     oracle = JudgeSelector(lambda q, found: [float(str(d.id) in truth[q]) for d in found])
     judged = second(data, VectorFeedback(), oracle)
     yield "rocchio .5/.5, perfect judge", judged
-    yield "rocchio .5/.5, perfect judge, first 10 kept", merged(data, judged, "keep")
+    yield "rocchio .5/.5, perfect judge, rrf 2:1", merged(data, judged, "rrf")
     yield "rocchio .5/.5/.1, perfect judge", second(data, VectorFeedback(gamma=0.1), oracle)
-    retriever = FeedbackRetriever(store=data.store, k=DEPTH, depth=DEPTH)
-    method = retriever.method
-    yield "links (the default of FeedbackRetriever)", second(data, method)
+    yield "links", second(data, LinkFeedback())
     yield "links, margin .05", second(data, LinkFeedback(), MarginSelector())
     yield "links, perfect judge", second(data, LinkFeedback(), oracle)
-    yield "links over hybrid rrf", second(data, LinkFeedback(), first=both)
+    yield "links over hybrid, rrf", second(data, LinkFeedback(), first=both)
+    yield "links over hybrid, weighted", second(data, LinkFeedback(), first=best)
     yield "links, 300 titles of common words added", common_titles(data)
     plain = [d.model_copy(update={"metadata": {}}) for d in data.documents]
     hidden = [Document(id=d.id, page_content=_body(d)) for d in data.documents]
@@ -218,6 +221,79 @@ def vector_rows(data: DataSet) -> Iterator[tuple[str, Lists]]:
         )
     ]
     yield "links, no titles: names from first sentences", found
+
+
+def default_rows(data: DataSet, folder: Path, cache: Path) -> Iterator[tuple[str, Lists]]:
+    """`default_retriever` and its parts, on the set, with more passages of each title, and misspelt."""
+    yield from _stages(data, "")
+    others = [name for name in SETS if name != data.name and (folder / name).is_dir()]
+    multihop = [name for name in others if name.startswith("hotpotqa") or name == "2wiki"][:1]
+    for passages in (2, 5, 10) if data.name == "2wiki" else (5,):
+        if multihop and data.documents[0].metadata.get("title"):
+            filler = load(folder / multihop[0], cache, 1)
+            yield from _stages(shared_titles(data, filler, passages), f", {passages} passages a title")
+    random = np.random.default_rng(0)
+    texts = {i: misspelt(text, data.store.mentions, random) for i, text in data.queries.items()}
+    embed = default_embeddings().embed_documents
+    vectors = cached_vectors(list(texts.values()), embed, cache, f"{data.name}-misspelt")
+    dense = data.store.search_vectors(vectors, DEPTH)
+    wrong = data._replace(queries=texts, query_vectors=vectors, dense=dense)
+    yield from _stages(wrong, ", one name misspelt")
+
+
+def _stages(data: DataSet, suffix: str) -> Iterator[tuple[str, Lists]]:
+    if suffix:
+        yield f"dense{suffix}", data.dense
+    lexical = data.store.lexical
+    hybrid = [
+        weighted([found, lexical.search(text, DEPTH)])
+        for found, text in zip(data.dense, data.queries.values(), strict=True)
+    ]
+    yield f"hybrid, weighted{suffix}", hybrid
+    yield f"default: links over it{suffix}", second(data, LinkFeedback(least_linked=LINKED), first=hybrid)
+
+
+def shared_titles(data: DataSet, filler: DataSet, passages: int) -> DataSet:
+    """The set with passages of another one added, so that each title has that many."""
+    random = np.random.default_rng(passages)
+    wanted = len(data.documents) * (passages - 1)
+    rounds = -(-wanted // len(filler.documents))
+    places = np.concatenate([random.permutation(len(filler.documents)) for _ in range(rounds)])[:wanted]
+    added = [
+        Document(
+            id=f"{document.id} {number}",
+            page_content=_body(filler.documents[places[number * len(data.documents) + row]]),
+            metadata={"title": document.metadata.get("title")},
+        )
+        for number in range(passages - 1)
+        for row, document in enumerate(data.documents)
+    ]
+    documents = [*data.documents, *added]
+    store = FaissStore(data.store.embeddings)
+    store.add_embeddings(
+        [d.page_content for d in documents],
+        np.concatenate([data.vectors, filler.vectors[places]]),
+        [d.metadata for d in documents],
+        ids=[str(d.id) for d in documents],
+    )
+    dense = store.search_vectors(data.query_vectors, DEPTH)
+    return data._replace(documents=documents, store=store, dense=dense)
+
+
+def misspelt(text: str, titles: MentionIndex, random: np.random.Generator) -> str:
+    """A question with one letter of one name wrong, missing, doubled or swapped with its neighbour."""
+    found = titles.find(text)
+    if not found:
+        return text
+    name = found[random.integers(len(found))]
+    places = [i for i in range(name.start + 1, name.end) if text[i - 1 : i + 1].isalpha()]
+    if not places:
+        return text
+    place = places[random.integers(len(places))]
+    before, letter = text[place - 1], text[place]
+    other = chr(ord("a") + random.integers(26))
+    new = (before + other, before, before + letter * 2, letter + before)[random.integers(4)]
+    return text[: place - 1] + new + text[place + 1 :]
 
 
 def common_titles(data: DataSet) -> Lists:
@@ -270,11 +346,11 @@ def text_rows(data: DataSet, cache: Path) -> Iterator[tuple[str, Lists]]:
         for how in ("average", "max", "borda"):
             lists = second(data, TextFeedback(variant, aggregation=how))
             yield f"text, {variant}, {how}", lists
-        yield f"text, {variant}, borda, first 10 kept (default)", merged(data, lists, "keep")
+        yield f"text, {variant}, borda, rrf 2:1 (its default)", merged(data, lists, "rrf")
     yield "bridge, rrf 2:1 (its default)", merged(data, second(data, BridgeFeedback()), "rrf")
     encoder = second(data, EncoderFeedback(embedding))
     yield "encoder over query and passages, untrained", encoder
-    yield "the same, first 10 kept (its default)", merged(data, encoder, "keep")
+    yield "the same, rrf 2:1 (its default)", merged(data, encoder, "rrf")
     features = FeatureStore(cache / f"features-{data.name}.sqlite")
     passages = {str(d.id): d for hits in data.dense for d, _ in hits[:3]}
     for kind, generate in (("keywords", keywords(data.documents)), ("entities", entities)):
@@ -282,7 +358,7 @@ def text_rows(data: DataSet, cache: Path) -> Iterator[tuple[str, Lists]]:
         for mode in ("text", "vectors"):
             lists = second(data, FeatureFeedback(features, kind, mode=mode))
             yield f"promptprf, {kind} (no LM), {mode}", lists
-    yield "the same, first 10 kept (its default)", merged(data, lists, "keep")
+    yield "the same, rrf 2:1 (its default)", merged(data, lists, "rrf")
 
 
 def keywords(documents: Sequence[Document]) -> Callable[[list[str]], list[str]]:
@@ -327,7 +403,7 @@ def judge_rows(data: DataSet) -> Iterator[tuple[str, Lists]]:
         ]
         yield f"{name}, query likelihood", lists
         if name == "rocchio .5/.5":
-            yield f"{name}, query likelihood, first 10 kept", merged(data, lists, "keep")
+            yield f"{name}, query likelihood, rrf 2:1", merged(data, lists, "rrf")
 
 
 def measure(data: DataSet, lists: Lists) -> dict[str, list[float]]:
@@ -367,7 +443,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("--cache", type=Path, required=True, help="folder for vectors")
     parser.add_argument("--sets", nargs="+", default=SETS)
-    parser.add_argument("--kinds", nargs="+", choices=["vectors", "texts", "judge"], default=["vectors"])
+    parser.add_argument(
+        "--kinds", nargs="+", choices=["default", "vectors", "texts", "judge"], default=["vectors"]
+    )
     parser.add_argument("--limit", type=int, help="only the first questions of each set")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -377,9 +455,14 @@ def main() -> None:
         print(f"| | {' | '.join(MEASURES)} | 95 % of nDCG@10 |\n|{'---|' * (len(MEASURES) + 2)}")
         base = measure(data, data.dense)
         print(line("dense", base, base), flush=True)
-        kinds = {"vectors": vector_rows, "judge": judge_rows}
+        kinds: dict[str, Callable[[], Iterator[tuple[str, Lists]]]] = {
+            "default": lambda: default_rows(data, arguments.data, arguments.cache),  # noqa: B023  (called here)
+            "vectors": lambda: vector_rows(data),  # noqa: B023
+            "texts": lambda: text_rows(data, arguments.cache),  # noqa: B023
+            "judge": lambda: judge_rows(data),  # noqa: B023
+        }
         for kind in arguments.kinds:
-            for row, lists in text_rows(data, arguments.cache) if kind == "texts" else kinds[kind](data):
+            for row, lists in kinds[kind]():
                 print(line(row, measure(data, lists), base), flush=True)
         for row, (two, five) in PUBLISHED.items() if name == "2wiki" else ():
             print(f"| {row} | | | | {two:.3f} | {five:.3f} | | |")

@@ -33,6 +33,10 @@ class Candidates:
         vector: The query's vector (d).
         filter: Which documents may be fetched.
         hits: The first list.
+
+    Attributes:
+        hits: Ids of the first list.
+        bonus: What some documents score more when the best of a target is chosen.
     """
 
     def __init__(self, index: VectorIndex, vector: FloatArray, filter: Any, hits: Ranking) -> None:
@@ -47,6 +51,7 @@ class Candidates:
         slope = (max(cosines, default=0.0) - self._floor) / (high - low) if high > low else 0.0
         self._scores = {str(d.id): self._floor + slope * (score - low) for d, score in hits}
         self.hits = list(self._scores)
+        self.bonus: dict[str, float] = {}
 
     def fetch(self, targets: Iterable[Target]) -> None:
         """Reads and scores passages of targets that are not at hand, as far as the filter allows them."""
@@ -73,7 +78,7 @@ class Candidates:
         """The passages of a target that fit the query best, best first."""
         self.fetch([target])
         own = [i for i in target if i in self._scores]
-        return sorted(own, key=lambda i: -self._scores[i])[:count]
+        return sorted(own, key=lambda i: -self._scores[i] - self.bonus.get(i, 0.0))[:count]
 
     def links(self, passage: str, mentions: MentionIndex) -> list[tuple[Target, float, float]]:
         """Targets that a passage at hand mentions, each with its share of the name and its rarity."""

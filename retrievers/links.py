@@ -18,8 +18,8 @@ from agentprm.retrievers.feedback_methods import Merge
 from agentprm.retrievers.fusion import Ranking
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import Selection
+from agentprm.retrievers.shared_names import Names
 from agentprm.retrievers.vector_index import FloatArray, VectorIndex
-from agentprm.text import words
 
 __all__ = ["LINKED", "LinkFeedback", "LinkWeights", "keeps_mentions"]
 
@@ -37,8 +37,7 @@ _MISSPELT = 0.8
 _MOST_TITLES = 20
 # Passages of a title that are read when the question mentions it.
 _READ = 5
-# Passages whose names others may share, and how sure a link to one of them must be.
-_SHARING = 10
+# How sure a link to a passage must be for others to gain by sharing its names.
 _SURE = 0.5
 
 
@@ -144,22 +143,28 @@ class LinkFeedback:
             for target in mention.targets if len(mention.targets) <= _MOST_TITLES else ():
                 asked[target] = max(asked.get(target, 0.0), share)
         named = {i: share for target, share in asked.items() for i in found.best(target, _READ)}
-        near = self._near(found, selection)
         weights = self._weights
-        gains: dict[str, float] = {}
-        for target, share in asked.items():
-            _add(gains, found.best(target), weights.mentioned * share)
+        links = {target: weights.mentioned * share for target, share in asked.items()}
         from_named = self._linked(found, mentions, named, _USUAL)
         for target, strength in from_named.items():
-            _add(gains, found.best(target), weights.from_mentioned * strength)
+            links[target] = links.get(target, 0.0) + weights.from_mentioned * strength
+        near = self._near(found, selection)
         for target, strength in self._linked(found, mentions, near, _TELLING).items():
-            _add(gains, found.best(target), weights.from_nearest * strength)
-        sharing = {i: share for target, share in asked.items() for i in found.best(target)}
-        for target, strength in from_named.items():
-            for i in found.best(target) if strength > _SURE else ():
-                sharing[i] = max(sharing.get(i, 0.0), strength * weights.from_mentioned)
-        for i, strength in self._sharing(query, found, [*found.hits, *gains], mentions, sharing).items():
-            _add(gains, [i], weights.shared_name * strength)
+            links[target] = links.get(target, 0.0) + weights.from_nearest * strength
+        # What the question names helps to choose among the passages of a title; with the chosen ones go on.
+        names = Names(query, mentions, weights.shared_name)
+        names.take(found, {i: share for target, share in asked.items() for i in found.best(target)})
+        names.reward(found, [*found.hits, *(i for target in links for i in found.best(target, _READ))])
+        chosen = {target: found.best(target) for target in links}
+        sure = {
+            t: weights.from_mentioned * strength for t, strength in from_named.items() if strength > _SURE
+        }
+        names.take(found, {i: strength for t, strength in sure.items() for i in chosen[t]})
+        names.reward(found, [*found.hits, *(i for passages in chosen.values() for i in passages)])
+        gains = dict(found.bonus)
+        for target, gain in links.items():
+            for i in chosen[target]:
+                gains[i] = gains.get(i, 0.0) + gain
         return found.ranked(gains) if gains else list(hits)
 
     def _near(self, found: Candidates, selection: Selection | None) -> dict[str, float]:
@@ -190,27 +195,6 @@ class LinkFeedback:
         found.fetch(linked)
         return linked
 
-    @staticmethod
-    def _sharing(
-        query: str, found: Candidates, others: list[str], mentions: MentionIndex, passages: dict[str, float]
-    ) -> dict[str, float]:
-        """Other passages that have a name of these, which the question has not."""
-        known = {word.text.casefold() for word in words(query)}
-        names: dict[str, float] = {}
-        for passage in sorted(passages, key=lambda i: -passages[i])[:_SHARING]:
-            for name, rarity in mentions.names(found.text(passage)).items():
-                if not known.issuperset(word.text.casefold() for word in words(name)):
-                    names[name] = max(names.get(name, 0.0), passages[passage] * rarity)
-        strongest = sorted(names.items(), key=lambda item: -item[1])
-        shared: dict[str, float] = {}
-        for i in dict.fromkeys(others):
-            if i not in passages:
-                text = found.text(i)
-                strength = next((value for name, value in strongest if _holds(text, name)), 0.0)
-                if strength:
-                    shared[i] = strength
-        return shared
-
     def check(self, index: VectorIndex) -> None:
         """Whether links work on this index; `FeedbackRetriever` asks at construction.
 
@@ -239,19 +223,3 @@ class LinkFeedback:
 def keeps_mentions(index: object) -> bool:
     """Whether an index collects titles itself, as `FaissStore` does."""
     return hasattr(type(index), "mentions")
-
-
-def _add(gains: dict[str, float], passages: list[str], gain: float) -> None:
-    for passage in passages:
-        gains[passage] = gains.get(passage, 0.0) + gain
-
-
-def _holds(text: str, name: str) -> bool:
-    """Whether a text has a name between word boundaries."""
-    start = text.find(name)
-    while start >= 0:
-        before, after = text[start - 1 : start], text[start + len(name) : start + len(name) + 1]
-        if not before.isalnum() and not after.isalnum():
-            return True
-        start = text.find(name, start + 1)
-    return False

@@ -52,7 +52,7 @@ _LONGEST_NAME = 40
 # Misspelt names are sought in questions of so many words, for words of so many letters and more, which
 # are part of names of so many words and fewer.
 _LONGEST_QUESTION = 200
-_SHORTEST_MISSPELT = 4
+_SHORTEST_MISSPELT = 3
 _LONGEST_MISSPELT = 8
 _LONGEST_WORD = 30
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -296,8 +296,8 @@ class MentionIndex:
             for count in self._lengths.get(right, ()):
                 if count > _LONGEST_MISSPELT or (best and count <= len(best[1])):
                     continue
-                # A single word that the collection knows is another word, not a misspelt name.
-                if count == 1 and not unknown:
+                # A single word that is short, or that the collection knows, is no misspelt name.
+                if count == 1 and (not unknown or len(small[place]) <= _SHORTEST_MISSPELT):
                     continue
                 key = (right, *small[place + 1 : place + count])
                 if len(key) == count and self._known(key):
