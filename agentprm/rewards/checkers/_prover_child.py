@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,11 +54,13 @@ def entails(z3: Any, premises: Sequence[Formula], conclusion: Formula, milliseco
     """Whether the premises entail the conclusion, and why."""
     translation = _Translation(z3)
     solver = z3.Solver(ctx=translation.context)
+    end = time.monotonic() + milliseconds / 1000
     solver.set("timeout", milliseconds)
     solver.add(*(translation.formula(premise, {}) for premise in premises))
     if solver.check() == z3.unsat:
         return "supported", "follows, as anything does: the premises contradict each other"
     solver.add(z3.Not(translation.formula(conclusion, {})))
+    solver.set("timeout", max(1, int(1000 * (end - time.monotonic()))))
     answer = solver.check()
     if answer == z3.unsat:
         return "supported", "follows"

@@ -148,19 +148,24 @@ def _run(task: Mapping[str, Any], seconds: float, output_chars: int) -> ProgramR
     secret = secrets.token_hex(16)
     text = json.dumps({**task, "secret": secret})
     verdict, theirs = os.pipe()
-    # -I: no environment variables, no user site, no current folder on the path; -S: no site packages.
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", "-X", "utf8", _sandbox_child.__file__, str(theirs)],
-        pass_fds=(theirs,),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={},
-        cwd="/",
-        close_fds=True,
-        start_new_session=True,
-    )
-    os.close(theirs)
+    try:
+        # -I: no environment variables, no user site, no current folder on the path; -S: no site packages.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-X", "utf8", _sandbox_child.__file__, str(theirs)],
+            pass_fds=(theirs,),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={},
+            cwd="/",
+            close_fds=True,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(verdict)
+        raise
+    finally:
+        os.close(theirs)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
