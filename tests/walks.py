@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,3 +104,9 @@ def walk(call: Callable[[], Any]) -> Walk:
     with walking() as found:
         call()
     return found
+
+
+def in_order(listed: Iterable[str], stations: Iterable[str]) -> bool:
+    """Whether the listed stations are all among those of a walk, in the same order."""
+    rest = iter(stations)
+    return all(any(station == other for other in rest) for station in listed)

@@ -1,19 +1,52 @@
 """The prefix-sharing engine of the local backend: every distinct token goes through the model once.
 
-| module | what |
-|---|---|
-| `requests` | what callers want: texts to read, and what is computed for them |
-| `planning` | which beginnings texts share, and which rows are computed in which order |
-| `scheduler` | one thread that makes of all requests one batch, pass by pass |
-| `engine` | a forward pass over pieces of rows |
-| `attention` | rows of different lengths side by side, without padding |
-| `cache` | keys and values of rows, and the tree that keeps them |
-| `decoding` | samples: drawing tokens and ending |
-| `reading` | a model's outputs at chosen tokens; what rewards use |
-| `tokenizing`, `spans` | prompts to token ids and back; what of a text is scored, and what fits the context |
-| `loading`, `parallel` | checkpoints and precision; parts of a pass on threads of their own |
+A search asks a model the same beginnings over and over: instructions, question, passages, the steps so
+far. Callers send whole prompts all the same; here what they have in common is found, computed once and
+kept. Several callers are served by one batch, which changes with every forward pass. The way of one
+request, `TransformersLM.sample` or `loglikelihood` or a reward's reading:
 
-Nothing is imported here, as `tokenizing` and `spans` serve backends that have no torch.
+    a caller's thread                          text ── tokenizing, spans ──► token ids
+         │                                             (no control token comes out of content; what fits)
+         │  Request, with Texts to read or Samples to draw
+         ▼
+    Scheduler.submit ──► inbox
+                           │         the model's thread, one `_turn` after the other:
+                           ▼
+      1  _drop, _admit     who has gone, and who has come
+      2  _advance          planning.levels ──► Works: rows with Branches of tokens that nobody knows yet
+         │                     └── PrefixTree.match: what is known
+      3  _pass             Works and Samples ──► Pieces ──► Engine.forward ──► attention ──► Row.write
+         │                     └── log-probabilities and outputs ──► the Sinks of the Texts
+         │   _finish       a row that is done ──► PrefixTree.insert ──► Row.fetch
+      4  _draw             the next token of every sample; those that have ended leave (PrefixTree.insert)
+      5  _settle           the request's future: the caller goes on
+         │
+         ▼
+    a caller's thread      Completions, log-likelihoods or tensors out of the Samples and Texts
+
+A *row* holds a prompt (its trunk, lane 0) and any number of *lanes*, which see the trunk and themselves:
+samples of the prompt, continuations to be scored, the other children of a parent. The records on the way:
+
+- `Request`: one call; its future, and what it has cost.
+- `Text`: a text and what is read on it, each reading a `Sink`. `Samples`: samples of one prompt.
+- `Branch`: tokens that are computed together, in one lane. `Work`: the branches of one row.
+- `Piece`: the tokens of one row in one pass.
+
+What lies where, in the order in which data flows:
+
+- `tokenizing`, `control_tokens`: prompts to token ids and back; what a passage says stays text.
+- `spans`: which tokens of a text are scored, and how a prompt is cut to the context.
+- `requests`: what callers want. `reading`: outputs at chosen tokens, as rewards want them.
+- `scheduler`: the thread that makes one batch of all requests, pass by pass.
+- `planning`: which beginnings texts share, and which rows are computed, in which order.
+- `engine`, `attention`: one forward pass over rows of different lengths, without padding.
+- `parallel`: a pass on several threads of a CPU, each with rows of its own.
+- `cache`: keys and values of rows, and the tree that keeps them.
+- `decoding`: how a sample's next token is drawn, and when it ends.
+- `loading`: checkpoints, their precision, context and end tokens.
+
+The engine knows token ids and tensors, no chat and no reward: it imports neither `agentprm.lm` nor
+`agentprm.rewards`. This file imports nothing, as `tokenizing` and `spans` also serve backends without torch.
 """
 
 __all__: list[str] = []

@@ -2,8 +2,19 @@
 
 The new tokens of all rows stand one after another in a single sequence, so that linear layers
 compute no padding. Here, and only here, rows are told apart: each attends to keys and values of its
-own. A pass that is not the engine's (someone calls `generate` on the same model) takes the way it
-took before.
+own.
+
+How the rows get here, through a model that knows nothing of them: models hand two arguments on to
+every layer's attention.
+
+- The *cache*. Ours is a `Pass`. Each layer gives it its new keys and values and its number, just before
+  it attends; the pass notes the number and gives them back, as only the attention knows the rows.
+- The *mask*. One with four dimensions counts as finished and reaches the layers untouched, one for each
+  kind of layer if it is a dict. Ours is a stand-in of a single zero that is never added to anything; the
+  pass and the rows' own masks hang on it as an attribute.
+
+A mask without that attribute is somebody else's (who calls `generate` on the same model): such a call
+takes the way it took before.
 """
 
 from __future__ import annotations
@@ -22,7 +33,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 __all__ = ["Pass", "cache_argument", "needs_mask", "use_row_attention"]
 
 _PREFIX = "agentprm_"
-_MARK = "_agentprm_pass"
+_CARRIED = "_agentprm_pass"
 
 
 class _Writes(Protocol):
@@ -57,11 +68,11 @@ class Pass(Cache):  # type: ignore[misc]
         """None: the rows know their lengths."""
         return 0
 
-    def mark(self, masks: Sequence[torch.Tensor | None], like: torch.dtype) -> torch.Tensor:
-        """A stand-in for an attention mask that carries the masks of the pieces to the layers."""
-        stand_in = torch.zeros(1, 1, 1, 1, dtype=like)
-        setattr(stand_in, _MARK, (self, masks))
-        return stand_in
+    def stand_in(self, masks: Sequence[torch.Tensor | None], like: torch.dtype) -> torch.Tensor:
+        """The attention mask that carries this pass and the masks of its pieces to the layers."""
+        mask = torch.zeros(1, 1, 1, 1, dtype=like)
+        setattr(mask, _CARRIED, (self, masks))
+        return mask
 
 
 def cache_argument(model: torch.nn.Module) -> str:
@@ -106,13 +117,13 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     plain = _plain(base, module)
-    marked = getattr(attention_mask, _MARK, None)
-    if marked is None:
+    carried = getattr(attention_mask, _CARRIED, None)
+    if carried is None:
         usual: tuple[torch.Tensor, torch.Tensor | None] = plain(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return usual
-    run, masks = marked
+    run, masks = carried
     # With a mask, transformers' function first copies every key and value once per query head. For
     # a few new tokens over a long prompt that costs two to ten times the attention itself.
     special = [name for name in ("softcap", "position_bias", "s_aux") if kwargs.get(name) is not None]

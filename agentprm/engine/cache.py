@@ -219,8 +219,7 @@ class Row:
                 stores.append(store)
 
     def _store(self, like: torch.Tensor) -> torch.Tensor:
-        _, heads, _, dim = like.shape
-        return torch.empty(1, heads, self._capacity, dim, dtype=like.dtype, device=like.device)
+        return like.new_empty(1, like.shape[1], self._capacity, like.shape[3])
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
@@ -229,13 +228,14 @@ class Row:
         end = self.length + keys.shape[2]
         if layer == len(self._keys):
             self._capacity = max(self._capacity, end)
-            self._keys.append(self._store(keys))
-            self._values.append(self._store(values))
+            for stores, new in ((self._keys, keys), (self._values, values)):
+                stores.append(new.new_empty(1, new.shape[1], self._capacity, new.shape[3]))
         elif end > self._keys[layer].shape[2]:
             if end > self._capacity:
                 self._capacity = max(end, int(self._capacity * _GROWTH))
             for stores in (self._keys, self._values):
-                old, stores[layer] = stores[layer], self._store(stores[layer])
+                old = stores[layer]
+                stores[layer] = old.new_empty(1, old.shape[1], self._capacity, old.shape[3])
                 stores[layer][:, :, : self.length] = old[:, :, : self.length]
         all_keys, all_values = self._keys[layer], self._values[layer]
         all_keys[:, :, self.length : end] = keys

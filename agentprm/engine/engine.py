@@ -109,8 +109,8 @@ class Engine:
             for piece in pieces
         ]
         run = Pass([piece.row for piece in pieces], sizes)
-        marks = {
-            kind: run.mark(
+        masks = {
+            kind: run.stand_in(
                 [
                     piece.row.mask(*some, window, dtype, self._masked)
                     for piece, some in zip(pieces, where, strict=True)
@@ -123,7 +123,7 @@ class Engine:
         with torch.no_grad():
             logits: torch.Tensor = self.model(
                 input_ids=ids,
-                attention_mask=marks if len(marks) > 1 else next(iter(marks.values())),
+                attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
                 position_ids=torch.cat([position for position, _, _ in where])[None],
                 **{self._cache_argument: run},
                 use_cache=True,

@@ -1,0 +1,65 @@
+"""One request's way through the engine is what the docs say, is short, and goes one way."""
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import agentprm.engine  # noqa: E402
+from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
+from tests.unit.lm.conftest import build_model, build_tokenizer  # noqa: E402
+from tests.walks import in_order, walk  # noqa: E402
+
+ENGINE = Path(agentprm.engine.__file__).parent
+DOCS = Path(__file__).parents[3] / "docs" / "development.md"
+ASK = Prompt((("system", "Be brief."), ("user", "Who wrote the play?")))
+
+
+@pytest.fixture
+def lm():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    tokenizer = build_tokenizer()
+    yield TransformersLM(build_model("llama", len(tokenizer)), tokenizer)
+    torch.set_num_threads(before)
+
+
+def test_the_way_of_a_sample(lm):
+    found = walk(lambda: lm.sample([ASK], 3, SamplingParams(max_tokens=4, seed=1)))
+    listed = re.search(r"`lm\.sample` of a local model.*?```\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert listed is not None
+    assert in_order(listed[1].splitlines(), found.stations)
+    inner = {file for file in found.files if file.startswith("engine/")}
+    text = {"engine/tokenizing.py", "engine/control_tokens.py", "engine/spans.py"}
+    assert len(inner - text) == 7
+    assert found.depth <= 8
+
+
+def test_the_way_of_a_score(lm):
+    found = walk(lambda: lm.loglikelihood([ASK, ASK], [[" a poet", " the river"], [" x"]]))
+    assert found.depth <= 8
+
+
+def imports(path):
+    """Modules of agentprm that a file imports when it runs."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agentprm"):
+            yield node.module
+
+
+def test_no_module_of_the_engine_imports_itself_in_a_circle():
+    files = {f"agentprm.engine.{path.stem}": path for path in ENGINE.glob("*.py")}
+    graph = {name: [m for m in imports(path) if m in files] for name, path in files.items()}
+    assert sum(map(len, graph.values())) > 15
+    list(TopologicalSorter(graph).static_order())  # raises where there is a circle
+
+
+def test_the_engine_knows_no_chat_and_no_reward():
+    for path in ENGINE.glob("*.py"):
+        for module in imports(path):
+            assert not module.startswith(("agentprm.lm", "agentprm.rewards")), (path.name, module)
