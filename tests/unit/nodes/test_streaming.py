@@ -82,6 +82,19 @@ def test_the_tokens_of_the_answer_come_as_they_are_written(model, how, reply):
     assert result["answer"] == result["messages"][-1].text == LONG
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_events_without_the_tag_nostream_are_those_of_the_answer(model):
+    graph = create_rag_graph(MODELS[model](LONG), store(), k=1).compile()
+
+    async def run():
+        stream = graph.astream_events({"question": "Where?"}, version="v2", exclude_tags=["nostream"])
+        return [e["data"]["chunk"].text async for e in stream if e["event"] == "on_chat_model_stream"]
+
+    texts = asyncio.run(run())
+    assert len(texts) > 5
+    assert "".join(texts) == LONG
+
+
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_a_search_streams_its_answer_only(how):
     for make in (lambda: ScriptedChatModel(script=chat_reply), language_model):
