@@ -83,9 +83,11 @@ class Candidates:
     def links(self, passage: str, mentions: MentionIndex) -> list[tuple[Target, float, float]]:
         """Targets that a passage at hand mentions, each with its share of the name and its rarity."""
         if passage not in self._linked:
+            found = mentions.find(self.text(passage))
+            distinct = {id(mention.targets): mention for mention in found}.values()
             self._linked[passage] = [
                 (target, 1 / len(mention.targets), mention.rarity)
-                for mention in mentions.find(self.text(passage))
+                for mention in distinct
                 if not any(passage in target for target in mention.targets)
                 for target in mention.targets
             ]

@@ -191,12 +191,16 @@ class MentionIndex:
         small = [word.text.casefold() for word in found]
         cased = any(word.text[0].isupper() for word in found[1:])
         spans: list[tuple[int, int, Mention]] = []
+        told: dict[tuple[str, ...], Mention] = {}  # a name that is written often is looked up once
         place = 0
         while place < len(found):
             for key in self._spelt(small, place):
                 if self._known(key) and self._is_name(text, found, place, len(key), cased):
                     last = place + len(key) - 1
-                    spans.append((place, last, self._mention(key, found[place], found[last])))
+                    if key not in told:
+                        told[key] = self._mention(key, found[place], found[last])
+                    mention = told[key]._replace(start=found[place].start, end=found[last].end)
+                    spans.append((place, last, mention))
                     place = last
                     break
             place += 1

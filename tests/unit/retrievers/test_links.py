@@ -189,3 +189,19 @@ def test_a_title_of_many_passages_is_added_in_linear_work():
         index.add(Document(id=str(i), page_content="text", metadata={"title": "One Book"}))
     assert len(index.find("in One Book")[0].ids) == 20_000
     assert np.isclose(index.linked(lambda wanted: []), 0)
+
+
+def test_a_name_that_a_text_repeats_is_looked_up_once(make_embedding, monkeypatch):
+    """A text that names a book of many passages again and again costs the sum of both, not the product."""
+    book = [doc(f"b{i}", "text", "One Book") for i in range(300)]
+    index = MentionIndex.from_documents(book)
+    looked_up = []
+    mention = MentionIndex._mention
+    monkeypatch.setattr(
+        MentionIndex, "_mention", lambda *args, **kwargs: looked_up.append(1) or mention(*args, **kwargs)
+    )
+    found = index.find("One Book. " * 5_000)
+    assert len(found) == 5_000
+    assert len(looked_up) == 1
+    assert found[7].start == 70
+    assert {id(m.targets) for m in found} == {id(found[0].targets)}
