@@ -15,8 +15,9 @@ from agentprm.rerank import PairwiseReranker, QueryLikelihoodComparator
 
 
 def main(folder: str | None = None, question: str = "Who designed the Clifton Suspension Bridge?") -> str:
-    documents = load_folder(folder or corpus_path() / "corpus.jsonl").documents
-    store = FaissStore.from_documents(documents, default_embeddings())
+    embeddings = default_embeddings()
+    documents = load_folder(folder or corpus_path() / "corpus.jsonl", embeddings=embeddings).documents
+    store = FaissStore.from_documents(documents, embeddings)
     model = default_language_model()
     # The packaged model is too small to compare on request, but tells which passage makes a query likelier.
     reranker = PairwiseReranker(model=QueryLikelihoodComparator(model), aggregation="all_pair")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ __all__ = ["SentenceTransformerEmbeddings", "token_measure"]
 
 # A chunk that begins or ends within a word may have more tokens than the text had there.
 _MARGIN = 2
+
+_logger = logging.getLogger(__name__)
 
 
 class SentenceTransformerEmbeddings(Embeddings):
@@ -53,29 +57,55 @@ class SentenceTransformerEmbeddings(Embeddings):
         self._local_files_only = local_files_only
         self._lock = ForkSafeLock()
         self._model: Any = None
+        self._measure: Measure | None = None
+        self._told = False
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Vectors of passages, one for each text (n x d, float32 values)."""
-        return self._encode("encode_document", texts)
+        """Vectors of passages, one for each text (n x d, float32 values).
+
+        A model reads a limited number of tokens of each text. The first time that it does not read a text
+        to its end, a warning says so.
+        """
+        valid = [clean_text(text) for text in texts]
+        self._tell_cuts(valid)
+        return self._encode("encode_document", valid)
 
     def embed_query(self, text: str) -> list[float]:
         """Vector of a query (d)."""
-        return self._encode("encode_query", [text])[0]
+        return self.embed_queries([text])[0]
 
     def embed_queries(self, texts: list[str]) -> list[list[float]]:
         """Vectors of queries, batched (n x d)."""
-        return self._encode("encode_query", texts)
+        return self._encode("encode_query", [clean_text(text) for text in texts])
 
-    def sentence_transformer(self) -> Any:
-        """The model itself, loaded if need be."""
-        return self._load()
+    def _tell_cuts(self, texts: list[str]) -> None:
+        measure = None if self._told or not texts else self.measure()
+        if measure is None:
+            return
+        counts = measure.counts(texts)
+        if any(count > measure.limit for count in counts):
+            self._told = True
+            _logger.warning(
+                "%d of %d texts are longer than the %d tokens that %s reads, up to %d: "
+                "their ends do not count in a search by vectors. Have them split: load_folder(..., "
+                "embeddings=embeddings).",
+                sum(count > measure.limit for count in counts),
+                len(texts),
+                measure.limit,
+                self.model_name,
+                max(counts),
+            )
+
+    def measure(self) -> Measure | None:
+        """How the model's tokens are counted, and how many it reads; `None` if it does not tell."""
+        self._load()
+        return self._measure
 
     def _encode(self, method: str, texts: list[str]) -> list[list[float]]:
         if not texts:
             return []
         encode = getattr(self._load(), method)
-        valid = [clean_text(text) for text in texts]
-        vectors = encode(valid, convert_to_numpy=True, show_progress_bar=False, **self._options)
+        vectors = encode(texts, convert_to_numpy=True, show_progress_bar=False, **self._options)
         rows: list[list[float]] = vectors.astype("float32").tolist()
         return rows
 
@@ -98,6 +128,7 @@ class SentenceTransformerEmbeddings(Embeddings):
                         f"The embedding model {self.model_name!r} cannot be loaded ({error}): "
                         "check its name or path, or the connection to the model hub."
                     ) from error
+                self._measure = _measure_of(self._model)
             return self._model
 
 
@@ -110,9 +141,11 @@ def token_measure(embeddings: Embeddings) -> Measure | None:
         embeddings: Any embeddings of LangChain.
     """
     if isinstance(embeddings, SentenceTransformerEmbeddings):
-        model = embeddings.sentence_transformer()
-    else:
-        model = getattr(embeddings, "_client", None) or getattr(embeddings, "client", None)
+        return embeddings.measure()
+    return _measure_of(getattr(embeddings, "_client", None) or getattr(embeddings, "client", None))
+
+
+def _measure_of(model: Any) -> Measure | None:
     tokenizer: Any = getattr(model, "tokenizer", None)
     longest = getattr(model, "max_seq_length", None)
     if not getattr(tokenizer, "is_fast", False) or not isinstance(longest, int):
@@ -120,11 +153,12 @@ def token_measure(embeddings: Embeddings) -> Measure | None:
     prompts = getattr(model, "prompts", None) or {}
     prompt = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), "")
     limit = longest - len(tokenizer(prompt)["input_ids"]) - _MARGIN
+    # A copy: the model's own is set to cut, and must stay so while other threads embed.
+    counter = copy.deepcopy(tokenizer.backend_tokenizer)
+    counter.no_truncation()
+    counter.no_padding()
 
     def starts(text: str) -> Sequence[int]:
-        encoded = tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
-        )
-        return [start for start, _ in encoded["offset_mapping"]]
+        return [start for start, _ in counter.encode(text, add_special_tokens=False).offsets]
 
     return Measure(limit, starts) if limit > 0 else None

@@ -195,10 +195,7 @@ def _chunks(row: Row, source: str, size: int, overlap: int, measure: Measure | N
 
 def _cut_short(documents: list[Document], measure: Measure) -> str:
     """What to say of documents that are longer than the embedding model reads; empty if there are none."""
-    counts = [
-        len(measure.starts(d.page_content)) if len(d.page_content.encode()) > measure.limit else 0
-        for d in documents
-    ]
+    counts = measure.counts(document.page_content for document in documents)
     long = [count for count in counts if count > measure.limit]
     if not long:
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from agentprm.text import cut, sentence_ends
@@ -21,6 +21,10 @@ class Measure(NamedTuple):
 
     limit: int
     starts: Callable[[str], Sequence[int]]
+
+    def counts(self, texts: Iterable[str]) -> list[int]:
+        """Tokens of each text that may have more than the limit; 0 for those that are too short for it."""
+        return [len(self.starts(text)) if len(text.encode()) > self.limit else 0 for text in texts]
 
 
 def split_text(

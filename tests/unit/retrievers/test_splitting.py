@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections import Counter
 from itertools import pairwise
 
@@ -13,6 +14,9 @@ from agentprm.retrievers import load_folder
 from agentprm.retrievers.embeddings import token_measure
 from agentprm.retrievers.splitting import Measure, split_text
 from agentprm.testing import FakeEmbeddings
+
+tokenizers = pytest.importorskip("tokenizers")
+transformers = pytest.importorskip("transformers")
 
 
 def test_chunks_end_at_the_best_place():
@@ -59,19 +63,16 @@ def test_nothing_is_lost_and_nothing_too_long(text, size, overlap, markdown, mea
 
 
 class WithTokens(FakeEmbeddings):
-    """Embeddings as LangChain's HuggingFaceEmbeddings: the model is an attribute."""
+    """Embeddings as LangChain's HuggingFaceEmbeddings: the model is an attribute. A token is a word."""
 
     def __init__(self, longest):
         super().__init__()
-        self._client = type("Model", (), {"max_seq_length": longest, "tokenizer": CharacterTokenizer()})()
-
-
-class CharacterTokenizer:
-    is_fast = True
-
-    def __call__(self, text, **options):
-        offsets = [(i, i + 1) for i, c in enumerate(text) if not c.isspace()]
-        return {"input_ids": [0, *offsets, 0], "offset_mapping": offsets}
+        model = tokenizers.models.WordLevel({"?": 0}, unk_token="?")
+        backend = tokenizers.Tokenizer(model)
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        backend.enable_truncation(3)
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+        self._client = types.SimpleNamespace(max_seq_length=longest, tokenizer=tokenizer)
 
 
 def test_chunks_keep_to_what_the_embedding_model_reads(tmp_path):
@@ -80,13 +81,12 @@ def test_chunks_keep_to_what_the_embedding_model_reads(tmp_path):
         '{"id": 1, "text": "%s"}\n{"id": 2, "text": "short"}' % ("long " * 40)
     )
     assert token_measure(FakeEmbeddings()) is None
-    embeddings = WithTokens(54)  # two for the model's own tokens, two in reserve
-    documents, skipped = load_folder(tmp_path, embeddings=embeddings)
+    documents, skipped = load_folder(tmp_path, embeddings=WithTokens(22))  # two of them in reserve
     chunks = [d.page_content for d in documents if d.metadata["source"] == "a.txt"]
-    assert all(len(chunk.replace(" ", "")) <= 50 for chunk in chunks)
+    assert all(len(chunk.split()) <= 20 for chunk in chunks)
     assert sum(chunk.count("abcdefg") for chunk in chunks) >= 100
     assert [s.source for s in skipped] == ["rows.jsonl"]
-    assert skipped[0].reason.startswith("1 of 2 passages are longer than the 50 tokens")
+    assert skipped[0].reason.startswith("1 of 2 passages are longer than the 20 tokens")
 
 
 @pytest.mark.models
@@ -98,10 +98,9 @@ def test_the_packaged_model_reads_every_chunk_whole(tmp_path):
     (tmp_path / "a.txt").write_text(words * 100)
     documents, skipped = load_folder(tmp_path, embeddings=embeddings)
     assert skipped == []
-    tokenizer = embeddings.sentence_transformer().tokenizer
-    longest = embeddings.sentence_transformer().max_seq_length
+    tokenizer = transformers.AutoTokenizer.from_pretrained(embeddings.model_name)
     counts = [len(tokenizer(d.page_content, truncation=False)["input_ids"]) for d in documents]
-    assert longest / 2 < max(counts) <= longest
+    assert 128 < max(counts) <= 256
 
 
 @pytest.mark.models
@@ -110,3 +109,16 @@ def test_half_a_surrogate_can_be_embedded():
 
     embeddings = default_embeddings()
     assert embeddings.embed_query("what\ud83d is it") == embeddings.embed_query("what\ufffd is it")
+
+
+@pytest.mark.models
+def test_a_text_that_is_not_read_to_its_end_is_told_once(caplog):
+    from agentprm.packaged import default_embeddings
+
+    embeddings = default_embeddings()
+    embeddings.embed_documents(["short"])
+    assert caplog.messages == []
+    embeddings.embed_documents(["short", "many words " * 200])
+    embeddings.embed_documents(["many words " * 200])
+    (message,) = caplog.messages
+    assert "1 of 2 texts" in message
