@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -65,6 +66,7 @@ class ChatRequests:
         settings = self._settings(prompt, n, first, params)
         reply = await self._ask(prompt, params, settings)
         done = self._completions(prompt, params, n, reply, cost)
+        cost.calls += 1  # asking once more is part of the call; its tokens count
         if len(done) < n:
             self._learned.refuse({"n"})
         if any(self._learned.unanswered(c.text, cut_off=c.finish_reason == "length") for c in done):
@@ -89,7 +91,9 @@ class ChatRequests:
         if n > 1:
             settings["n"] = n
         if params.schema is not None:
-            schema = {"name": params.schema.get("title", "reply"), "schema": params.schema, "strict": True}
+            strict = params.schema.get("additionalProperties") is False  # which strictness presupposes
+            name = re.sub(r"\W", "_", str(params.schema.get("title", "reply")))
+            schema = {"name": name, "schema": params.schema, "strict": strict}
             settings["schema"] = {"type": "json_schema", "json_schema": schema}
         return settings
 
@@ -146,7 +150,6 @@ class ChatRequests:
         generated = token_count(usage.get("completion_tokens"), sum(c.tokens for c in done))
         details = usage.get("prompt_tokens_details")
         cached = token_count(details.get("cached_tokens"), 0) if isinstance(details, dict) else 0
-        cost.calls += 1
         cost.asked += asked
         cost.generated += generated
         cost.computed += max(0, asked - cached) + generated

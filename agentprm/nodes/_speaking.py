@@ -25,7 +25,9 @@ def written_answer(
     params = reply_params(model, max_tokens=max_tokens, schema=form.schema(model), lines=not form.plain)
     writer = AnsweringModel(lm=model, prompt=prompt, params=params, cache=False)
     message = yield from wait(writer.invoke, writer.ainvoke, writer.messages())
-    return writer.said(message)
+    said = writer.said(message)
+    form.check(str(said.text))
+    return said
 
 
 def spoken(state: ReasoningState, answer: AIMessage) -> Sequence[Any]:

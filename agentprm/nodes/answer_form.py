@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from agentprm.errors import CapabilityError, ConfigurationError
+from agentprm.errors import CapabilityError, ConfigurationError, ParseError
 from agentprm.lm import LanguageModel
-from agentprm.prompts import Prompts, in_form
+from agentprm.prompts import Prompts, in_form, json_object
 
 __all__ = ["AnswerForm", "ResponseFormat"]
 
@@ -68,6 +68,26 @@ class AnswerForm:
         if isinstance(wanted, Mapping):
             return {"title": "answer", **wanted}
         return wanted.model_json_schema()
+
+    def check(self, answer: str) -> None:
+        """Refuses an answer that does not keep to the schema.
+
+        Raises:
+            ParseError: If it is no JSON object, or the pydantic model does not accept it.
+        """
+        wanted = self.response_format
+        if wanted is None:
+            return
+        remedy = "Raise max_tokens, or use a model that its provider holds to schemas."
+        if json_object(answer) is None:
+            raise ParseError(
+                f"The answer is no JSON object as response_format asks: {answer[:200]!r}. {remedy}"
+            )
+        if not isinstance(wanted, Mapping):
+            try:
+                wanted.model_validate_json(answer)
+            except ValidationError as error:
+                raise ParseError(f"The answer does not fit response_format: {error}. {remedy}") from error
 
 
 def _is_pydantic(value: object) -> bool:

@@ -13,6 +13,7 @@ from agentprm.errors import (
     ConfigurationError,
     ContextLengthError,
     ModelServerError,
+    ParseError,
     TransientModelError,
 )
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
@@ -190,6 +191,16 @@ def test_forms_that_cannot_be():
     for wrong in ({"form": ""}, {"language": 3}, {"response_format": "json"}):
         with pytest.raises(ConfigurationError):
             create_rag_graph(lm, store, **wrong)
+
+
+def test_an_answer_that_does_not_keep_to_the_schema_is_an_error():
+    for reply in ("Portsmouth", '{"town": "Portsmouth"}'):
+        with OllamaServer({"": reply}) as server:
+            graph = create_rag_graph(
+                chat_openai(server), fake_store(PASSAGES), response_format=Place
+            ).compile()
+            with pytest.raises(ParseError, match="response_format"):
+                graph.invoke({"question": QUESTION})
 
 
 def test_a_local_model_writes_lines_if_a_form_is_asked_for():

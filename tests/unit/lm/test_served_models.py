@@ -76,6 +76,7 @@ def test_what_a_thought_cost_is_counted():
         with metered() as meter:
             lm.sample([ASK], 1, SamplingParams(max_tokens=20))
         assert meter.usage["completion_tokens"] == 20 + 1 + 302  # cut off in the thought, then whole
+        assert meter.usage["model_calls"] == 1  # as planned
         tight = ServerLM(server.url, thinking_tokens=10)
         assert tight.sample([ASK], 1, SamplingParams(max_tokens=20))[0][0].text == ""
 
@@ -313,7 +314,7 @@ def test_secrets_are_in_no_error(status):
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         for secret in (SECRET, "pa%ss", "pa%25ss", "head-secret"):
             assert secret not in "".join(chain)
-            assert secret not in repr(lm) + lm.json_http.base_url
+            assert secret not in repr(lm) + lm._http.base_url
         reward = HttpClassifier(f"{address}/classify", api_key=SECRET, max_retries=0)
         with pytest.raises(Exception, match=r"\*\*\*") as caught:
             reward.score("q", [[RewardStep(query="", passages=[], thought="t", final_answer=None)]])
