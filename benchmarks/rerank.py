@@ -49,7 +49,7 @@ from agentprm.rerank import (
     SetwiseReranker,
     VerdictCache,
 )
-from agentprm.rerank.setwise import Selection, heap_selection, window_selection
+from agentprm.rerank.setwise import SetTournament, heap_selection, window_selection
 
 SETS = ("dl19", "scifact", "hotpotqa_tune")
 NDCG = ir_measures.nDCG @ 10
@@ -205,7 +205,7 @@ def _oracle_row(task: Task, options: dict[str, Any]) -> tuple[float, float, int,
     )
 
 
-def _choice_row(task: Task, choose: Callable[[int], Selection]) -> tuple[float, float, int, int]:
+def _choice_row(task: Task, choose: Callable[[int], SetTournament]) -> tuple[float, float, int, int]:
     def run(one: Task) -> tuple[list[int], int, int]:
         grades = [one.grades.get(str(d.id), 0) for d in one.documents]
         selection, known, rounds = choose(len(grades)), set(), 0

@@ -9,7 +9,7 @@ import numpy as np
 from langchain_core.documents import Document
 
 from agentprm.retrievers.adapters import document_test
-from agentprm.retrievers.fusion import Ranking
+from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.vector_index import FloatArray, VectorIndex
 
@@ -39,7 +39,7 @@ class Candidates:
         bonus: What some documents score more when the best of a target is chosen.
     """
 
-    def __init__(self, index: VectorIndex, vector: FloatArray, filter: Any, hits: Ranking) -> None:
+    def __init__(self, index: VectorIndex, vector: FloatArray, filter: Any, hits: RankedList) -> None:
         self._index = index
         self._vector = _unit(np.asarray(vector, dtype=np.float32)[None, :])[0]
         self._allowed = document_test(index, filter)

@@ -24,7 +24,7 @@ from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
 from agentprm.plain import clean_text
 from agentprm.retrievers.feedback import rocchio
 from agentprm.retrievers.feedback_methods import Merge
-from agentprm.retrievers.fusion import Ranking
+from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.selectors import Selection, TopSelector
 from agentprm.retrievers.vector_index import FloatArray, VectorIndex
 
@@ -167,7 +167,7 @@ class FeatureFeedback:
         self,
         query: str,
         vector: FloatArray,
-        hits: Ranking,
+        hits: RankedList,
         index: VectorIndex,
         *,
         k: int,

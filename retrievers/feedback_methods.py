@@ -11,7 +11,7 @@ from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError
 from agentprm.retrievers.feedback import average, rocchio
-from agentprm.retrievers.fusion import Ranking, combine_scores
+from agentprm.retrievers.fusion import RankedList, combine_scores
 from agentprm.retrievers.selectors import Selection, TopSelector
 from agentprm.retrievers.vector_index import FloatArray, VectorIndex
 
@@ -36,7 +36,7 @@ class FeedbackMethod(Protocol):
         self,
         query: str,
         vector: FloatArray,
-        hits: Ranking,
+        hits: RankedList,
         index: VectorIndex,
         *,
         k: int,
@@ -92,7 +92,7 @@ class VectorFeedback:
         self,
         query: str,
         vector: FloatArray,
-        hits: Ranking,
+        hits: RankedList,
         index: VectorIndex,
         *,
         k: int,
@@ -150,7 +150,7 @@ class TextFeedback:
         self,
         query: str,
         vector: FloatArray,
-        hits: Ranking,
+        hits: RankedList,
         index: VectorIndex,
         *,
         k: int,
@@ -210,7 +210,7 @@ class EncoderFeedback:
         self,
         query: str,
         vector: FloatArray,
-        hits: Ranking,
+        hits: RankedList,
         index: VectorIndex,
         *,
         k: int,
@@ -226,5 +226,5 @@ class EncoderFeedback:
         return index.search_vectors(encoded, k, filter)[0]
 
 
-def _vectors(index: VectorIndex, hits: Ranking, places: Sequence[int]) -> FloatArray:
+def _vectors(index: VectorIndex, hits: RankedList, places: Sequence[int]) -> FloatArray:
     return index.vectors_for([str(hits[place][0].id) for place in places])

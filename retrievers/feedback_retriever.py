@@ -16,7 +16,7 @@ from pydantic import ConfigDict, PrivateAttr
 from agentprm.errors import CapabilityError, ConfigurationError, MissingDependencyError
 from agentprm.retrievers.adapters import document_test, vector_index
 from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge
-from agentprm.retrievers.fusion import Ranking, rrf
+from agentprm.retrievers.fusion import RankedList, rrf
 from agentprm.retrievers.hybrid import HybridRetriever
 from agentprm.retrievers.links import LINKED, LinkFeedback, keeps_mentions
 from agentprm.retrievers.selectors import Selector
@@ -178,7 +178,9 @@ class FeedbackRetriever(BaseRetriever):
         return [document for document, _ in await run_in_executor(None, self.search, query, k)]
 
 
-def merge_rankings(first: Ranking, second: Ranking, merge: Merge, keep: int) -> list[tuple[Document, float]]:
+def merge_rankings(
+    first: RankedList, second: RankedList, merge: Merge, keep: int
+) -> list[tuple[Document, float]]:
     """Puts a first and a second list together.
 
     Args:

@@ -8,15 +8,17 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 
-__all__ = ["Ranking", "borda", "combine_scores", "reciprocal_ranks", "rrf", "weighted"]
+__all__ = ["RankedList", "borda", "combine_scores", "reciprocal_ranks", "rrf", "weighted"]
 
-Ranking = Sequence[tuple[Document, float]]
+RankedList = Sequence[tuple[Document, float]]
 """Documents with scores, best first. Their ids tell them apart."""
 
 _RRF_K = 60  # Cormack et al., SIGIR 2009
 
 
-def rrf(rankings: Sequence[Ranking], weights: Sequence[float] | None = None) -> list[tuple[Document, float]]:
+def rrf(
+    rankings: Sequence[RankedList], weights: Sequence[float] | None = None
+) -> list[tuple[Document, float]]:
     """Reciprocal rank fusion: the sum of weight / (60 + rank) over the lists.
 
     Args:
@@ -36,7 +38,7 @@ def reciprocal_ranks(count: int, weight: float = 1.0) -> list[float]:
 
 
 def weighted(
-    rankings: Sequence[Ranking], weights: Sequence[float] | None = None
+    rankings: Sequence[RankedList], weights: Sequence[float] | None = None
 ) -> list[tuple[Document, float]]:
     """Weighted sum of scores that are scaled to [0, 1] within each list; a missing document scores 0."""
     totals = []
@@ -47,13 +49,13 @@ def weighted(
     return _summed(rankings, totals)
 
 
-def borda(rankings: Sequence[Ranking]) -> list[tuple[Document, float]]:
+def borda(rankings: Sequence[RankedList]) -> list[tuple[Document, float]]:
     """Borda count: a document of rank r among n gets (n - r + 1) / n points from a list (r from 1)."""
     totals = [[(len(r) - rank) / len(r) for rank in range(len(r))] for r in rankings]
     return _summed(rankings, totals)
 
 
-def combine_scores(rankings: Sequence[Ranking], how: str) -> list[tuple[Document, float]]:
+def combine_scores(rankings: Sequence[RankedList], how: str) -> list[tuple[Document, float]]:
     """Fuses lists that share one score scale.
 
     Args:
@@ -78,7 +80,7 @@ def combine_scores(rankings: Sequence[Ranking], how: str) -> list[tuple[Document
     return [(documents[i], totals[i]) for i in sorted(totals, key=lambda i: -totals[i])]
 
 
-def _weights(rankings: Sequence[Ranking], weights: Sequence[float] | None) -> Sequence[float]:
+def _weights(rankings: Sequence[RankedList], weights: Sequence[float] | None) -> Sequence[float]:
     if weights is None:
         return [1.0] * len(rankings)
     if len(weights) != len(rankings) or min(weights, default=0.0) < 0:
@@ -86,7 +88,9 @@ def _weights(rankings: Sequence[Ranking], weights: Sequence[float] | None) -> Se
     return weights
 
 
-def _summed(rankings: Sequence[Ranking], points: Sequence[Sequence[float]]) -> list[tuple[Document, float]]:
+def _summed(
+    rankings: Sequence[RankedList], points: Sequence[Sequence[float]]
+) -> list[tuple[Document, float]]:
     documents: dict[str, Document] = {}
     totals: dict[str, float] = {}
     for ranking, values in zip(rankings, points, strict=True):

@@ -15,7 +15,7 @@ from langchain_core.documents import Document
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.retrievers.candidates import Candidates, Target
 from agentprm.retrievers.feedback_methods import Merge
-from agentprm.retrievers.fusion import Ranking
+from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import Selection
 from agentprm.retrievers.shared_names import Names
@@ -108,7 +108,7 @@ class LinkFeedback:
         self,
         query: str,
         vector: FloatArray,
-        hits: Ranking,
+        hits: RankedList,
         index: VectorIndex,
         *,
         k: int,

@@ -18,17 +18,17 @@ from agentprm.rerank.asking import DEFINITION, sampling, scoring, shown
 from agentprm.rerank.base import Plan, Ranked, Reranker
 from agentprm.rerank.judging import Assessor, Judging, Missing
 
-__all__ = ["LABELS", "Selection", "SetwiseReranker", "heap_selection", "parse_choice", "window_selection"]
+__all__ = ["LABELS", "SetTournament", "SetwiseReranker", "heap_selection", "parse_choice", "window_selection"]
 
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Members = tuple[int, ...]
-Selection = Generator[list[Members], Sequence[int | None], list[int]]
+SetTournament = Generator[list[Members], Sequence[int | None], list[int]]
 """Yields sets of places that may be asked at once, is sent the winner of each (`None`: nobody was
 asked, the budget has run out), and returns the places that it could order, best first."""
 
 
-def heap_selection(count: int, size: int, k: int) -> Selection:
+def heap_selection(count: int, size: int, k: int) -> SetTournament:
     """The best `k` of `count` places by a heap whose nodes have `size - 1` children.
 
     While the heap is built all nodes of a level are asked about together; taking the best out goes
@@ -88,7 +88,7 @@ def _abreast(
     return complete
 
 
-def window_selection(count: int, size: int, k: int) -> Selection:
+def window_selection(count: int, size: int, k: int) -> SetTournament:
     """The best `k` of `count` places by windows that go up the list, `k` passes.
 
     The winner of a window moves to its top, the others keep their order, and the next window ends

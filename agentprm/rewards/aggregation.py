@@ -25,7 +25,7 @@ __all__ = [
     "weighted_majority",
 ]
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 Aggregation = Literal["min", "max", "product", "last", "mean", "geometric_mean", "sum", "first_error"]
 
@@ -119,7 +119,7 @@ def best_of_n(scores: Sequence[Sequence[float]], how: Aggregation, *, threshold:
 
 
 def majority(
-    answers: Sequence[Answer | None], *, normalize: Callable[[Answer], Hashable] = lambda answer: answer
+    answers: Sequence[T | None], *, normalize: Callable[[T], Hashable] = lambda answer: answer
 ) -> int:
     """Index of the first answer of the largest group of equal answers.
 
@@ -136,10 +136,10 @@ def majority(
 
 
 def weighted_majority(
-    answers: Sequence[Answer | None],
+    answers: Sequence[T | None],
     weights: Sequence[float],
     *,
-    normalize: Callable[[Answer], Hashable] = lambda answer: answer,
+    normalize: Callable[[T], Hashable] = lambda answer: answer,
 ) -> int:
     """Index of the best-weighted answer of the group of equal answers with the greatest total weight.
 
@@ -158,9 +158,7 @@ def weighted_majority(
     return _vote(answers, [float(weight) for weight in weights], normalize)
 
 
-def _vote(
-    answers: Sequence[Answer | None], weights: Sequence[float], normalize: Callable[[Answer], Hashable]
-) -> int:
+def _vote(answers: Sequence[T | None], weights: Sequence[float], normalize: Callable[[T], Hashable]) -> int:
     if not answers:
         raise InputError("There is no candidate to choose from.")
     if len(weights) != len(answers):

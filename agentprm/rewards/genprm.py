@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agentprm.lm.base import Role
-from agentprm.rewards.verdict_templates import Found, Stage, VerdictTemplate, Writing, at_word, only_last
+from agentprm.rewards.verdict_templates import (
+    Continuation,
+    Found,
+    VerdictTemplate,
+    Writing,
+    at_word,
+    only_last,
+)
 
 __all__ = ["GenPRM"]
 
@@ -63,12 +70,12 @@ class GenPRM(VerdictTemplate):
         """See `VerdictTemplate.write`."""
         decide = "<output>\n**Judgement**: $\\boxed"
         head = opening.replace("{number}", str(number))
-        completion = yield Stage(head, ("</analyze>",))
+        completion = yield Continuation(head, ("</analyze>",))
         analysis = head + completion.text.split("</analyze>")[0].rstrip("\n") + "\n</analyze>\n"
         if self.execute is not None:
             text = analysis + _VERIFY
             for _ in range(self.rounds):
-                completion = yield Stage(text, (f"\n{_FENCE}\n", "</output>"))
+                completion = yield Continuation(text, (f"\n{_FENCE}\n", "</output>"))
                 if "<output>" in completion.text:
                     return text + completion.text + "</output>\n"
                 if completion.finish_reason == "length":
@@ -78,7 +85,7 @@ class GenPRM(VerdictTemplate):
                 output = "No code found." if code is None else self.execute(code)
                 text += f"[Code Output]\n\n{_FENCE}\n{output}\n{_FENCE}\n"
         # Without code, or with the rounds used up: decide from the analysis.
-        completion = yield Stage(analysis + decide, ("</output>",), 20)
+        completion = yield Continuation(analysis + decide, ("</output>",), 20)
         return analysis + decide + completion.text + "</output>\n"
 
     def find(self, text: str, question: str, count: int) -> list[Found | None]:

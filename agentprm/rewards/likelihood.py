@@ -21,7 +21,7 @@ from agentprm.rewards.base import PrefixReward, Trajectory
 
 __all__ = ["Grounding", "LikelihoodReward", "Relevance", "SelfJudgement"]
 
-Request = tuple[list[Prompt], list[list[str]]]
+Continuations = tuple[list[Prompt], list[list[str]]]
 """Prompts, and the continuations of each whose log-likelihoods are wanted."""
 
 
@@ -68,7 +68,7 @@ class LikelihoodReward(PrefixReward):
         self.prompts = prompts
 
     @abstractmethod
-    def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Request:
+    def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Continuations:
         """What to ask the model for."""
 
     @abstractmethod
@@ -86,7 +86,7 @@ class LikelihoodReward(PrefixReward):
         return await asyncio.to_thread(self.read, question, prefixes, rows)  # it may count tokens
 
 
-def _continued(prompts: list[Prompt], texts: Sequence[str]) -> Request:
+def _continued(prompts: list[Prompt], texts: Sequence[str]) -> Continuations:
     # After a prefix that ends in a word a continuation begins with a blank.
     return prompts, [
         [(" " if prompt.prefix else "") + text] for prompt, text in zip(prompts, texts, strict=True)
@@ -111,7 +111,7 @@ class Grounding(LikelihoodReward):
         """See `ProcessRewardModel.model_calls`: each with and without the evidence."""
         return 2 * steps
 
-    def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Request:
+    def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Continuations:
         """See `LikelihoodReward.ask`."""
         findings = [one_line(prefix[-1]["thought"]) for prefix in prefixes]
         grounded = [self._prompt(question, prefix, evidence=True) for prefix in prefixes]
@@ -153,7 +153,7 @@ class Relevance(LikelihoodReward):
         """See `ProcessRewardModel.model_calls`: each, and once without evidence."""
         return steps + 1 if steps else 0
 
-    def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Request:
+    def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Continuations:
         """See `LikelihoodReward.ask`."""
         evidence = [
             joined(prefix[-1]["passages"][: self.passages] or [one_line(prefix[-1]["thought"])])
@@ -182,7 +182,7 @@ class SelfJudgement(LikelihoodReward):
 
     default_passages = 3
 
-    def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Request:
+    def ask(self, question: str, prefixes: Sequence[Trajectory]) -> Continuations:
         """See `LikelihoodReward.ask`."""
         prompts = [
             self.prompts.judge.render(

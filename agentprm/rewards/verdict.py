@@ -16,7 +16,7 @@ from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.prefix_memory import PrefixMemory, Recall
 from agentprm.rewards.step_text import StepText, StepWriter
-from agentprm.rewards.verdict_templates import Found, Judge, Stage, VerdictTemplate, Writing
+from agentprm.rewards.verdict_templates import Continuation, Found, Judge, VerdictTemplate, Writing
 
 __all__ = ["Verdict", "VerdictReward"]
 
@@ -221,7 +221,7 @@ class VerdictReward(ProcessRewardModel):
     def _written(self, bases: list[tuple[Prompt, int]], paths: list[Writing]) -> Plan[list[str]]:
         """Advances all paths together: what they wait for is sampled in as few calls as possible."""
         texts = [""] * len(paths)
-        waiting: dict[int, Stage] = {i: next(path) for i, path in enumerate(paths)}
+        waiting: dict[int, Continuation] = {i: next(path) for i, path in enumerate(paths)}
         while waiting:
             # Equal wishes are one prompt with several samples: one prefill, and different samples.
             equal: dict[tuple[Prompt, tuple[str, ...], int], list[int]] = {}
@@ -252,9 +252,9 @@ class VerdictReward(ProcessRewardModel):
 
 def _advanced(
     paths: list[Writing], replies: list[tuple[int, Completion]]
-) -> tuple[dict[int, Stage], dict[int, str]]:
+) -> tuple[dict[int, Continuation], dict[int, str]]:
     """What paths want after these replies, and the texts of those that have come to their end."""
-    stages: dict[int, Stage] = {}
+    stages: dict[int, Continuation] = {}
     ends: dict[int, str] = {}
     for i, completion in replies:
         try:

@@ -16,11 +16,11 @@ from agentprm.lm.base import Completion, Role
 from agentprm.replies import answer_span
 
 __all__ = [
+    "Continuation",
     "Found",
     "Grounded",
     "Judge",
     "SolutionCheck",
-    "Stage",
     "StepChecks",
     "VerdictTemplate",
     "Writing",
@@ -46,7 +46,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Continuation:
     """A wish for more text of the assistant's turn.
 
     Attributes:
@@ -60,7 +60,7 @@ class Stage:
     max_tokens: int | None = None
 
 
-Writing = Generator[Stage, Completion, str]
+Writing = Generator[Continuation, Completion, str]
 """Asks for stages, gets completions, returns the whole turn."""
 
 
@@ -127,7 +127,7 @@ class VerdictTemplate(ABC):
             opening: How the turn begins; empty for a model that continues nothing.
             number: The step, from 1.
         """
-        completion = yield Stage(opening)
+        completion = yield Continuation(opening)
         return opening + completion.text
 
 

@@ -12,7 +12,7 @@ from agentprm.text import words
 
 __all__ = ["TableChecker"]
 
-Row = Mapping[str, str | int | float]
+TableRow = Mapping[str, str | int | float]
 
 _NUMBER = re.compile(r"(?<![\w.,])[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\w)|(?<![\w.])[-+]?\d+(?:\.\d+)?(?!\w)")
 _RULE = re.compile(r"^\|?\s*:?-{2,}.*$")
@@ -37,7 +37,7 @@ class TableChecker:
 
     name = "table"
 
-    def __init__(self, rows: Sequence[Row] | None = None, *, key: str | None = None) -> None:
+    def __init__(self, rows: Sequence[TableRow] | None = None, *, key: str | None = None) -> None:
         self._tables = None if rows is None else [_texts(rows)]
         self._key = key
         if rows is not None and key is not None and not all(key in row for row in rows):
@@ -113,7 +113,7 @@ def read_tables(text: str) -> Iterator[list[dict[str, str]]]:
                 yield rows
 
 
-def _texts(rows: Sequence[Row]) -> list[dict[str, str]]:
+def _texts(rows: Sequence[TableRow]) -> list[dict[str, str]]:
     return [{str(column): str(cell) for column, cell in row.items()} for row in rows]
 
 
