@@ -42,7 +42,11 @@ def add(commands: Any) -> None:
     command.add_argument(
         "-o", "--output", metavar="INDEX", required=True, help="folder to write the index to"
     )
-    command.add_argument("--embeddings", metavar="NAME", help="Hugging Face name or path (default: packaged)")
+    command.add_argument(
+        "--embeddings",
+        metavar="NAME",
+        help="provider:name (openai:…, ollama:…), or a Hugging Face name or folder (default: packaged)",
+    )
     command.add_argument("--chunk-size", type=count, default=1000, metavar="N", help="characters (1000)")
     command.add_argument("--chunk-overlap", type=int, default=100, metavar="N", help="characters (100)")
 

@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import ChatLM, LanguageModel, Prompt, SamplingParams, as_language_model
 
-__all__ = ["Models", "model_called", "reranker_called", "reward_called"]
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+
+__all__ = ["Models", "embeddings_from_provider", "model_called", "reranker_called", "reward_called"]
 
 # `openai:gpt-5-mini`, `http://localhost:8000/v1`: models that answer from elsewhere, no drive letter.
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9_-]+:.+")
+
+
+def embeddings_from_provider(name: str) -> Embeddings | None:
+    """The embeddings that LangChain calls `provider:model`; `None` for a name of another kind.
+
+    Raises:
+        ConfigurationError: If they cannot be had.
+        MissingDependencyError: Without the extra `agents` or the provider's package.
+    """
+    if not _elsewhere(name):
+        return None
+    try:
+        from langchain.embeddings import init_embeddings
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("langchain", "agents") from error
+    try:
+        return init_embeddings(name)
+    except ImportError as error:  # the message names the provider's package
+        raise MissingDependencyError(f"{name!r} needs a package that is not installed: {error}") from error
+    except Exception as error:  # every provider has its own for a wrong name or a missing key
+        raise ConfigurationError(f"{name!r} are no embeddings that can be used: {_said(error)}") from error
 
 
 class Models(NamedTuple):
@@ -98,10 +122,14 @@ def _answering(model: LanguageModel, name: str) -> LanguageModel:
     try:
         model.sample([Prompt((("user", "Say OK."),))], 1, SamplingParams(max_tokens=16, temperature=0.0))
     except Exception as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        stop = "" if said.endswith((".", "!", "?")) else "."
         raise ConfigurationError(
-            f"The model {name!r} does not answer: {said}{stop} Check its name, its key and whether its "
+            f"The model {name!r} does not answer: {_said(error)} Check its name, its key and whether its "
             "server runs."
         ) from error
     return model
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error, as a sentence."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -60,9 +60,10 @@ def embeddings_called(name: str) -> Embeddings:
         from agentprm.packaged import default_embeddings
 
         return default_embeddings()
+    from agentprm.cli.models import embeddings_from_provider
     from agentprm.retrievers import SentenceTransformerEmbeddings
 
-    return SentenceTransformerEmbeddings(name)
+    return embeddings_from_provider(name) or SentenceTransformerEmbeddings(name)
 
 
 def build_store(documents: Sequence[Any], embeddings: Embeddings, progress: Console) -> FaissStore:

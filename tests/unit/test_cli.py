@@ -335,7 +335,16 @@ def test_no_answer_is_a_failure_that_is_told(index, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["index", "-h"], ["fsck", "-h"], ["ask", "-h"], ["eval", "-h"], ["serve", "-h"], ["trace", "-h"]]
+    "argv",
+    [
+        ["--help"],
+        ["index", "-h"],
+        ["fsck", "-h"],
+        ["ask", "-h"],
+        ["eval", "-h"],
+        ["serve", "-h"],
+        ["trace", "-h"],
+    ],
 )
 def test_help_has_examples(argv, capsys):
     assert main(argv) == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentprm.cli import main, opening
-from agentprm.cli.models import model_called, reranker_called, reward_called
+from agentprm.cli.models import Models, model_called, reranker_called, reward_called
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import ChatLM
 from agentprm.rerank import PairwiseReranker
@@ -216,6 +216,34 @@ class TestConfig:
         assert "no.toml cannot be read" in capsys.readouterr().err
         assert main(["ask", QUESTION, "--config"]) == 2
         assert "expected one argument" in capsys.readouterr().err
+
+
+def test_embeddings_by_name(tmp_path, monkeypatch, capsys):
+    langchain = pytest.importorskip("langchain.embeddings")
+
+    def init(name: str) -> Any:
+        if name == "ollama:nomic":
+            return FakeEmbeddings()
+        if name == "absent:model":
+            raise ImportError("It requires langchain-absent.")
+        raise ValueError("Provider is not supported")
+
+    monkeypatch.setattr(langchain, "init_embeddings", init)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "brunel.txt").write_text("Brunel was born in Portsmouth.")
+    assert main(["index", "notes", "-o", "i", "--embeddings", "ollama:nomic"]) == 0
+    assert json.loads((tmp_path / "i" / "agentprm.json").read_text())["embeddings"] == "ollama:nomic"
+    model = Models(ScriptedLanguageModel({"": "Portsmouth"}))
+    monkeypatch.setattr(opening, "open_models", lambda args, progress: model)
+    assert main(["ask", QUESTION, "--index", "i", "--graph", "rag"]) == 0  # the index knows its embeddings
+    for name, message in (
+        ("opnai:x", "no embeddings that can be used"),
+        ("absent:model", "langchain-absent"),
+    ):
+        capsys.readouterr()
+        assert main(["index", "notes", "-o", "j", "--embeddings", name]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.enable_socket
