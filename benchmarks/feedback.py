@@ -208,18 +208,8 @@ def vector_rows(data: DataSet) -> Iterator[tuple[str, Lists]]:
     yield "links over hybrid, weighted", second(data, LinkFeedback(), first=best)
     yield "links, 300 titles of common words added", common_titles(data)
     plain = [d.model_copy(update={"metadata": {}}) for d in data.documents]
-    hidden = [Document(id=d.id, page_content=_body(d)) for d in data.documents]
     yield "links, titles as first lines only", second(data, LinkFeedback(MentionIndex.from_documents(plain)))
-    untitled = FaissStore(data.store.embeddings)
-    untitled.add_embeddings(
-        [d.page_content for d in hidden], data.vectors, [{}] * len(hidden), ids=[str(d.id) for d in hidden]
-    )
-    found = [
-        LinkFeedback().expand(text, vector, hits, untitled, k=DEPTH)
-        for text, vector, hits in zip(
-            texts, data.query_vectors, untitled.search_vectors(data.query_vectors, DEPTH), strict=True
-        )
-    ]
+    found = second(untitled(data), LinkFeedback())
     yield "links, no titles: names from first sentences", found
 
 
@@ -232,6 +222,7 @@ def default_rows(data: DataSet, folder: Path, cache: Path) -> Iterator[tuple[str
         if multihop and data.documents[0].metadata.get("title"):
             filler = load(folder / multihop[0], cache, 1)
             yield from _stages(shared_titles(data, filler, passages), f", {passages} passages a title")
+    yield from list(_stages(untitled(data), ", titles hidden"))[1:]
     random = np.random.default_rng(0)
     texts = {i: misspelt(text, data.store.mentions, random) for i, text in data.queries.items()}
     embed = default_embeddings().embed_documents
@@ -251,6 +242,19 @@ def _stages(data: DataSet, suffix: str) -> Iterator[tuple[str, Lists]]:
     ]
     yield f"hybrid, weighted{suffix}", hybrid
     yield f"default: links over it{suffix}", second(data, LinkFeedback(least_linked=LINKED), first=hybrid)
+
+
+def untitled(data: DataSet) -> DataSet:
+    """The set without titles, except in the passages' vectors."""
+    documents = [Document(id=d.id, page_content=_body(d)) for d in data.documents]
+    store = FaissStore(data.store.embeddings)
+    store.add_embeddings(
+        [d.page_content for d in documents],
+        data.vectors,
+        [{}] * len(documents),
+        ids=[str(d.id) for d in documents],
+    )
+    return data._replace(documents=documents, store=store)
 
 
 def shared_titles(data: DataSet, filler: DataSet, passages: int) -> DataSet:
