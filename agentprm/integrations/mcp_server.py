@@ -71,8 +71,8 @@ def create_mcp_server(
         host: The address of HTTP. Keep the default, unless something in front of it asks who is there.
         port: The port of HTTP.
     """
-    if isinstance(retriever, VectorStore):
-        retriever = default_retriever(retriever, k=_MOST)
+    counted = isinstance(retriever, VectorStore)
+    found_by = default_retriever(retriever) if isinstance(retriever, VectorStore) else retriever
     server: FastMCP[Any] = FastMCP(
         name,
         instructions=f"Searches {about}, and answers questions from them with sources.",
@@ -86,7 +86,9 @@ def create_mcp_server(
         k: Annotated[int, Field(description="Most passages.", ge=1, le=_MOST)] = 5,
     ) -> Annotated[CallToolResult, FoundPassages]:
         _not_empty(query, "query")
-        documents = (await retriever.ainvoke(query))[:k]
+        # Of another retriever it is not known whether it can be asked for a number of passages.
+        most: dict[str, Any] = {"k": k} if counted else {}
+        documents = (await found_by.ainvoke(query, **most))[:k]
         lines = [f"[{i}] {source_text(d, d.page_content, None)}" for i, d in enumerate(documents, 1)]
         found = FoundPassages(passages=[_passage(document) for document in documents])
         return _result("\n".join(lines) or "Nothing was found.", found)

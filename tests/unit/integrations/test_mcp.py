@@ -170,3 +170,19 @@ async def test_in_a_langchain_agent(index):
     result = await agent.ainvoke({"messages": "Where was Brunel born?"})
     assert "Sources:\n[1] Brunel (page: 3)" in result["messages"][2].text
     assert result["messages"][-1].text == "In Portsmouth."
+
+
+async def test_how_many_passages_are_found():
+    from mcp.shared.memory import create_connected_server_and_client_session as connected
+
+    from agentprm.integrations.mcp_server import create_mcp_server
+    from agentprm.testing import fake_store
+
+    store = fake_store([f"Bridge number {i}." for i in range(20)])
+    for retriever in (store, store.as_retriever(search_kwargs={"k": 20})):
+        server = create_mcp_server(None, retriever, about="bridges")
+        async with connected(server._mcp_server) as session:
+            for k in (1, 12):
+                found = await session.call_tool("search", {"query": "Which bridge?", "k": k})
+                assert len(found.structuredContent["passages"]) == k
+            assert "bridges" in (await session.list_tools()).tools[0].description
