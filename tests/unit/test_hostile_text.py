@@ -51,7 +51,7 @@ from agentprm.rewards.checkers._formulas import FormulaError, parse_formula
 from agentprm.rewards.checkers.table import read_tables
 from agentprm.rewards.genprm import GenPRM
 from agentprm.rewards.graded_templates import Principled, Rubric
-from agentprm.rewards.templates import as_data as step_as_data
+from agentprm.rewards.templates import without_marks
 from agentprm.rewards.verdict_templates import Grounded, Judge, SolutionCheck, StepChecks
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
 from agentprm.text import cut, fold, sentence_ends, terms, words
@@ -216,7 +216,8 @@ def mentions(text: str) -> None:
     index = MentionIndex.from_documents(
         [Document(id="a", page_content=text), Document(id="b", page_content="x", metadata={"title": text})]
     )
-    index.find(text)
+    index.find(text, misspelt=True)
+    index.names(text)
     index.find("Home A a Ab Cd")
 
 
@@ -284,7 +285,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "principled": lambda text: Principled().find(text, "q", 3),
     "rubric": lambda text: Rubric(rubrics=("is true",)).find(text, "q", 3),
     "as_trajectory": as_trajectory,
-    "step tags": lambda text: [step_as_data(Tokenizer(), text, [tag]) for tag in ("\n", "ки", "<extra_0>")],
+    "step tags": lambda text: [without_marks(Tokenizer(), text, [tag]) for tag in ("\n", "ки", "<extra_0>")],
     # checkers
     "arithmetic": lambda text: ArithmeticChecker().check("q", [step(text)]),
     "table": lambda text: TableChecker().check(text, [step(text, text)]),
