@@ -2,6 +2,7 @@
 
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -412,3 +413,40 @@ def test_deeply_nested_json_is_no_json():
         json_bomb = [json_bomb]
     with Loopback(answer) as server, pytest.raises(ModelServerError):
         ServerLM(server.url)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(status):
+    reached = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self):
+            reached.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+
+        class Redirecting(Elsewhere):
+            def do_GET(self):
+                self.send_response(status)
+                self.send_header("Location", f"http://127.0.0.1:{other.server_port}/v1/models")
+                self.end_headers()
+
+            do_POST = do_GET
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            with pytest.raises(ModelServerError):
+                ServerLM(
+                    f"http://127.0.0.1:{server.server_port}/v1", "m", api_key=SECRET, max_retries=0
+                ).sample([ASK])
+            server.shutdown()
+        other.shutdown()
+    assert reached == []
