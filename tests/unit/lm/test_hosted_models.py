@@ -17,7 +17,7 @@ from agentprm.errors import (
     TransientModelError,
 )
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
-from agentprm.lm import ChatLM, Prompt, SamplingParams, ServerLM
+from agentprm.lm import ChatLM, Prompt, SamplingParams, ServerLM, as_language_model
 from agentprm.lm.retries import Retries
 from agentprm.rerank import ListwiseReranker, PairwiseReranker, SetwiseReranker
 from agentprm.rewards import Judge, VerdictReward
@@ -235,6 +235,27 @@ def test_models_in_wrappings_judge_and_answer(wrap):
         assert len(reranker.compress_documents(documents, "q")) == 3
     graph = create_rag_graph(model, fake_store(PASSAGES), reranker=model).compile()
     assert graph.invoke({"question": QUESTION})["answer"] == "Passage A"
+
+
+async def test_models_that_the_config_chooses():
+    init = pytest.importorskip("langchain.chat_models").init_chat_model
+    with OllamaServer({"Where?": "Paris", "": "Portsmouth"}) as server:
+        fixed = init("ollama:llama3.2", base_url=server.root)
+        chosen = init(base_url=server.root, model_provider="ollama")  # by the run's config
+        default = init(
+            "ollama:llama3.2", configurable_fields="any", config_prefix="first", base_url=server.root
+        )
+        for model in (fixed, default, default.bind(stop=["@"]), default.with_retry()):
+            lm = as_language_model(model)
+            assert isinstance(lm, ChatLM)
+            assert lm.sample([ASK], 2, WARM)[0][1].text == "Paris"
+            assert server.bodies()[-1]["options"]["temperature"] == 0.7
+        graph = create_rag_graph(chosen, fake_store(PASSAGES)).compile()
+        for name in ("llama3.2", "llama3.2:latest"):
+            config = {"configurable": {"model": name}}
+            assert graph.invoke({"question": QUESTION}, config)["answer"] == "Portsmouth"
+            assert server.bodies()[-1]["model"] == name
+            assert (await graph.ainvoke({"question": QUESTION}, config))["answer"] == "Portsmouth"
 
 
 # ------------------------------------------------------------------------ refusals
