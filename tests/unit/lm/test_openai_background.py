@@ -118,9 +118,9 @@ def test_cutting_keeps_the_end_and_what_is_scored(trunk, more, cut, length, bos)
     assert trunk[: span.start] == joint[: span.start]
     whole = len(joint) + 1 <= length and len(trunk) + 1 <= length
     if whole:
-        assert Context(length, bos=bos).fit(trunk, [span]) == [span]
+        assert Context(length, bos=bos).fit(trunk, [span], new=1) == (list(trunk), [span])
     try:
-        (found,) = Context(length, "truncate_left", bos).fit(trunk, [span])
+        fitted, (found,) = Context(length, "truncate_left", bos).fit(trunk, [span], new=1)
     except ContextLengthError:
         assert not whole
         return
@@ -130,6 +130,7 @@ def test_cutting_keeps_the_end_and_what_is_scored(trunk, more, cut, length, bos)
     head = 1 if bos is not None and trunk[0] == bos else 0
     lost = len(joint) - len(found.ids)
     assert list(found.ids) == joint[:head] + joint[head + lost :]
+    assert fitted == [*trunk[:head], *trunk[head + lost :]]
 
 
 def test_context_errors():
