@@ -97,7 +97,7 @@ def test_retry_after(header, seconds):
         header = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     headers = {} if header is None else {"retry-after": header}
     found = _retry_after(SimpleNamespace(response=SimpleNamespace(headers=headers)))
-    assert found == (None if seconds is None else pytest.approx(seconds, abs=2))
+    assert found == (None if seconds is None else pytest.approx(seconds, abs=30))
     assert _retry_after(None) is None
 
 
