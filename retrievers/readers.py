@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -18,13 +19,18 @@ from agentprm.errors import InputError, MissingDependencyError
 from agentprm.plain import clean_text
 from agentprm.retrievers.html_text import html_page
 from agentprm.retrievers.json_rows import TEXT_KEYS, BadRow, Row, json_rows, object_row
+from agentprm.text import cut
 
 __all__ = ["SUFFIXES", "read_file"]
 
 Rows = Iterator[Row | BadRow]
 
-# Where the title of a Markdown text is looked for, and how long front matter may be.
+# Where the title of a Markdown or Word text is looked for, and how long front matter and titles may be.
 _HEAD = 1 << 16
+_HEAD_BLOCKS = 100
+_FRONT = 1 << 13
+_TITLE = 300
+_CHARSET = re.compile(rb"(?:charset|encoding)\s{0,9}=\s{0,9}[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 # What a Word file, which is compressed, may unpack to.
 _MOST_UNPACKED = 1 << 28
 
@@ -48,7 +54,7 @@ def read_file(file: Path, source: str) -> Rows:
     try:
         if suffix in _BINARY:
             yield from _BINARY[suffix](data, source, file.stem)
-        elif (content := _decoded(data)) is None:
+        elif (content := _decoded(data, declared=suffix in _DECLARING)) is None:
             yield BadRow(source, "not text in UTF-8 or UTF-16")
         elif content.strip():
             yield from _TEXTUAL[suffix](content, source, file.stem)
@@ -58,17 +64,24 @@ def read_file(file: Path, source: str) -> Rows:
         yield BadRow(source, str(error).rstrip("."))
 
 
-def _decoded(data: bytes) -> str | None:
+def _decoded(data: bytes, *, declared: bool) -> str | None:
+    """The text of a file, or `None` if it is none; older formats may declare another encoding than UTF-8."""
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
-        return None
+        found = _CHARSET.search(data, 0, 1024) if declared else None
+        try:
+            text = data.decode(found.group(1).decode(), errors="replace") if found else "\0"
+        except LookupError:
+            return None
     return None if "\0" in text else text
 
 
 def _whole(source: str, title: str, text: str) -> Row | BadRow:
-    return Row(source, title, text, None, {}) if text.strip() else BadRow(source, "holds no text")
+    if not text.strip():
+        return BadRow(source, "holds no text")
+    return Row(source, cut(title, _TITLE), text, None, {})
 
 
 def _text(content: str, source: str, stem: str) -> Rows:
@@ -104,6 +117,8 @@ def _front_matter(head: str) -> tuple[str, str]:
         if line.rstrip() in ("---", "..."):
             return rest[:place], rest[place + len(line) :]
         place += len(line)
+        if place > _FRONT:
+            break
     return "", head
 
 
@@ -184,7 +199,7 @@ def _pdf(data: bytes, source: str, stem: str) -> Rows:
             yield BadRow(place, f"this page cannot be read ({type(error).__name__}: {error})")
             continue
         if text.strip():
-            yield Row(place, clean_text(str(title)), clean_text(text), None, {"page": number})
+            yield Row(place, cut(clean_text(str(title)), _TITLE), clean_text(text), None, {"page": number})
         else:
             yield BadRow(place, "this page holds no text; a scan needs text recognition first")
 
@@ -205,10 +220,11 @@ def _docx(data: bytes, source: str, stem: str) -> Rows:
         for block in document.iter_inner_content():
             if hasattr(block, "rows"):
                 blocks += ["\n".join(_table_line(row) for row in block.rows)]
-            elif block.text.strip():
-                if not title and block.style and block.style.name.startswith(("Title", "Heading")):
-                    title = block.text.strip()
-                blocks.append(block.text)
+            elif (text := block.text).strip():
+                headed = not title and len(blocks) < _HEAD_BLOCKS and block.style
+                if headed and block.style.name.startswith(("Title", "Heading")):
+                    title = text.strip()
+                blocks.append(text)
     except Exception as error:  # as for PDF
         yield BadRow(source, f"not a Word file that can be read ({type(error).__name__}: {error})")
         return
@@ -230,6 +246,7 @@ _TEXTUAL: dict[str, Callable[[str, str, str], Rows]] = {
     ".jsonl": _json_lines,
     ".csv": _csv,
 }
+_DECLARING = (".html", ".htm")
 _BINARY: dict[str, Callable[[bytes, str, str], Rows]] = {".pdf": _pdf, ".docx": _docx}
 
 #: Names that files which can be read end with.

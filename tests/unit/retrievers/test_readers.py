@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 import zipfile
+from itertools import pairwise
 
 import pytest
 
@@ -56,6 +57,38 @@ def test_title_of_a_page(tmp_path):
     assert one(tmp_path, "a.html", "<title> My\n page </title>x").metadata["title"] == "My page"
     assert one(tmp_path, "a.html", "<h1>Big <i>one</i></h1><h1>Two</h1>").metadata["title"] == "Big one"
     assert one(tmp_path, "a.html", "<svg><title>icon</title></svg>x").metadata["title"] == "a"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<meta charset="latin-1"><p>café'.encode("latin-1"),
+        '<meta http-equiv=Content-Type content="text/html; charset=windows-1252"><p>café'.encode("cp1252"),
+        '<?xml version="1.0" encoding="latin-1"?><p>café'.encode("latin-1"),
+        '<meta charset="latin-1"><p>café'.encode(),  # wrong, but readable
+        "<p>café".encode("utf-16"),
+    ],
+)
+def test_a_page_may_declare_its_encoding(tmp_path, page):
+    assert one(tmp_path, "a.html", page).page_content == "café"
+
+
+@pytest.mark.parametrize("charset", ["", '<meta charset="zlib">', '<meta charset="no-such">'])
+def test_a_page_in_an_unknown_encoding_is_named(tmp_path, charset):
+    with pytest.raises(InputError, match=r"a\.html: not text"):
+        load(tmp_path, "a.html", f"{charset}<p>café".encode("latin-1"))
+
+
+def test_titles_are_bounded(tmp_path):
+    documents, _ = load(tmp_path, "a.md", f"# {'word ' * 1000}\n\ntext")
+    assert all(len(d.metadata["title"]) <= 300 for d in documents)
+    assert sum(d.page_content.count("word") for d in documents) >= 1000
+
+
+def test_front_matter_of_a_stranger_runs_nothing_and_ends(tmp_path):
+    bomb = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{p}, *{p}]\n" for p, n in pairwise("abcdefghijklmn"))
+    for front in (bomb, "title: !!python/object/apply:os.system ['false']", "[" * 900, "a: &a\n  <<: *a"):
+        assert one(tmp_path, "a.md", f"---\n{front}\n---\nx").metadata["title"] == "a"
 
 
 def test_a_page_nested_without_end_is_named(tmp_path):
