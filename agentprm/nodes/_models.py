@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import queue
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import copy_context
@@ -38,6 +39,8 @@ __all__ = ["AnsweringModel", "reported", "sampled"]
 T = TypeVar("T")
 
 _ROLES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
+_MARKS = "\"'*`"
+_BLANKS = re.compile(r"\S[^\S\n]{2,}\S|[^\S\n ]\S")
 _HELD = 20  # characters that may still turn out to be a label such as "**Final answer:**"
 
 
@@ -246,7 +249,11 @@ def _news(text: str, said: str) -> str:
     body = text[start:end].lstrip()
     if end < len(text) or len(body) <= _HELD or body[0] in "<[{`\u25c1":
         return ""
-    known = parse_finding(body).rstrip(" \t\n\"'*`")
+    known = parse_finding(body).rstrip(f"{_MARKS} \t\n")
+    # Quotes around a single line are left out in the end, and so are runs of blanks in it.
+    opening = body[: body.find(known[:_HELD])]
+    if opening.endswith(tuple(_MARKS)) or _BLANKS.search(body):
+        return ""
     return known[len(said) :] if known.startswith(said) else ""
 
 
