@@ -1,7 +1,7 @@
 """Files of folders that a stranger may have made or that may lie on a failing disk.
 
-What is read is a regular file of a bounded size, never a pipe or a device; what is written is never
-written through a link; what the disk refuses is said in one sentence.
+What is read is a regular file of a bounded size, never a pipe, a device or a link; what is written is
+never written through a link; what the disk refuses is said in one sentence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agentprm.errors import IndexCorruptError, StorageError
 
 __all__ = ["create_file", "open_regular", "read_array", "read_bounded", "refuse_link", "storage_errors"]
 
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_READ = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY"))
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # Results of SQLite (the lowest byte) that speak of the disk, and not of the file's contents.
 _SQLITE_FULL = 13
@@ -34,7 +34,7 @@ def open_regular(path: Path) -> BufferedReader:
     """Opens a file for reading, without ever waiting for a pipe.
 
     Raises:
-        OSError: It is missing or no regular file.
+        OSError: It is missing, a link, or no regular file.
     """
     descriptor = os.open(path, _READ)
     try:

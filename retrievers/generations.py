@@ -29,7 +29,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from agentprm.errors import AgentPRMError, IndexCorruptError, InputError, StorageError
-from agentprm.retrievers.files import create_file, open_regular, read_bounded, storage_errors
+from agentprm.retrievers.files import (
+    create_file,
+    open_regular,
+    read_bounded,
+    refuse_link,
+    storage_errors,
+)
 from agentprm.retrievers.locking import FolderLock, WriterConflictError
 
 __all__ = [
@@ -164,6 +170,7 @@ def open_generation(folder: Path, digest: str | None = None) -> Generation:
     Raises:
         IndexCorruptError: It is missing or damaged.
     """
+    refuse_link(folder)
     try:
         data = read_bounded(folder / "manifest.json", _MANIFEST_LIMIT)
     except OSError as error:

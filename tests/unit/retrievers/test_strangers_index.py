@@ -80,14 +80,16 @@ def refused(folder, embedding, seconds=30):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
-@pytest.mark.parametrize("kind", ["pipe", "zero", "huge", "folder"])
+@pytest.mark.parametrize("kind", ["pipe", "zero", "huge", "folder", "link"])
 @pytest.mark.parametrize(
     "name", ["CURRENT", "gen-000001/manifest.json", "gen-000001/documents.sqlite", "gen-000001/vectors.npy"]
 )
 def test_files_that_are_none(index, embedding, kind, name):
     path = index / name
-    path.unlink()
-    if kind == "pipe":
+    path.rename(index.parent / "aside")
+    if kind == "link":  # even to the right contents
+        path.symlink_to(index.parent / "aside")
+    elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "zero":
         path.symlink_to("/dev/zero")
@@ -97,6 +99,13 @@ def test_files_that_are_none(index, embedding, kind, name):
     else:
         path.mkdir()
     refused(index, embedding)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
+def test_a_generation_that_is_a_link(index, embedding):
+    (index / "gen-000001").rename(index.parent / "aside")
+    (index / "gen-000001").symlink_to(index.parent / "aside")
+    assert "is a link" in refused(index, embedding)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
