@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Continuation, Found, Judge, VerdictTemplate, Writing
 
 __all__ = ["Verdict", "VerdictReward"]
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,16 @@ class VerdictReward(ProcessRewardModel):
         with self._lock:
             self.unscored += sum(verdict.score is None for verdict in fresh.values())
             self.unparsed += sum(verdict.unparsed for verdict in fresh.values())
+        if fresh and not any(verdict.votes for verdict in fresh.values()):
+            written = next((text for verdict in fresh.values() for text in verdict.critiques), "")
+            _logger.warning(
+                "%r: none of %d replies held a verdict, so %d steps have no score. The first one: %.200r. "
+                "Use a template that suits the model, a larger model, or more max_tokens.",
+                self,
+                sum(verdict.unparsed for verdict in fresh.values()),
+                len(fresh),
+                written,
+            )
         return self._known.settle(recall, [fresh[key] for key in recall.new])
 
     def _prefixes(

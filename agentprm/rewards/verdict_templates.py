@@ -156,6 +156,14 @@ def _after(text: str, mark: str, words: tuple[str, str], span: tuple[int, int]) 
     return at_word(text, matches[-1].start(1), words)
 
 
+def _alone(text: str, words: tuple[str, str], span: tuple[int, int]) -> Found | None:
+    """A verdict word that is the whole last line of a part of the text."""
+    either = f"{re.escape(words[0])}|{re.escape(words[1])}"
+    pattern = rf"(?:\A|\n)[^\w\n]{{0,20}}({either})\W{{0,20}}\Z"
+    match = re.search(pattern, text[slice(*span)].rstrip(), re.IGNORECASE)
+    return None if match is None else at_word(text, span[0] + match.start(1), words)
+
+
 _JUDGE = (
     "You check one step of the solution to a problem. The steps before it are given; take them as they "
     "are. Say in a few sentences what speaks for and against the step: is it right, does it follow, do "
@@ -201,7 +209,9 @@ class Judge(VerdictTemplate):
 
     def find(self, text: str, question: str, count: int) -> list[Found | None]:
         """See `VerdictTemplate.find`."""
-        return only_last(_after(text, r"Verdict\s*:", self.words, answer_span(text)), count)
+        span = answer_span(text)
+        found = _after(text, r"Verdict\s*[:\uff1a]", self.words, span) or _alone(text, self.words, span)
+        return only_last(found, count)
 
 
 @dataclass(frozen=True)

@@ -331,6 +331,8 @@ def test_noise_is_never_a_verdict():
                     assert verdict.at is None or 0 <= verdict.at <= len(noise)
     for template in TEMPLATES:
         for text in ("", "Yes", "No", "correct", "It is right. Yes! No!", "是"):
+            if isinstance(template, Judge) and text in ("Yes", "No"):
+                continue  # it was asked for one of these, and says nothing else
             assert template.find(text, "Q", 1) == [None]
 
 
@@ -413,3 +415,31 @@ def test_a_local_model_gives_the_probability_of_its_own_words(tiny, tokenizer):
     want = 1 / (1 + math.exp(total[" No"] - total[" Yes"]))
     assert verdict.score == pytest.approx(want, abs=1e-4)
     assert Prompt(tuple(messages)).prefix == ""
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("It follows.\nVerdict: Yes", 1.0),
+        ("**Verdict:** No.", 0.0),
+        ("Verdict\uff1aYes", 1.0),
+        ("It follows from the passage.\n\nYes.", 1.0),
+        ("**No**", 0.0),
+        ("<think>Verdict: No\nNo</think>Yes", 1.0),
+        ("<think>\nYes\n", None),
+        ("Yes, but I am not sure", None),
+        ("Does it follow? No\nPerhaps it does", None),
+        ("", None),
+    ],
+)
+def test_a_judge_s_verdict_is_read_as_it_comes(reply, score):
+    (found,) = Judge().find(reply, "Q?", 1)
+    assert (None if found is None else found.value) == score
+
+
+def test_a_judge_that_never_comes_to_a_verdict_is_told_of(caplog):
+    reward = VerdictReward(ScriptedLanguageModel({"": ["I cannot say."]}, capabilities=Capabilities()))
+    assert all(map(math.isnan, reward.score("Q?", [as_trajectory("One.\n\nTwo.")])[0]))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "none of 2 replies held a verdict" in message
+    assert "I cannot say." in message
