@@ -124,9 +124,10 @@ def _respelled(text: str, tokenizer: Any, marks: _Marks, own_turn: bool) -> str:
     """Pulls apart what only the tokenizer's normalization makes a mark: <TOOL>, or one with a wide <."""
     ids = {i for i, mark in marks.respelled.items() if not (own_turn and _THINKING.fullmatch(mark))}
     while True:
-        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        # Not the tokenizer itself, which would set its options: it is not locked here.
+        found = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
         apart = text
-        for i, (begin, end) in reversed(list(zip(found["input_ids"], found["offset_mapping"], strict=True))):
+        for i, (begin, end) in reversed(list(zip(found.ids, found.offsets, strict=True))):
             if i in ids and len(text[begin:end].strip()) > 1:
                 cut = end - len(text[begin:end].lstrip()) + 1
                 apart = f"{apart[:cut]} {apart[cut:]}"
