@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import regex
 
-__all__ = ["Word", "cut", "fold", "is_unspaced", "sentence_ends", "terms", "words"]
+__all__ = ["Word", "cut", "cut_words", "fold", "is_unspaced", "sentence_ends", "terms", "words"]
 
 # Letters of scripts without blanks; the last three belong to several scripts and so to none by name.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{LB=SA}\u30fc\uff70\u3005]"
@@ -54,6 +54,7 @@ _SENTENCE_END = regex.compile(
 
 _BLANK_OR_CHARACTER = regex.compile(rf"[^\s{_UNSPACED}]++|\X", regex.V1)
 _GRAPHEME = regex.compile(r"\X")
+_BETWEEN_BLANKS = regex.compile(rf"{_LETTER}|[^\s{_UNSPACED}]++", regex.V1)
 _LONGEST_WORD = 64
 
 
@@ -165,3 +166,18 @@ def cut(text: str, limit: int) -> str:
         if kept:
             return kept
     return text[:limit]
+
+
+def cut_words(text: str, most: int) -> str:
+    """The beginning of a text with at most so many words, counted between blanks or as characters.
+
+    Args:
+        text: Any text.
+        most: Most words, at least 1.
+
+    Example:
+        >>> cut_words("One, two. Three", 2), cut_words("東京都の人口", 4)
+        ('One, two.', '東京都の')
+    """
+    ends = [match.end() for match in islice(_BETWEEN_BLANKS.finditer(text), most + 1)]
+    return text if len(ends) <= most else text[: ends[most - 1]]

@@ -12,6 +12,7 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.prompts import one_line, passage_line
 from agentprm.rewards.base import RewardStep
+from agentprm.text import cut_words
 
 __all__ = ["StepText", "StepWriter", "as_trajectory", "evidence_line"]
 
@@ -82,10 +83,8 @@ class StepText:
         return [self._cut(one_line(text)) for text in passages[: self.max_passages]]
 
     def _cut(self, text: str) -> str:
-        words = text.split(" ")
-        if self.max_words is None or len(words) <= self.max_words:
-            return text
-        return " ".join([*words[: self.max_words], "[…]"])
+        kept = text if self.max_words is None else cut_words(text, self.max_words)
+        return text if kept == text else f"{kept} […]"
 
 
 def as_trajectory(solution: str | Sequence[str], separator: str = r"\n\s*\n") -> list[RewardStep]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 
+import agentprm.trace.html as page
 from agentprm.citations import supporting
 from agentprm.engine.control_tokens import as_data
 from agentprm.errors import AgentPRMError
@@ -54,7 +55,7 @@ from agentprm.rewards.graded_templates import Principled, Rubric
 from agentprm.rewards.templates import without_marks
 from agentprm.rewards.verdict_templates import Grounded, Judge, SolutionCheck, StepChecks
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
-from agentprm.text import cut, fold, sentence_ends, terms, words
+from agentprm.text import cut, cut_words, fold, sentence_ends, terms, words
 from agentprm.trace.live import event_line
 from agentprm.trace.text import one_line as shown_line
 
@@ -231,7 +232,8 @@ FUNCTIONS: dict[str, Callable[[str], Any]] = {
     "terms": terms,
     "fold": fold,
     "sentence_ends": sentence_ends,
-    "cut": lambda text: cut(text, len(text) - 1),
+    "cut": lambda text: (cut(text, len(text) - 1), cut_words(text, len(text) // 2)),
+    "sentences on a page": page._sentences,
     "clean_text": clean_text,
     "one_line": one_line,
     "shown_line": lambda text: shown_line(text, 80),

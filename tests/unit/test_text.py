@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from agentprm.plain import clean_text
-from agentprm.text import cut, fold, is_unspaced, sentence_ends, terms, words
+from agentprm.text import cut, cut_words, fold, is_unspaced, sentence_ends, terms, words
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,14 @@ def test_sentence_ends(text, sentences):
 )
 def test_cut(text, limit, expected):
     assert cut(text, limit) == expected
+
+
+def test_cut_words():
+    assert cut_words("one, two three", 3) == "one, two three"
+    assert cut_words("one, two three", 2) == "one, two"
+    assert cut_words("东京是日本的首都", 3) == "东京是"
+    assert cut_words("ยินดีต้อนรับ", 2) == "ยิน"
+    assert cut_words("", 1) == ""
 
 
 def test_clean_text():
