@@ -120,18 +120,20 @@ class ChatLeaf(Runnable[Any, Reply]):
         if (hear := self.asking.hear) is None or request.structured:
             return request.model.invoke(request.messages, config, **request.options)
         answer: Any = None
+        heard = self._learned.heard(hear)
         for chunk in request.model.stream(request.messages, config, **request.options):
             answer = chunk if answer is None else answer + chunk
-            hear(str(answer.text))
+            heard(str(answer.text))
         return answer
 
     async def _aask(self, request: _Request, config: RunnableConfig | None) -> Any:
         if (hear := self.asking.hear) is None or request.structured:
             return await request.model.ainvoke(request.messages, config, **request.options)
         answer: Any = None
+        heard = self._learned.heard(hear)
         async for chunk in request.model.astream(request.messages, config, **request.options):
             answer = chunk if answer is None else answer + chunk
-            hear(str(answer.text))
+            heard(str(answer.text))
         return answer
 
     def _plan(

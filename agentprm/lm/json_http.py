@@ -7,12 +7,13 @@ import base64
 import json
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
 
 from agentprm.errors import ConfigurationError, ContextLengthError, ModelServerError, TransientModelError
+from agentprm.lm.chunks import ChatChunks
 from agentprm.lm.reports import error_within, too_long
 from agentprm.lm.retries import Retries, transient
 
@@ -125,8 +126,12 @@ class JsonHttp:
             asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, asyncio.Semaphore]
         ] = weakref.WeakKeyDictionary()
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def post(
+        self, path: str, body: Mapping[str, Any], hear: Callable[[str], None] | None = None
+    ) -> Any:
         """The JSON reply to a POST; `path` starts with a slash.
+
+        A reply that is streamed is put together, and `hear` told its text so far.
 
         Raises:
             TransientModelError: If all attempts failed in a way that may pass.
@@ -134,7 +139,7 @@ class JsonHttp:
             ContextLengthError: If it says that the text is too long.
             ModelServerError: If it refuses the request, or its reply is no JSON.
         """
-        return await self._request("POST", path, body)
+        return await self._request("POST", path, body, hear)
 
     async def get(self, path: str) -> Any:
         """The JSON reply to a GET; errors as in `post`."""
@@ -152,7 +157,13 @@ class JsonHttp:
             text = text.replace(secret, "***")
         return text
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        hear: Callable[[str], None] | None = None,
+    ) -> Any:
         url = path if "://" in path else self.base_url + path
         shown = self.redacted(url)
         client, semaphore = self._place()
@@ -162,11 +173,13 @@ class JsonHttp:
                 # The limit holds for the whole exchange: a server may send a byte now and then for ever.
                 async with asyncio.timeout(self._timeout_s):
                     async with client.stream(method, url, json=body, auth=self._auth) as response:
-                        content = await self._content(response)
+                        streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+                        chunks = ChatChunks(hear) if hear is not None and streamed else None
+                        content = await self._content(response, chunks)
             if not response.is_success:
                 raise _Answered(response.status_code, _text(content), response.headers)
             try:
-                reply = json.loads(content)
+                reply = json.loads(content) if chunks is None else chunks.reply()
             except (ValueError, RecursionError):
                 raise ModelServerError(
                     f"{shown} answered {self.redacted(_text(content)[:_SHOWN])!r}, which is no JSON. Is the "
@@ -190,11 +203,13 @@ class JsonHttp:
                 ) from None
             raise ModelServerError(f"The exchange with {shown} failed: {why}") from None
 
-    async def _content(self, response: httpx.Response) -> bytes:
-        """The body, if it is not too long to be one of a model."""
+    async def _content(self, response: httpx.Response, chunks: ChatChunks | None) -> bytes:
+        """The body, if it is not too long to be one of a model; `chunks` get it as it comes."""
         content = bytearray()
         async for chunk in response.aiter_bytes():
             content += chunk
+            if chunks is not None:
+                chunks.feed(chunk)
             if len(content) > _LONGEST:
                 raise ModelServerError(
                     f"{self.redacted(str(response.url))} sent more than {_LONGEST >> 20} MiB, longer "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from agentprm.replies import answer_span, begins_thinking
 
@@ -45,6 +45,12 @@ class Learned:
         if cut_off and self._template_opens and not start and end == len(text):
             return "<think>" + text  # it never came to the closing tag
         return text
+
+    def heard(self, hear: Callable[[str], None]) -> Callable[[str], None]:
+        """Tells `hear` texts under way, with an opening tag where the template is known to swallow it."""
+        if not self._template_opens:
+            return hear
+        return lambda text: hear(text if answer_span(text)[0] else f"<think>{text}")
 
     def unanswered(self, text: str, *, cut_off: bool) -> bool:
         """Whether all tokens of a reply went into thinking."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from agentprm.background import all_of, arun, run
@@ -18,6 +18,7 @@ from agentprm.errors import (
 )
 from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices
 from agentprm.lm.json_http import JsonHttp, served_model
+from agentprm.lm.listening import listener
 from agentprm.lm.reports import content_text, is_cut_off, token_count
 from agentprm.lm.retries import Retries
 from agentprm.lm.server_chat import ChatRequests
@@ -210,8 +211,10 @@ class ServerLM(TokenLM):
         if not self.capabilities.prefill and any(prompt.prefix for prompt in prompts):
             raise CapabilityError(self._no_prefill())
 
+        hear = listener(len(prompts), n)
+
         async def samples(prompt: Prompt) -> list[Completion]:
-            return await self._chat.samples(prompt, n, params, cost)  # type: ignore[union-attr]
+            return await self._chat.samples(prompt, n, params, cost, hear)  # type: ignore[union-attr]
 
         return await all_of(samples, prompts)
 
@@ -282,11 +285,13 @@ class ServerLM(TokenLM):
         self._spend(reply, cost, len(span.ids), 1)
         return [_number(value) for value in values[span.start : len(span.ids)]]
 
-    async def _post_chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        return await self._post("/chat/completions", body)
+    async def _post_chat(self, body: dict[str, Any], hear: Callable[[str], None] | None) -> dict[str, Any]:
+        return await self._post("/chat/completions", body, hear)
 
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        reply = await self._http.post(path, {"model": self.model, **body})
+    async def _post(
+        self, path: str, body: dict[str, Any], hear: Callable[[str], None] | None = None
+    ) -> dict[str, Any]:
+        reply = await self._http.post(path, {"model": self.model, **body}, hear)
         if not isinstance(reply, dict):
             raise ModelServerError(f"{self._http.base_url}{path} sent no JSON object.")
         return reply

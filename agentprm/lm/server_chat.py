@@ -18,6 +18,8 @@ from agentprm.lm.token_lm import Cost, Job
 
 __all__ = ["ChatRequests"]
 
+Hear = Callable[[str], None]
+
 _SEED_BITS = 31  # what every server takes for an integer
 _MOST_STOPS = 4  # that OpenAI's interface takes
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -30,14 +32,14 @@ class ChatRequests:
     for one by one, and a model that thinks gets tokens for it. Stop strings are applied here as well.
 
     Args:
-        post: Sends the body of a request, without the model's name.
+        post: Sends the body of a request, without the model's name; a streamed reply is heard.
         template_kwargs: Variables for the chat template.
         thinking_tokens: Most tokens of a thought.
     """
 
     def __init__(
         self,
-        post: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]],
+        post: Callable[[dict[str, Any], Hear | None], Awaitable[dict[str, Any]]],
         template_kwargs: Mapping[str, Any],
         thinking_tokens: int,
     ) -> None:
@@ -45,33 +47,35 @@ class ChatRequests:
         self._learned = Learned()
         self._cap = "max_tokens"  # OpenAI's own models have another name for it
 
-    async def samples(self, prompt: Prompt, n: int, params: SamplingParams, cost: Cost) -> list[Completion]:
-        """`n` completions of a prompt; a greedy one is asked for once."""
+    async def samples(
+        self, prompt: Prompt, n: int, params: SamplingParams, cost: Cost, hear: Hear | None = None
+    ) -> list[Completion]:
+        """`n` completions of a prompt; a greedy one is asked for once. `hear` follows a single one."""
         if params.temperature == 0 and "temperature" not in self._learned.refused:
-            return [(await self._some(prompt, 1, 0, params, cost))[0]] * n
+            return [(await self._some(prompt, 1, 0, params, cost, hear))[0]] * n
         done: list[Completion] = []
         if "n" not in self._learned.refused:
-            done = await self._some(prompt, n, 0, params, cost)
+            done = await self._some(prompt, n, 0, params, cost, hear)
         rest = range(len(done), n)
 
         async def one(number: int) -> list[Completion]:
-            return await self._some(prompt, 1, number, params, cost)
+            return await self._some(prompt, 1, number, params, cost, hear)
 
         return done + [row[0] for row in await all_of(one, rest)]
 
     async def _some(
-        self, prompt: Prompt, n: int, first: int, params: SamplingParams, cost: Cost
+        self, prompt: Prompt, n: int, first: int, params: SamplingParams, cost: Cost, hear: Hear | None
     ) -> list[Completion]:
         """What one request for `n` completions brings: at least one, perhaps fewer than `n`."""
         settings = self._settings(prompt, n, first, params)
-        reply = await self._ask(prompt, params, settings)
+        reply = await self._ask(prompt, params, settings, hear)
         done = self._completions(prompt, params, n, reply, cost)
         cost.calls += 1  # asking once more is part of the call; its tokens count
         if len(done) < n:
             self._learned.refuse({"n"})
         if any(self._learned.unanswered(c.text, cut_off=c.finish_reason == "length") for c in done):
             settings = {**settings, "max_tokens": params.max_tokens + self._thinking_tokens}
-            done = self._completions(prompt, params, n, await self._ask(prompt, params, settings), cost)
+            done = self._completions(prompt, params, n, await self._ask(prompt, params, settings, hear), cost)
         return done
 
     def _settings(self, prompt: Prompt, n: int, first: int, params: SamplingParams) -> dict[str, Any]:
@@ -98,24 +102,31 @@ class ChatRequests:
         return settings
 
     async def _ask(
-        self, prompt: Prompt, params: SamplingParams, settings: Mapping[str, Any]
+        self, prompt: Prompt, params: SamplingParams, settings: Mapping[str, Any], hear: Hear | None
     ) -> dict[str, Any]:
         """The reply to a request with as many of the settings as the server takes."""
         refused: set[str] = set()
         while True:
             sent = {k: v for k, v in settings.items() if k not in self._learned.refused | refused}
             try:
-                reply = await self._post(self._body(prompt, params, sent))
+                body = self._body(prompt, params, sent)
+                if hear is None or "stream" in refused:
+                    reply = await self._post(body, None)
+                else:
+                    streaming = {"stream": True, "stream_options": {"include_usage": True}}
+                    reply = await self._post(body | streaming, self._learned.heard(hear))
             except Refused as error:
                 named = refused_settings(error.said, sent)
                 if self._cap == "max_tokens" and "max_completion_tokens" in error.said:
                     self._cap = "max_completion_tokens"
                     continue
+                if not named and hear is not None and "stream" not in refused:
+                    named = {"stream"} if "stream" in error.said else set()
                 if not named:
                     raise
                 refused |= named
                 continue
-            self._learned.refuse(refused)
+            self._learned.refuse(refused - {"stream"})
             return reply
 
     def _body(self, prompt: Prompt, params: SamplingParams, sent: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`ServerLM` on servers with the habits of OpenAI's reasoning models, Ollama and llama.cpp."""
 
+import itertools
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,7 @@ from agentprm.budget import metered
 from agentprm.errors import ConfigurationError, ContextLengthError, ModelServerError, TransientModelError
 from agentprm.lm import Prompt, SamplingParams, ServerLM, as_language_model
 from agentprm.lm.json_http import http_address
+from agentprm.lm.listening import listening
 from agentprm.lm.reports import error_within, refused_settings, token_count, too_long
 from agentprm.lm.retries import Retries
 from agentprm.rewards import HttpClassifier
@@ -169,6 +171,45 @@ def test_a_thought_that_the_template_opened():
         lm = ServerLM(server.url)
         assert lm.sample([ASK], 1, WARM)[0][0].text.endswith("Paris")
         assert lm.sample([ASK], 1, WARM)[0][0].text == "<think>still thinking."
+
+
+@pytest.mark.parametrize("thought", ["", "Hm."])
+async def test_who_listens_hears_the_answer_grow(thought):
+    with OllamaServer({"Where?": "In Paris, by the Seine"}, thought=thought) as server:
+        lm = ServerLM(server.url)
+        for asynchronous in (False, True):
+            heard = []
+            with listening(heard.append), metered() as meter:
+                rows = await lm.asample([ASK]) if asynchronous else lm.sample([ASK])
+            assert rows[0][0].text.endswith("In Paris, by the Seine")
+            assert heard[-1] == rows[0][0].text
+            assert all(later.startswith(sooner) for sooner, later in itertools.pairwise(heard))
+            assert len(heard) > 4
+            assert meter.usage["completion_tokens"] == rows[0][0].tokens
+        with listening(heard.append):
+            server.faults += [(400, {"error": {"message": "'stream' is not supported"}})]
+            assert lm.sample([ASK])[0][0].text.endswith("Seine")
+
+
+@pytest.mark.parametrize(
+    ("events", "error"),
+    [
+        ('data: {"error": {"message": "Slow down", "code": 429}}\n\n', "Slow down"),
+        ('data: {"choices": [{"delta": {"content": "Pa"}}]}\n\n', "broke off"),
+        ("data: {nothing\n\n", "no JSON"),
+        ('data: {"choices": [{"delta": {}, "finish_reason": "error"}]}\n\n', "finish_reason"),
+    ],
+)
+def test_streams_that_break(events, error):
+    class Breaking(OllamaServer):
+        def answer(self, path, body):
+            return iter([events]) if "chat" in path else super().answer(path, body)
+
+    with Breaking({}) as server:
+        lm = ServerLM(server.url, max_retries=1)
+        with listening(lambda text: None), pytest.raises(TransientModelError, match=error):
+            lm.sample([ASK])
+        assert len(server.bodies()) == 2
 
 
 def test_structured():
