@@ -28,7 +28,18 @@ def load(name: str) -> ModuleType:
 
 
 def test_the_expected_packages_are_public() -> None:
-    expected = {"graphs", "lm", "nodes", "rerank", "retrievers", "rewards", "search", "testing", "trace"}
+    expected = [
+        "engine",
+        "graphs",
+        "lm",
+        "nodes",
+        "rerank",
+        "retrievers",
+        "rewards",
+        "search",
+        "testing",
+        "trace",
+    ]
     assert {f"agentprm.{name}" for name in expected} <= set(PACKAGES)
 
 
