@@ -28,11 +28,9 @@ def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device |
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
-    """The dtype to load with; bfloat16 on a CPU pays only with AMX and is slow without."""
+    """The dtype to load with; on a CPU fp32, in which the batch does not change a result."""
     if dtype == "auto":
-        if device.type != "cpu":
-            return "auto"
-        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+        return torch.float32 if device.type == "cpu" else "auto"
     if isinstance(dtype, str):
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype):

@@ -56,7 +56,7 @@ class TransformersLM(LanguageModel):
             evaluation mode.
         tokenizer: The tokenizer, its name or folder; by default the model's own. Required with a
             loaded model.
-        dtype: `"auto"` (fp32 on a CPU, bfloat16 on one with AMX; elsewhere the checkpoint's),
+        dtype: `"auto"` (fp32 on a CPU, elsewhere the checkpoint's),
             or a torch dtype or its name. Only with a name or folder.
         device: For instance `"cpu"` or `"cuda:1"`; by default CUDA if there is any, else the CPU.
             Only with a name or folder.

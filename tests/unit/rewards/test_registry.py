@@ -69,7 +69,7 @@ def test_ten_lines_add_a_family(registry, tiny, tokenizer, tmp_path):
             options={"good": "+", "bad": "-"},
         )
     )
-    reward = load_reward(folder, dtype="float32")  # by default it is bfloat16 where a CPU is fast at it
+    reward = load_reward(folder)
 
     assert reward.family.name == "mine"
     ids = reward.tokenizer("Q\na step c", add_special_tokens=False)["input_ids"]
