@@ -17,7 +17,7 @@ p h1 h2 h3 h4 h5 h6 ul ol dl table pre blockquote figure section article header 
 _PARAGRAPHS = frozenset(_PARAGRAPH_LIST.split())
 _LINE_LIST = """
 div li dt dd tr td th br caption figcaption address aside nav form fieldset legend details summary
-body html center
+body html center noscript textarea
 """
 _LINES = frozenset(_LINE_LIST.split())
 # A page has some dozens of levels. Closing tags that match nothing search all that are open.

@@ -31,7 +31,7 @@ def one(tmp_path, name, content):
     [
         ("<html><head><title>T</title><p>no end of head", "no end of head"),
         ("<head><noscript><p>after", "after"),
-        ("<p>a<noscript>turn it on<p>after</p>", "aturn it on\n\nafter"),
+        ("<p>a<noscript>turn it on<p>after</p>", "a\nturn it on\n\nafter"),
         ("H<sub>2</sub>O and <b>un</b>believable", "H2O and unbelievable"),
         ("10<sup>6</sup> m<sup>2</sup>", "10^6 m2"),
         ("<p>one<p>two<div>three<br>four</div>five", "one\n\ntwo\n\nthree\nfour\nfive"),
