@@ -15,9 +15,9 @@ order in which data flows:
   checks and goes back, `files` opens what a stranger may have made.
 - A query finds passages: `lexical` and `bm25` by words, `hybrid` by words and vectors (`fusion`).
 - Passages lead on to others: `feedback_retriever` searches again with a method (`feedback`,
-  `feedback_methods`, `features`, `links` over `mentions`, `leads`, `candidates` and
-  `shared_names`) on the hits that
-  `selectors` choose. `adapters` lets other vector stores (`vector_index`) take part; `defaults` has the best.
+  `feedback_methods`, `features`, or `links` over `mentions`, `leads`, `candidates` and `shared_names`) on the
+  hits that `selectors` choose. `adapters` lets other vector stores (`vector_index`) take part; `defaults` has
+  the best.
 """
 
 from agentprm.retrievers.adapters import AdaptedIndex, vector_index

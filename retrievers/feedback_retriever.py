@@ -103,7 +103,7 @@ class FeedbackRetriever(BaseRetriever):
             document_test(self.store, self.filter)
 
     def _open(self, fields: Mapping[str, Any]) -> None:
-        """Takes a retriever apart: its index, its filter and its k."""
+        """Takes a retriever apart: its index, its filter, and what it was told of numbers."""
         source = self.store
         if isinstance(source, VectorStoreRetriever):
             unknown = source.search_kwargs.keys() - {"k", "filter"}
@@ -115,7 +115,7 @@ class FeedbackRetriever(BaseRetriever):
             self._adopt(fields, source.search_kwargs)
             source = source.vectorstore
         elif isinstance(source, HybridRetriever):
-            self._adopt(fields, {"k": source.k, "filter": source.filter})
+            self._adopt(fields, {"k": source.k, "depth": source.depth, "filter": source.filter})
             self._hybrid = source
             source = source.store
         elif isinstance(source, BaseRetriever):
@@ -130,8 +130,8 @@ class FeedbackRetriever(BaseRetriever):
             if self.filter is not None:
                 raise ConfigurationError("The retriever has a filter already: give it once.")
             self.filter = own["filter"]
-        if "k" in own and "k" not in fields:
-            self.k = own["k"]
+        for name in own.keys() & {"k", "depth"} - fields.keys():
+            setattr(self, name, own[name])
 
     def search(self, query: str, k: int | None = None) -> list[tuple[Document, float]]:
         """The best `k` documents with scores, whose scale depends on the method."""

@@ -13,6 +13,8 @@ __all__ = ["Names"]
 # Passages whose names are taken, and names that are sought.
 _MOST_PASSAGES = 10
 _MOST_NAMES = 100
+# Characters of a name: a bound on what a search for it in other texts can cost.
+_LONGEST = 100
 
 
 class Names:
@@ -37,7 +39,9 @@ class Names:
             self._taken.add(passage)
             found.bonus.pop(passage, None)  # it leads to others now, and not others to it
             for name, rarity in self._mentions.names(found.text(passage)).items():
-                if not self._known.issuperset(word.text.casefold() for word in words(name)):
+                if len(name) <= _LONGEST and not self._known.issuperset(
+                    word.text.casefold() for word in words(name)
+                ):
                     self._strength[name] = max(self._strength.get(name, 0.0), passages[passage] * rarity)
 
     def reward(self, found: Candidates, passages: Iterable[str]) -> None:

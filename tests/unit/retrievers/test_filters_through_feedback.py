@@ -127,3 +127,10 @@ def test_a_call_may_ask_for_another_number(store):
         assert len(retriever.invoke(QUESTION, k=4)) == 4
         assert len(asyncio.run(retriever.ainvoke(QUESTION, k=2))) == 2
     assert len(FeedbackRetriever(store.as_retriever(search_kwargs={"k": 2})).invoke(QUESTION)) == 2
+
+
+def test_a_hybrid_keeps_its_numbers(store):
+    retriever = FeedbackRetriever(HybridRetriever(store, k=3, depth=40))
+    assert (retriever.k, retriever.depth) == (3, 40)
+    retriever = FeedbackRetriever(HybridRetriever(store, k=3, depth=40), k=2, depth=50)
+    assert (retriever.k, retriever.depth) == (2, 50)

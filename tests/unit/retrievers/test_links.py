@@ -15,6 +15,8 @@ from agentprm.retrievers import (
     MentionIndex,
     default_retriever,
 )
+from agentprm.retrievers.candidates import Candidates
+from agentprm.retrievers.shared_names import Names
 
 QUESTION = "Where was the director of The Long Way born?"
 
@@ -181,6 +183,19 @@ def test_hostile_texts_take_linear_work(make_embedding, text, monkeypatch):
     index.find(text, misspelt=True)
     index.names(text)
     assert len(lookups) <= 10 * (len(text.split()) + text.count("-") + 10)
+
+
+def test_a_name_of_absurd_length_is_not_sought(make_embedding):
+    store = made(
+        make_embedding, doc("film", "A" * 50_000, "The Long Way"), doc("ana", "A" * 100_000, "Ana Bohm")
+    )
+    index = store.mentions
+    assert index.names("A" * 50_000)
+    names = Names(QUESTION, index, 1.0)
+    found = Candidates(store, store.embed_query("q"), None, store.search_vectors(np.ones((1, 512)), 300)[0])
+    names.take(found, {"film": 1.0})
+    names.reward(found, ["ana"])
+    assert "ana" not in found.bonus
 
 
 def test_a_title_of_many_passages_is_added_in_linear_work():
