@@ -22,6 +22,7 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
 from agentprm.plain import clean_text
+from agentprm.replies import without_thought
 from agentprm.retrievers.feedback import rocchio
 from agentprm.retrievers.feedback_methods import Merge
 from agentprm.retrievers.fusion import RankedList
@@ -102,7 +103,8 @@ def extract_features(
         progress: Called after each batch with the passages seen and the features written.
 
     Returns:
-        How many features were written. An empty answer is stored as such and not asked for again.
+        How many features were written. Thinking is left out; an empty answer is stored as such and not
+        asked for again.
 
     Raises:
         ConfigurationError: A kind is unknown, or `generate` gives another number of answers.
@@ -125,7 +127,7 @@ def extract_features(
             answers = generate([FEATURE_PROMPTS[kind].replace("{passage}", text) for text in texts])
             if len(answers) != len(texts):
                 raise ConfigurationError(f"generate gave {len(answers)} answers for {len(texts)} prompts.")
-            store.put(texts, kind, [str(answer).strip() for answer in answers])
+            store.put(texts, kind, [without_thought(str(answer)).strip() for answer in answers])
             written += len(texts)
         seen += len(batch)
         if progress is not None:

@@ -345,3 +345,9 @@ def test_features_are_resumable_and_used(tmp_path, store):
         extract_features(documents, generate, features, kinds=["poems"])
     with pytest.raises(ConfigurationError, match="answers"):
         extract_features([Document(page_content="new")], lambda p: [], features)
+
+
+def test_thinking_is_no_feature(tmp_path):
+    store = FeatureStore(tmp_path / "features.sqlite")
+    extract_features([Document(page_content="a")], lambda prompts: ["<think>b\nc</think>\n\nd, e"], store)
+    assert store.get(["a"], "keywords") == ["d, e"]
