@@ -1,7 +1,7 @@
 """Every function of the library that reads text of strangers takes time linear in it, and bounded memory.
 
 Each is fed long repetitions, and parsers also such behind a beginning that they know. Where that takes more
-than half a second, four times the text may not take much more than four times as long.
+than a fifth of a second, four times the text may not take much more than four times as long.
 """
 
 from __future__ import annotations
@@ -322,12 +322,17 @@ def spent(function: Callable[[str], Any], text: str) -> float:
 def hostile(function: Callable[[str], Any], beginnings: Sequence[str] = ()) -> list[str]:
     """The texts on which a function is slow, by what they are made of."""
     slow = []
+    spent(function, "x")  # imports what it needs
     made = [("", unit) for unit in UNITS]
     made += [(begin, unit) for begin in beginnings for unit in UNITS[:6] + UNITS[6::9]]
     for begin, unit in made:
         text = begin + unit * (SIZE // len(unit)) + "\nx"
         seconds = spent(function, text)
-        if seconds > 0.5 and seconds > 8 * spent(function, begin + unit * (SIZE // 4 // len(unit)) + "\nx"):
+        if seconds < 0.2:
+            continue
+        quarter = spent(function, begin + unit * (SIZE // 4 // len(unit)) + "\nx")
+        # quadratic time takes 16 times as long; a second look, since a machine may have paused
+        if seconds > 8 * quarter and (seconds := spent(function, text)) > 8 * quarter:
             slow.append(f"{begin!r} + {unit!r} * n: {seconds:.1f} s")
             if seconds > 5:
                 break
