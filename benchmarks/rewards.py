@@ -522,7 +522,7 @@ def sample_steps(runner: Runner, args: argparse.Namespace, question: Row) -> lis
     from qa import index  # the benchmark beside this one
 
     from agentprm.nodes import CompleteSteps, ProposeSteps, RetrieveSteps, apply_update
-    from agentprm.nodes._tree import reward_step
+    from agentprm.nodes.tree import reward_step
 
     if not _NODES:
         store = index(read_dataset(args.data), args)

@@ -13,7 +13,7 @@ from agentprm.budget import SearchBudget
 from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin, passages_to
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Answer, CondenseQuestion, PairwiseRerank, Retrieve, RetrieverLike
-from agentprm.nodes.answer_form import ResponseFormat
+from agentprm.nodes.answer import ResponseFormat
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
 

@@ -32,8 +32,8 @@ from agentprm.nodes import (
     ScoreSteps,
     SelectSteps,
 )
-from agentprm.nodes.answer_form import ResponseFormat
-from agentprm.nodes.pairwise_rerank import pairwise_compressor
+from agentprm.nodes.answer import ResponseFormat
+from agentprm.nodes.rerank import pairwise_compressor
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
 from agentprm.rewards import ProcessRewardModel, as_reward, default_reward

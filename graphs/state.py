@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
 from agentprm.conversation import answer_text, as_messages, last_question, open_question
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes.settings import check_context, checked_setting
+from agentprm.nodes.node import check_context, checked_setting
 from agentprm.search.selection import Accept
 from agentprm.state import Citation, RagState, ReasoningState, Step, merge_documents, merge_steps
 

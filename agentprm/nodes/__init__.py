@@ -1,21 +1,28 @@
-"""Nodes for LangGraph: each works in any graph, sync and async, and by hand."""
+"""Nodes for LangGraph: each works in any graph, sync and async, and by hand.
 
-from agentprm.nodes._node import Node, apply_update
-from agentprm.nodes._searching import RetrieverLike
-from agentprm.nodes.answer import Answer
-from agentprm.nodes.answer_from_steps import AnswerFromSteps
+What lives where, in the order in which a search uses it:
+
+- `node`: what all nodes share. `models`: how they call models. `tree`: what they ask of a search tree.
+- `condense_question`: a follow-up becomes a question that stands alone.
+- `start_search`, `propose_steps`: the tree is planted, and grows.
+- `retrieve`, `rerank`: passages for the question, or for each step.
+- `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
+- `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
+- `answer`: the answer from documents, or from the steps. `judge_answer`: what the reward says of it.
+- `caching`, `retry`: LangGraph's policies for nodes.
+"""
+
+from agentprm.nodes.answer import Answer, AnswerFromSteps
 from agentprm.nodes.caching import cache_policy
 from agentprm.nodes.complete_steps import CompleteSteps
 from agentprm.nodes.condense_question import CondenseQuestion
 from agentprm.nodes.judge_answer import JudgeAnswer
 from agentprm.nodes.look_ahead import LookAhead
-from agentprm.nodes.pairwise_rerank import PairwiseRerank
+from agentprm.nodes.node import Node, apply_update
 from agentprm.nodes.propose_steps import ProposeSteps
 from agentprm.nodes.refine_step import RefineStep
-from agentprm.nodes.rerank import Rerank
-from agentprm.nodes.rerank_steps import RerankSteps
-from agentprm.nodes.retrieve import Retrieve
-from agentprm.nodes.retrieve_steps import RetrieveSteps
+from agentprm.nodes.rerank import PairwiseRerank, Rerank, RerankSteps
+from agentprm.nodes.retrieve import Retrieve, RetrieverLike, RetrieveSteps
 from agentprm.nodes.retry import retry_policy
 from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.nodes.select_steps import SelectSteps

@@ -1,23 +1,136 @@
-"""The node that writes the answer and its citations."""
+"""Nodes that answer: from the documents, and from the steps of a search."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from pydantic import BaseModel, ValidationError
 
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
-from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes._node import Node, Plan, emit
-from agentprm.nodes._speaking import spoken, written_answer
-from agentprm.nodes.answer_form import AnswerForm, ResponseFormat
-from agentprm.prompts import PROMPTS, Prompts, one_line, passages_text
-from agentprm.state import ReasoningState, cite
+from agentprm.conversation import as_messages, last_question, open_question
+from agentprm.errors import CapabilityError, ConfigurationError, ParseError
+from agentprm.lm import LanguageModel, Prompt, as_language_model
+from agentprm.nodes.models import AnsweringModel
+from agentprm.nodes.node import Node, NodePlan, SearchNode, emit
+from agentprm.nodes.tree import documents_of
+from agentprm.plans import Plan, wait
+from agentprm.prompts import (
+    PROMPTS,
+    Prompts,
+    in_form,
+    json_object,
+    known_text,
+    one_line,
+    passages_text,
+    reply_params,
+)
+from agentprm.state import ReasoningState, Step, cite, merge_documents, path_to
 
-__all__ = ["Answer"]
+__all__ = ["Answer", "AnswerForm", "AnswerFromSteps", "ResponseFormat", "spoken", "written_answer"]
+
+#: A pydantic model, or the JSON schema of an object.
+ResponseFormat = type[BaseModel] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """What a user asks of answers beyond the few words of the default.
+
+    Args:
+        form: For instance `"two paragraphs"`.
+        language: For instance `"German"`.
+        response_format: Schema of the answer, which then is JSON.
+    """
+
+    form: str | None = None
+    language: str | None = None
+    response_format: ResponseFormat | None = None
+
+    def __post_init__(self) -> None:
+        for name, text in (("form", self.form), ("language", self.language)):
+            if text is not None and (not isinstance(text, str) or not text.strip()):
+                raise ConfigurationError(f"{name} must be a text that is not empty, or None, not {text!r}.")
+        wanted = self.response_format
+        if not (wanted is None or isinstance(wanted, Mapping) or _is_pydantic(wanted)):
+            raise ConfigurationError(
+                f"response_format must be a pydantic model or a JSON schema, not {wanted!r}."
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked for, so that an answer is a few words on a line."""
+        return self.form is None and self.language is None and self.response_format is None
+
+    def prompts(self, prompts: Prompts) -> Prompts:
+        """The prompts with answers asked for in this form."""
+        return in_form(prompts, self.form, self.language)
+
+    def schema(self, model: LanguageModel) -> Mapping[str, Any] | None:
+        """The schema, if there is one.
+
+        Raises:
+            CapabilityError: If `model` cannot be held to it.
+        """
+        wanted = self.response_format
+        if wanted is None:
+            return None
+        if not model.capabilities.structured:
+            raise CapabilityError(
+                f"response_format needs a model that can be held to a schema; this {type(model).__name__} "
+                "cannot. Use a chat model with with_structured_output, or a server's chat API."
+            )
+        if isinstance(wanted, Mapping):
+            return {"title": "answer", **wanted}
+        return wanted.model_json_schema()
+
+    def check(self, answer: str) -> None:
+        """Refuses an answer that does not keep to the schema.
+
+        Raises:
+            ParseError: If it is no JSON object, or the pydantic model does not accept it.
+        """
+        wanted = self.response_format
+        if wanted is None:
+            return
+        remedy = "Raise max_tokens, or use a model that its provider holds to schemas."
+        if json_object(answer) is None:
+            raise ParseError(
+                f"The answer is no JSON object as response_format asks: {answer[:200]!r}. {remedy}"
+            )
+        if not isinstance(wanted, Mapping):
+            try:
+                wanted.model_validate_json(answer)
+            except ValidationError as error:
+                raise ParseError(f"The answer does not fit response_format: {error}. {remedy}") from error
+
+
+def _is_pydantic(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def written_answer(
+    model: LanguageModel, prompt: Prompt, max_tokens: int, form: AnswerForm
+) -> Plan[AIMessage]:
+    """The answer that `model` writes to `prompt`, as the message that is streamed."""
+    params = reply_params(model, max_tokens=max_tokens, schema=form.schema(model), lines=not form.plain)
+    writer = AnsweringModel(lm=model, prompt=prompt, params=params, cache=False)
+    message = yield from wait(writer.invoke, writer.ainvoke, writer.messages())
+    said = writer.said(message)
+    form.check(str(said.text))
+    return said
+
+
+def spoken(state: ReasoningState, answer: AIMessage) -> Sequence[Any]:
+    """The messages that an answer adds to the conversation: itself, and the question if it is not there."""
+    messages: list[BaseMessage] = as_messages(state.get("messages"))
+    said = [] if last_question(messages) and open_question(messages) else [HumanMessage(state["question"])]
+    return [*said, answer]
 
 
 class Answer(Node):
@@ -69,7 +182,7 @@ class Answer(Node):
             settings=("passages", "max_tokens"),
         )
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         documents = state.get("documents", [])[: self.setting("passages")]
         budget: SearchBudget = self.setting("budget")
@@ -96,3 +209,91 @@ class Answer(Node):
         if self.speak:
             update["messages"] = spoken(state, message)
         return update
+
+
+class AnswerFromSteps(SearchNode):
+    """Answers from the committed steps of a search; where nothing was committed, from memory.
+
+    A path that concluded has its answer already. Otherwise, and where an answer in another form is
+    asked for, one call sums up what was found. If the
+    budget has no call left, the last finding is the answer. The citations are the passages that
+    support the findings on the path; `documents` are all that it read.
+
+    Args:
+        model: A language model, or any LangChain chat model.
+        max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
+        form: How an answer should look, instead of a few words: "one sentence", "two paragraphs".
+        language: Language of the answer, for instance "German".
+        response_format: Schema of the answer, a pydantic model or a JSON schema: the answer is JSON, and
+            comes from a chat model that can be held to a schema.
+        prompts: Templates; `recall` and `summarise` are used.
+        speak: Also append the answer to `messages`, for graphs that converse.
+        keys: Own names for `question`, `messages`, `documents`, `answer` and `citations`.
+        budget: Bounds of the search.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | BaseChatModel | str,
+        *,
+        max_tokens: int = 48,
+        form: str | None = None,
+        language: str | None = None,
+        response_format: ResponseFormat | None = None,
+        prompts: Prompts = PROMPTS,
+        speak: bool = False,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
+        name: str = "answer",
+    ) -> None:
+        self.model = as_language_model(model)
+        self.form = AnswerForm(form, language, response_format)
+        self.form.schema(self.model)
+        self.max_tokens, self.prompts, self.speak = max_tokens, self.form.prompts(prompts), speak
+        super().__init__(
+            name=name,
+            writes=("answer", "citations", "documents"),
+            keys=keys,
+            budget=budget,
+            settings=("max_tokens",),
+        )
+
+    def plan(self, state: ReasoningState) -> NodePlan:
+        """See `Node.plan`."""
+        frontier = state.get("prm_frontier", [])
+        path = path_to(state.get("prm_steps", []), frontier[-1]) if frontier else []
+        reason = state.get("prm_stop_reason", "")
+        answer = path[-1]["final_answer"] if path else None
+        message = AIMessage("")
+        if answer is None or not self.form.plain:
+            budget: SearchBudget = self.setting("budget")
+            usage = state.get("prm_usage")
+            spent = budget.exhausted(usage)
+            if spent or not budget.affordable("model_calls", 1, usage):
+                reason = reason or f"budget: {spent or 'model_calls'}"
+            else:
+                template = self.prompts.summarise if path else self.prompts.recall
+                prompt = template.render(
+                    prefill=self.model.capabilities.prefill,
+                    question=one_line(state["question"]),
+                    known=known_text(path),
+                )
+                message = yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)
+        found = next((s["thought"] for s in reversed(path) if s["thought"]), "")
+        answer = str(message.text) or answer or found
+        cited = _documents(state, path, "cited_ids")
+        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
+        update: dict[str, Any] = {
+            "answer": answer,
+            "citations": cite(cited),
+            "documents": _documents(state, path, "doc_ids"),
+            "prm_stop_reason": reason or ("answered" if answer else "no answer"),
+        }
+        if self.speak:
+            update["messages"] = spoken(state, message.model_copy(update={"content": answer}))
+        return update
+
+
+def _documents(state: ReasoningState, path: list[Step], field: str) -> list[Document]:
+    ids: list[str] = [i for step in path for i in step.get(field, [])]  # type: ignore[attr-defined]
+    return merge_documents([], documents_of(state, ids))

@@ -8,7 +8,7 @@ from typing import Any
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import CachePolicy
 
-from agentprm.nodes._node import state_mapping
+from agentprm.nodes.node import state_mapping
 
 __all__ = ["cache_policy"]
 

@@ -10,10 +10,9 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes._models import sampled
-from agentprm.nodes._node import Plan, emit
-from agentprm.nodes._search_node import SearchNode
-from agentprm.nodes._tree import ancestors, concludes, documents_of
+from agentprm.nodes.models import sampled
+from agentprm.nodes.node import NodePlan, SearchNode, emit
+from agentprm.nodes.tree import ancestors, concludes, documents_of
 from agentprm.prompts import (
     PROMPTS,
     Prompts,
@@ -70,7 +69,7 @@ class CompleteSteps(SearchNode):
             settings=("temperature", "seed", "passages"),
         )
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         steps = open_steps(state.get("prm_steps"), "proposed")
         if not steps:

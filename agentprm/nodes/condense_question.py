@@ -13,8 +13,8 @@ from agentprm.budget import SearchBudget
 from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes._models import sampled
-from agentprm.nodes._node import Node, Plan, emit
+from agentprm.nodes.models import sampled
+from agentprm.nodes.node import Node, NodePlan, emit
 from agentprm.prompts import PROMPTS, Prompts, finished_text, one_line, parse_finding, reply_params
 from agentprm.state import ReasoningState
 
@@ -56,7 +56,7 @@ class CondenseQuestion(Node):
         self.turns, self.max_tokens, self.prompts = turns, max_tokens, prompts
         super().__init__(name=name, reads=(), writes=("question",), keys=keys, budget=budget)
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         messages = as_messages(state.get("messages"))
         asked = open_question(messages) or state["question"]

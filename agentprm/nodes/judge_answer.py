@@ -12,8 +12,8 @@ from langchain_core.runnables import Runnable
 from agentprm.budget import SearchBudget
 from agentprm.conversation import as_messages, last_answer
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes._node import Node, Plan, emit
-from agentprm.nodes._scoring import last_scores
+from agentprm.nodes.node import Node, NodePlan, emit
+from agentprm.nodes.score_steps import last_scores
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.rewards.step_text import evidence_line
 from agentprm.state import Judgement, ReasoningState
@@ -74,7 +74,7 @@ class JudgeAnswer(Node):
             budget=budget,
         )
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         messages = as_messages(state.get("messages"))
         answer = state.get("answer") or last_answer(messages)

@@ -9,8 +9,7 @@ from langchain_core.runnables import Runnable
 
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes._node import Plan, apply_update, emit
-from agentprm.nodes._search_node import SearchNode
+from agentprm.nodes.node import NodePlan, SearchNode, apply_update, emit
 from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.plans import wait
 from agentprm.search.value import TD, ValueFunction, check_space
@@ -66,7 +65,7 @@ class LookAhead(SearchNode):
             settings=("shallow",),
         )
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         steps = state.get("prm_steps", [])
         looked_ahead = {s["parent_id"] for s in steps if "~" in s["id"]}

@@ -10,10 +10,9 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import SearchBudget, Usage
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
-from agentprm.nodes._models import sampled
-from agentprm.nodes._node import Plan
-from agentprm.nodes._search_node import SearchNode, emit_proposed
-from agentprm.nodes._tree import new_step, same_text
+from agentprm.nodes.models import sampled
+from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
+from agentprm.nodes.tree import new_step, same_text
 from agentprm.prompts import (
     PROMPTS,
     PROPOSAL,
@@ -88,7 +87,7 @@ class ProposeSteps(SearchNode):
                 f"min_steps must not be above max_steps, {max_steps}, as {min_steps} is."
             )
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         if ended := state.get("prm_stop_reason"):
             raise InputError(

@@ -9,10 +9,9 @@ from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.nodes._models import sampled
-from agentprm.nodes._node import Plan
-from agentprm.nodes._search_node import SearchNode, emit_proposed
-from agentprm.nodes._tree import ancestors, documents_of, new_step, same_text
+from agentprm.nodes.models import sampled
+from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
+from agentprm.nodes.tree import ancestors, documents_of, new_step, same_text
 from agentprm.prompts import (
     PROMPTS,
     PROPOSAL,
@@ -72,7 +71,7 @@ class RefineStep(SearchNode):
             settings=("temperature", "seed"),
         )
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         weak = [path_to(state.get("prm_steps", []), i)[-1] for i in state.get("prm_weak", [])]
         if not weak:

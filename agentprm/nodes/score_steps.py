@@ -1,21 +1,36 @@
-"""The node that scores finished steps with a reward model."""
+"""Scores steps with a process reward model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.runnables import Runnable
 
 from agentprm.budget import SearchBudget
-from agentprm.nodes._node import Plan, emit
-from agentprm.nodes._scoring import last_scores
-from agentprm.nodes._search_node import SearchNode
-from agentprm.nodes._tree import ancestors, reward_step
-from agentprm.rewards import ProcessRewardModel, as_reward
+from agentprm.nodes.models import reported
+from agentprm.nodes.node import NodePlan, SearchNode, emit
+from agentprm.nodes.tree import ancestors, reward_step
+from agentprm.plans import Plan
+from agentprm.rewards import ProcessRewardModel, Trajectory, as_reward, check_scores
 from agentprm.state import ReasoningState, Step, StepStatus, open_steps
 
-__all__ = ["ScoreSteps"]
+__all__ = ["ScoreSteps", "last_scores"]
+
+
+def last_scores(
+    reward: ProcessRewardModel, question: str, trajectories: Sequence[Trajectory]
+) -> Plan[list[float | None]]:
+    """The score of the last step of each trajectory; `None` where the reward has none (NaN)."""
+    rows, _ = yield from reported(
+        type(reward).__name__,
+        question,
+        lambda: reward.score(question, trajectories),
+        lambda: reward.ascore(question, trajectories),
+    )
+    checked = check_scores(reward, rows, trajectories)
+    return [None if math.isnan(row[-1]) else row[-1] for row in checked]
 
 
 class ScoreSteps(SearchNode):
@@ -43,7 +58,7 @@ class ScoreSteps(SearchNode):
         self.reward = as_reward(reward)
         super().__init__(name=name, keys=keys, budget=budget)
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         steps = open_steps(state.get("prm_steps"), "completed")
         if not steps:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentprm.budget import SearchBudget
-from agentprm.nodes._node import Plan, emit
-from agentprm.nodes._search_node import SearchNode
+from agentprm.nodes.node import NodePlan, SearchNode, emit
 from agentprm.search.selection import Accept, Choice, select_greedy
 from agentprm.state import ReasoningState, Step, open_steps
 
@@ -48,7 +47,7 @@ class SelectSteps(SearchNode):
             settings=("threshold", "accept", "max_steps"),
         )
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         yield from ()
         steps = state.get("prm_steps", [])

@@ -9,8 +9,7 @@ from langgraph.types import Overwrite
 
 from agentprm.budget import empty_usage
 from agentprm.conversation import as_messages, open_question
-from agentprm.nodes._node import Plan
-from agentprm.nodes._search_node import SearchNode
+from agentprm.nodes.node import NodePlan, SearchNode
 from agentprm.state import ReasoningState
 
 __all__ = ["StartSearch"]
@@ -37,7 +36,7 @@ class StartSearch(SearchNode):
             keys=keys,
         )
 
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         yield from ()
         return {

@@ -9,7 +9,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agentprm.budget import SearchBudget, add_usage, empty_usage, metered, record, share_usage
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes._tree import new_step
+from agentprm.nodes.tree import new_step
 from agentprm.state import merge_documents, merge_steps, number, path_to, plain, plain_document
 
 STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)

@@ -33,8 +33,8 @@ from agentprm.nodes import (
     apply_update,
     retry_policy,
 )
-from agentprm.nodes._tree import new_step
 from agentprm.nodes.retry import is_transient
+from agentprm.nodes.tree import new_step
 from agentprm.rerank import PairwiseReranker
 from agentprm.search import TD
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel

@@ -13,9 +13,8 @@ from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget, empty_usage
 from agentprm.errors import ConfigurationError
-from agentprm.nodes._tree import new_step
-from agentprm.nodes.rerank import Rerank
-from agentprm.nodes.rerank_steps import RerankSteps
+from agentprm.nodes.rerank import Rerank, RerankSteps
+from agentprm.nodes.tree import new_step
 from agentprm.rerank import QueryLikelihoodReranker, RubricReranker, SetwiseReranker
 from agentprm.testing import FakeReward, ScriptedLanguageModel
 from tests.unit.rerank.graded import best_first, documents, grade_in

@@ -1,26 +1,28 @@
-"""What all nodes share: sync and async from one plan, typed channels, settings, events, cost."""
+"""What all nodes share: typed channels, settings, sync and async from one plan, events, cost."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args
 
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.config import get_stream_writer
+from langgraph.config import get_config, get_stream_writer
+from langgraph.runtime import get_runtime
 from langgraph.types import Overwrite
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from agentprm import plans
-from agentprm.budget import SearchBudget, Usage, add_usage, metered
+from agentprm.budget import SearchBudget, Usage, add_usage, metered, share_usage
 from agentprm.conversation import answer_text, as_messages, last_question
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, unknown_name
 from agentprm.events import SearchEvent
-from agentprm.nodes.settings import checked_setting, overridden
+from agentprm.search.selection import Accept
 from agentprm.state import (
     Citation,
     Judgement,
@@ -31,10 +33,121 @@ from agentprm.state import (
     merge_steps,
 )
 
-__all__ = ["Node", "Plan", "State", "apply_update", "emit", "state_mapping"]
+__all__ = [
+    "SETTINGS",
+    "Node",
+    "NodePlan",
+    "SearchNode",
+    "State",
+    "apply_update",
+    "check_context",
+    "checked_setting",
+    "emit",
+    "emit_proposed",
+    "overridden",
+    "state_mapping",
+]
+
+Check = Callable[[str, Any], Any]
+
+
+def _integer(least: int | None) -> Check:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            bound = "" if least is None else f" of at least {least}"
+            raise ConfigurationError(f"{name} must be an integer{bound}, not {value!r}.")
+        return value
+
+    return check
+
+
+def _number(least: float) -> Check:
+    def check(name: str, value: Any) -> float:
+        wrong = isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)
+        if wrong or value < least:
+            bound = f" of at least {least:g}" if math.isfinite(least) else ""
+            raise ConfigurationError(f"{name} must be a number{bound}, not {value!r}.")
+        return float(value)
+
+    return check
+
+
+def _accept(name: str, value: Any) -> Any:
+    if value not in get_args(Accept):
+        raise ConfigurationError(f"{name} must be 'if_better' or 'always', not {value!r}.")
+    return value
+
+
+#: Every setting that some node lets the context override, and its check.
+SETTINGS: dict[str, Check] = {
+    "accept": _accept,
+    "budget": lambda name, value: SearchBudget.of(value),
+    "k": _integer(1),
+    "max_steps": _integer(1),
+    "max_tokens": _integer(1),
+    "min_steps": _integer(0),
+    "n": _integer(1),
+    "passages": _integer(1),
+    "seed": _integer(None),
+    "shallow": _integer(0),
+    "temperature": _number(0),
+    "threshold": _number(-math.inf),
+    "top_k": _integer(1),
+}
+
+
+def checked_setting(name: str, value: Any) -> Any:
+    """`value` as the setting `name` takes it.
+
+    Raises:
+        ConfigurationError: If it does not take it.
+    """
+    return SETTINGS[name](name, value)
+
+
+def overridden(name: str) -> Any:
+    """What the context of the run in progress says of a setting; `None` if nothing.
+
+    Raises:
+        ConfigurationError: If it says something that the setting does not take.
+    """
+    context = _run_context()
+    value = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
+    return None if value is None else SETTINGS[name](f"context[{name!r}]", value)
+
+
+def check_context(also: tuple[str, ...] = ()) -> None:
+    """Refuses a context of the run in progress with a name or value that no setting takes.
+
+    A graph inside another one gets the other's context, where further names are none of its business.
+
+    Args:
+        also: Names that the graph takes besides `SETTINGS`.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    context = _run_context()
+    if not isinstance(context, Mapping):
+        return
+    namespace = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    for name in context:
+        if name in SETTINGS:
+            overridden(name)
+        elif name not in also and "|" not in namespace:
+            raise ConfigurationError(unknown_name("The context of this graph", "setting", name, SETTINGS))
+
+
+def _run_context() -> Any:
+    try:
+        runtime: Any = get_runtime()
+    except (RuntimeError, KeyError):
+        return None
+    return getattr(runtime, "context", None)  # outside a graph there is a config, but no runtime
+
 
 State: TypeAlias = Mapping[str, Any]
-Plan: TypeAlias = plans.Plan[dict[str, Any]]
+NodePlan: TypeAlias = plans.Plan[dict[str, Any]]
 
 # Channels that nodes may read or write, with the types that a foreign graph gets when it lacks them.
 # Without a reducer a plain key yields to whatever the graph declares itself.
@@ -147,7 +260,7 @@ class Node(Runnable[Any, dict[str, Any]]):
         self.__dict__["__call__"] = MethodType(call, self)
 
     @abstractmethod
-    def plan(self, state: ReasoningState) -> Plan:
+    def plan(self, state: ReasoningState) -> NodePlan:
         """The node's work on a state with canonical keys; pauses for calls, returns the update."""
 
     def __call__(self, state: State) -> dict[str, Any]:
@@ -231,3 +344,77 @@ def _listed(documents: Any, key: str) -> Sequence[Any]:
     raise InputError(
         f"{key!r} holds a {type(documents).__name__}, not a list of documents. Put a single one in a list."
     )
+
+
+_TREE = ("prm_steps", "prm_documents", "prm_frontier", "prm_usage", "prm_stop_reason")
+
+
+class SearchNode(Node):
+    """Base of the nodes that grow, value or read a search tree.
+
+    A tree exists only where a search made it: `StartSearch` plants it, `ProposeSteps` grows it, and
+    nothing else does. Where there is none, these nodes say so instead of taking a plain answer for one.
+    Bounds count from the start of the search.
+
+    Args:
+        name: Name of the node.
+        reads: Channels that it reads, besides the question and the tree.
+        writes: Channels that it writes, besides its cost.
+        keys: Own names for channels.
+        budget: Bounds of the search.
+        settings: Names of attributes that the run's `context` may override.
+    """
+
+    #: Whether the node may be the first to work on a tree.
+    plants: ClassVar[bool] = False
+    #: Whether the cost of a run is shared out over the steps that it returns.
+    shares_usage: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        reads: Sequence[str] = (),
+        writes: Sequence[str] = (),
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
+        settings: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            name=name, reads=(*reads, *_TREE), writes=writes, keys=keys, budget=budget, settings=settings
+        )
+
+    def _read(self, input: Any) -> ReasoningState:
+        state = super()._read(input)
+        begun = state.get("prm_steps") or "prm_frontier" in state or state.get("prm_stop_reason")
+        if not begun and not self.plants:
+            raise InputError(
+                f"{self.name} works on a search tree, and this state has none. In a search of your own let "
+                "StartSearch and ProposeSteps run before it. To work on a plain question, its documents and "
+                "its answer use Retrieve, Rerank, Answer and JudgeAnswer."
+            )
+        return state
+
+    def _write(self, update: dict[str, Any], usage: Usage) -> dict[str, Any]:
+        steps: list[Step] = update.get("prm_steps", [])
+        if steps and self.shares_usage:
+            update["prm_steps"] = [
+                {**step, "usage": add_usage(step["usage"], share)}
+                for step, share in zip(steps, share_usage(usage, len(steps)), strict=True)
+            ]
+        return super()._write(update, usage)
+
+
+def emit_proposed(steps: Sequence[Step]) -> None:
+    """Sends an event for each step that was proposed."""
+    for step in steps:
+        emit(
+            {
+                "type": "agentprm.step_proposed",
+                "step_id": step["id"],
+                "parent_id": step["parent_id"],
+                "query": step["query"],
+                "final_answer": step["final_answer"],
+                "status": step["status"],
+            }
+        )

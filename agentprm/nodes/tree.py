@@ -1,4 +1,4 @@
-"""Questions that several nodes ask of the search tree, and what its nodes share."""
+"""Questions that several nodes ask of the search tree, and new steps of it."""
 
 from __future__ import annotations
 
