@@ -7,8 +7,6 @@ prompt, so that it cannot open a line of the prompt's own grammar.
 
 from __future__ import annotations
 
-import json
-import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
-from agentprm.lm.base import Completion, LanguageModel, Prompt, Role, SamplingParams
-from agentprm.plain import clean_text
-from agentprm.replies import inert, without_thought
+from agentprm.lm.base import LanguageModel, Prompt, Role, SamplingParams
+from agentprm.replies import inert
 from agentprm.state import Step, title_of
-from agentprm.text import cut, sentence_ends
+from agentprm.text import cut, one_line
 
 if TYPE_CHECKING:
     from agentprm.rewards.base import RewardStep
@@ -31,15 +28,9 @@ __all__ = [
     "PROPOSAL",
     "ChatTemplate",
     "Prompts",
-    "Proposal",
-    "finished_text",
     "in_form",
     "joined",
-    "json_object",
     "known_text",
-    "one_line",
-    "parse_finding",
-    "parse_proposal",
     "passage_line",
     "passages_text",
     "reply_params",
@@ -143,11 +134,6 @@ def reply_params(
     )
 
 
-def one_line(text: str) -> str:
-    """`text` with every run of white space, line breaks included, as one blank."""
-    return " ".join(text.split())
-
-
 def passage_line(document: Document, max_chars: int = 1200) -> str:
     """A passage as one line, title first, cut at `max_chars` characters with a visible mark."""
     text = one_line(document.page_content)
@@ -170,119 +156,6 @@ def known_text(path: Sequence[Step | RewardStep]) -> str:
     """What the steps of `path` asked and found, a line each."""
     lines = [one_line(f"{step['query']} {step['thought']}") for step in path if step["thought"]]
     return "\n".join(lines) or "(nothing yet)"
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A parsed line of the model: a search or a conclusion."""
-
-    query: str = ""
-    final_answer: str | None = None
-
-
-# A model that was led to write "Search:" may write the label once more, or conclude all the same. Every
-# pattern here is linear in its text: possessive, or bounded.
-_LABEL = re.compile(r"\W*+(search|final\s{1,4}answer)\W*[:\uff1a]", re.IGNORECASE)
-# Further on in a reply a label counts where a sentence could begin, and not in "I did a search: …".
-_LATER = re.compile(
-    r"(?:^|[.!?\u2026:;,\u2014\u3002\uff1a)])[\s*_#>`\"'-]{0,8}(?=(?:search|final\s{1,4}answer)[\s*_`]{0,8}[:\uff1a])",
-    re.IGNORECASE | re.MULTILINE,
-)
-_ANSWER_LABEL = re.compile(
-    r"[\s*_#>`\"']{0,20}(?:final\s{1,4}answer|answer|finding)[\s*_`\"']{0,20}[:\uff1a][\s*_`]{0,20}",
-    re.IGNORECASE,
-)
-_FIRST_QUESTION = re.compile(r"[^?\uff1f\u061f]*[?\uff1f\u061f]?")
-_MARKS = " \t\"'*`"
-
-
-def parse_proposal(text: str, shown: str = "") -> Proposal | None:
-    """Reads what a model wants to do next; `None` if it says neither `Search:` nor `Final answer:`.
-
-    The first line that is not blank counts. If it has no label, the first label after it where a
-    sentence begins does, or a reply in JSON (`PROPOSAL`). Thinking is not read. Only the model's own
-    output is ever parsed: where the text that it was shown holds a label itself, a later line might be
-    a copy of it, and only the first one is read.
-
-    Args:
-        text: The reply, after the prompt's prefix if it has one.
-        shown: What the model was shown that is not ours: the question, findings and passages.
-    """
-    reply = clean_text(without_thought(text)).strip()
-    fields = json_object(reply)
-    if fields is not None:
-        query, answer = fields.get("search"), fields.get("final_answer")
-        reply = f"Search: {query}" if query else f"Final answer: {answer}" if answer else ""
-    found = _proposal(reply)
-    if found is None and not _LATER.search(shown):
-        later = _LATER.search(reply)
-        found = _proposal(reply[later.end() :]) if later else None
-    return found
-
-
-def _proposal(reply: str) -> Proposal | None:
-    """The proposal that `reply` begins with."""
-    label, at = "", 0
-    while not label.startswith("final") and (match := _LABEL.match(reply, at)):
-        label, at = match.group(1).lower(), match.end()
-    rest = reply[at:].strip().removeprefix("**").lstrip()
-    if not label or not re.search(r"\w", rest):
-        return None
-    if label == "search":
-        # One question; what a small model babbles after it is not part of it.
-        line = rest.splitlines()[0].lstrip(_MARKS)
-        query = one_line(_FIRST_QUESTION.match(line)[0]).rstrip("*`")  # type: ignore[index]
-        return Proposal(query=query) if re.search(r"\w", query) else None
-    paragraph = re.split(r"\n[ \t]*+\n", rest, maxsplit=1)[0]
-    return Proposal(final_answer=parse_finding(paragraph))
-
-
-def parse_finding(text: str) -> str:
-    """The answer in a reply, of one line or several; empty if there is none.
-
-    Left out are thinking, a label before it, and quotes or markup around it; of a reply in JSON its
-    only text is taken.
-    """
-    reply = clean_text(without_thought(text)).strip()
-    fields = json_object(reply)
-    if fields is not None and len(fields) == 1 and isinstance(value := next(iter(fields.values())), str):
-        reply = value.strip()
-    label = _ANSWER_LABEL.match(reply)
-    lines = [line.rstrip() for line in (reply[label.end() :] if label else reply).strip().splitlines()]
-    answer = _unquoted(one_line(lines[0])) if len(lines) == 1 else "\n".join(lines)
-    return answer if re.search(r"\w", answer) else ""
-
-
-def _unquoted(line: str) -> str:
-    """`line` without quotes and markup around it; a list of quoted names keeps its own."""
-    inner = line.strip(_MARKS)
-    return line if any(mark in inner for mark in set(line) & set('"*`')) else inner
-
-
-def json_object(reply: str) -> dict[str, Any] | None:
-    """The JSON object that a reply consists of, in a code fence or not; `None` if it is none."""
-    body = without_thought(reply).strip()
-    if body.startswith("```"):
-        body = body.removeprefix("```").removeprefix("json").removesuffix("```").strip()
-    if not body.startswith("{"):
-        return None
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def finished_text(completion: Completion) -> str:
-    """What of a completion is finished: all of it, or if its tokens ran out its whole sentences.
-
-    A thought that was cut off has no answer after it, so nothing is finished.
-    """
-    text = without_thought(completion.text)
-    if completion.finish_reason == "stop":
-        return text
-    # A line of a list is whole without a full stop.
-    return text[: max([*sentence_ends(text), text.rstrip("\n").rfind("\n"), 0])]
 
 
 @dataclass(frozen=True, repr=False)

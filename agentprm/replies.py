@@ -1,21 +1,38 @@
-"""What of a model's reply is its answer: thinking is left out.
+"""What of a model's reply is its answer, and what it says: thinking is left out.
 
 Models that reason write their thoughts first, between tags of their family. Where the chat template
 has written the opening tag, the reply holds the closing one alone. Nothing of a thought is ever an
 answer, and a thought that never ends is followed by none.
+
+Only the model's own output is ever parsed, never a passage.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agentprm.text import clean_text, one_line, sentence_ends
+
+if TYPE_CHECKING:
+    from agentprm.lm.base import Completion
 
 __all__ = [
+    "Proposal",
     "answer_span",
     "begins_thinking",
     "continued",
+    "cut_reply",
+    "finished_text",
     "inert",
     "is_tag",
+    "json_object",
     "opened_thought",
+    "parse_finding",
+    "parse_proposal",
     "without_thought",
 ]
 
@@ -108,3 +125,135 @@ def _opening(text: str, start: int) -> int | None:
     """Where a line of `text` begins with an opening tag, from `start` on."""
     found = _LEADING.match(text, start) or _AT_LINE.search(text, start)
     return found.start() if found else None
+
+
+def cut_reply(text: str, stop: Sequence[str], *, led: bool) -> tuple[str, bool]:
+    """The text up to the first stop string of its answer, and whether there was one.
+
+    A stop string ends no thought, and a reply that no prefix leads may begin with blank lines.
+
+    Args:
+        text: The reply.
+        stop: The stop strings.
+        led: The reply continues a prefix.
+    """
+    if not stop:
+        return text, False
+    start, end = answer_span(text)
+    if not led or start:
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+    found = [at for at in (text.find(mark, start, end) for mark in stop) if at >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A parsed line of the model: a search or a conclusion."""
+
+    query: str = ""
+    final_answer: str | None = None
+
+
+# A model that was led to write "Search:" may write the label once more, or conclude all the same. Every
+# pattern here is linear in its text: possessive, or bounded.
+_LABEL = re.compile(r"\W*+(search|final\s{1,4}answer)\W*[:\uff1a]", re.IGNORECASE)
+# Further on in a reply a label counts where a sentence could begin, and not in "I did a search: …".
+_LATER = re.compile(
+    r"(?:^|[.!?\u2026:;,\u2014\u3002\uff1a)])[\s*_#>`\"'-]{0,8}(?=(?:search|final\s{1,4}answer)[\s*_`]{0,8}[:\uff1a])",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANSWER_LABEL = re.compile(
+    r"[\s*_#>`\"']{0,20}(?:final\s{1,4}answer|answer|finding)[\s*_`\"']{0,20}[:\uff1a][\s*_`]{0,20}",
+    re.IGNORECASE,
+)
+_FIRST_QUESTION = re.compile(r"[^?\uff1f\u061f]*[?\uff1f\u061f]?")
+_MARKS = " \t\"'*`"
+
+
+def parse_proposal(text: str, shown: str = "") -> Proposal | None:
+    """Reads what a model wants to do next; `None` if it says neither `Search:` nor `Final answer:`.
+
+    The first line that is not blank counts. If it has no label, the first label after it where a
+    sentence begins does, or a reply in JSON (`agentprm.prompts.PROPOSAL`). Thinking is not read. Where
+    the text that the model was shown holds a label itself, a later line might be a copy of it, and only
+    the first one is read.
+
+    Args:
+        text: The reply, after the prompt's prefix if it has one.
+        shown: What the model was shown that is not ours: the question, findings and passages.
+    """
+    reply = clean_text(without_thought(text)).strip()
+    fields = json_object(reply)
+    if fields is not None:
+        query, answer = fields.get("search"), fields.get("final_answer")
+        reply = f"Search: {query}" if query else f"Final answer: {answer}" if answer else ""
+    found = _proposal(reply)
+    if found is None and not _LATER.search(shown):
+        later = _LATER.search(reply)
+        found = _proposal(reply[later.end() :]) if later else None
+    return found
+
+
+def _proposal(reply: str) -> Proposal | None:
+    """The proposal that `reply` begins with."""
+    label, at = "", 0
+    while not label.startswith("final") and (match := _LABEL.match(reply, at)):
+        label, at = match.group(1).lower(), match.end()
+    rest = reply[at:].strip().removeprefix("**").lstrip()
+    if not label or not re.search(r"\w", rest):
+        return None
+    if label == "search":
+        # One question; what a small model babbles after it is not part of it.
+        line = rest.splitlines()[0].lstrip(_MARKS)
+        query = one_line(_FIRST_QUESTION.match(line)[0]).rstrip("*`")  # type: ignore[index]
+        return Proposal(query=query) if re.search(r"\w", query) else None
+    paragraph = re.split(r"\n[ \t]*+\n", rest, maxsplit=1)[0]
+    return Proposal(final_answer=parse_finding(paragraph))
+
+
+def parse_finding(text: str) -> str:
+    """The answer in a reply, of one line or several; empty if there is none.
+
+    Left out are thinking, a label before it, and quotes or markup around it; of a reply in JSON its
+    only text is taken.
+    """
+    reply = clean_text(without_thought(text)).strip()
+    fields = json_object(reply)
+    if fields is not None and len(fields) == 1 and isinstance(value := next(iter(fields.values())), str):
+        reply = value.strip()
+    label = _ANSWER_LABEL.match(reply)
+    lines = [line.rstrip() for line in (reply[label.end() :] if label else reply).strip().splitlines()]
+    answer = _unquoted(one_line(lines[0])) if len(lines) == 1 else "\n".join(lines)
+    return answer if re.search(r"\w", answer) else ""
+
+
+def _unquoted(line: str) -> str:
+    """`line` without quotes and markup around it; a list of quoted names keeps its own."""
+    inner = line.strip(_MARKS)
+    return line if any(mark in inner for mark in set(line) & set('"*`')) else inner
+
+
+def json_object(reply: str) -> dict[str, Any] | None:
+    """The JSON object that a reply consists of, in a code fence or not; `None` if it is none."""
+    body = without_thought(reply).strip()
+    if body.startswith("```"):
+        body = body.removeprefix("```").removeprefix("json").removesuffix("```").strip()
+    if not body.startswith("{"):
+        return None
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def finished_text(completion: Completion) -> str:
+    """What of a completion is finished: all of it, or if its tokens ran out its whole sentences.
+
+    A thought that was cut off has no answer after it, so nothing is finished.
+    """
+    text = without_thought(completion.text)
+    if completion.finish_reason == "stop":
+        return text
+    # A line of a list is whole without a full stop.
+    return text[: max([*sentence_ends(text), text.rstrip("\n").rfind("\n"), 0])]

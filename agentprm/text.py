@@ -1,4 +1,4 @@
-r"""Text of any language after Unicode's rules: words, search terms, folding, ends of sentences, cuts.
+r"""Text of any language after Unicode's rules: valid text, words, search terms, folding, sentences, cuts.
 
 Scripts differ in what a blank means. English, Arabic or Hindi put one between words; Chinese, Japanese,
 Thai, Lao, Khmer and Burmese put none, and a dictionary would be needed to find their words. Here each
@@ -17,7 +17,18 @@ from typing import NamedTuple
 
 import regex
 
-__all__ = ["Word", "cut", "cut_words", "fold", "is_unspaced", "sentence_ends", "terms", "words"]
+__all__ = [
+    "Word",
+    "clean_text",
+    "cut",
+    "cut_words",
+    "fold",
+    "is_unspaced",
+    "one_line",
+    "sentence_ends",
+    "terms",
+    "words",
+]
 
 # Letters of scripts without blanks; the last three belong to several scripts and so to none by name.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{LB=SA}\u30fc\uff70\u3005]"
@@ -56,6 +67,20 @@ _BLANK_OR_CHARACTER = regex.compile(rf"[^\s{_UNSPACED}]++|\X", regex.V1)
 _GRAPHEME = regex.compile(r"\X")
 _BETWEEN_BLANKS = regex.compile(rf"{_LETTER}|[^\s{_UNSPACED}]++", regex.V1)
 _LONGEST_WORD = 64
+
+
+def clean_text(text: str) -> str:
+    """`text` as valid Unicode: two halves of a surrogate pair are joined, a lone half becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return str(text)  # not a subclass
+
+
+def one_line(text: str) -> str:
+    """`text` with every run of white space, line breaks included, as one blank."""
+    return " ".join(text.split())
 
 
 class Word(NamedTuple):

@@ -24,7 +24,6 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, IndexMismatchError, InputError
-from agentprm.plain import clean_text
 from agentprm.retrievers.document_table import Record, make_record
 from agentprm.retrievers.faiss_store import FaissStore
 from agentprm.retrievers.files import refuse_link, storage_errors
@@ -33,6 +32,7 @@ from agentprm.retrievers.generations import current_pointer, is_own_name
 from agentprm.retrievers.locking import FolderLock
 from agentprm.retrievers.metrics import Metric, check_metric
 from agentprm.retrievers.vector_index import FloatArray
+from agentprm.text import clean_text
 
 __all__ = ["BuildProgress", "build_index", "holds_only_index"]
 

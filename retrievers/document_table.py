@@ -13,8 +13,9 @@ from langchain_core.documents import Document
 
 from agentprm.errors import IndexCorruptError, InputError
 from agentprm.forking import ForkSafeLock
-from agentprm.plain import clean_text, plain
 from agentprm.retrievers.files import storage_errors
+from agentprm.state import plain
+from agentprm.text import clean_text
 
 __all__ = ["DocumentTable", "Record", "TableChange", "make_record"]
 

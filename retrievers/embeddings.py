@@ -11,8 +11,8 @@ from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
-from agentprm.plain import clean_text
 from agentprm.retrievers.splitting import Measure
+from agentprm.text import clean_text
 
 __all__ = ["SentenceTransformerEmbeddings", "token_measure"]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agentprm.errors import InputError
-from agentprm.plain import clean_text, plain
+from agentprm.state import plain
+from agentprm.text import clean_text
 
 __all__ = ["TEXT_KEYS", "BadRow", "Row", "json_rows", "object_row"]
 

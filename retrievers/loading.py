@@ -12,11 +12,11 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.plain import clean_text
 from agentprm.retrievers.embeddings import token_measure
 from agentprm.retrievers.json_rows import BadRow, Row
 from agentprm.retrievers.readers import SUFFIXES, read_file
 from agentprm.retrievers.splitting import Measure, split_text
+from agentprm.text import clean_text
 
 __all__ = ["LoadReport", "Skipped", "load_folder"]
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from agentprm.errors import InputError, MissingDependencyError
-from agentprm.plain import clean_text
 from agentprm.retrievers.html_text import html_page
 from agentprm.retrievers.json_rows import TEXT_KEYS, BadRow, Row, json_rows, object_row
-from agentprm.text import cut
+from agentprm.text import clean_text, cut
 
 __all__ = ["SUFFIXES", "read_file"]
 

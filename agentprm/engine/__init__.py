@@ -5,7 +5,7 @@ far. Callers send whole prompts all the same; here what they have in common is f
 kept. Several callers are served by one batch, which changes with every forward pass. The way of one
 request, `TransformersLM.sample` or `loglikelihood` or a reward's reading:
 
-    a caller's thread                          text ── tokenizing, spans ──► token ids
+    a caller's thread                          text ── tokenizing ──► token ids
          │                                             (no control token comes out of content; what fits)
          │  Request, with Texts to read or Samples to draw
          ▼
@@ -34,8 +34,8 @@ samples of the prompt, continuations to be scored, the other children of a paren
 
 What lies where, in the order in which data flows:
 
-- `tokenizing`, `control_tokens`: prompts to token ids and back; what a passage says stays text.
-- `spans`: which tokens of a text are scored, and how a prompt is cut to the context.
+- `tokenizing`: prompts to token ids and back; what a passage says stays text; which tokens of a text are
+  scored, and how a prompt is cut to the context.
 - `requests`: what callers want. `reading`: outputs at chosen tokens, as rewards want them.
 - `scheduler`: the thread that makes one batch of all requests, pass by pass.
 - `planning`: which beginnings texts share, and which rows are computed, in which order.
@@ -46,7 +46,7 @@ What lies where, in the order in which data flows:
 - `loading`: checkpoints, their precision, context and end tokens.
 
 The engine knows token ids and tensors, no chat and no reward: it imports neither `agentprm.lm` nor
-`agentprm.rewards`. This file imports nothing, as `tokenizing` and `spans` also serve backends without torch.
+`agentprm.rewards`. This file imports nothing, as `tokenizing` also serves backends without torch.
 """
 
 __all__: list[str] = []

@@ -16,12 +16,13 @@ from agentprm.budget import SearchBudget, Usage, add_usage, record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, TransientModelError
 from agentprm.integrations.conversation import Conversation, action_text, trajectory_of
 from agentprm.lm.retries import transient
-from agentprm.plain import plain
 from agentprm.plans import Plan, wait
-from agentprm.prompts import PROMPTS, Prompts, one_line
+from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel, RewardStep
 from agentprm.rewards.function import check_scores
 from agentprm.rewards.verdict import VerdictReward
+from agentprm.state import plain
+from agentprm.text import one_line
 
 try:
     from langchain.agents.middleware import ModelRequest, ModelResponse

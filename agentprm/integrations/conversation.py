@@ -10,11 +10,10 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, convert_to_messages
 
 from agentprm.errors import InputError
-from agentprm.prompts import one_line
 from agentprm.replies import without_thought
 from agentprm.rewards.base import RewardStep
 from agentprm.rewards.step_text import evidence_line
-from agentprm.text import cut
+from agentprm.text import cut, one_line
 
 __all__ = ["Conversation", "action_text", "call_text", "shortened", "trajectory_of"]
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 
 from agentprm.errors import InputError, MissingDependencyError
 from agentprm.integrations.tool import answer_text, source_text
-from agentprm.plain import plain
 from agentprm.retrievers import default_retriever
+from agentprm.state import plain
 
 try:
     from mcp.server.fastmcp import FastMCP

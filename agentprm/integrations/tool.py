@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 
 from agentprm.errors import ConfigurationError
 from agentprm.integrations.conversation import shortened
-from agentprm.prompts import one_line
 from agentprm.state import Citation, title_of
+from agentprm.text import one_line
 from agentprm.trace import Trace, trace_of
 
 __all__ = ["answer_text", "create_search_tool", "source_text"]

@@ -1,6 +1,10 @@
 """The contract of a language model that can sample and score.
 
 Callers send whole prompts. Sharing the work of common prefixes is the backend's business.
+
+A completion may be heard while it is written. Like the meters of `agentprm.budget`, the listener belongs to
+the current context, so that `sample` keeps its form. A backend that cannot tell its text in parts says
+nothing, and the caller has it at the end.
 """
 
 from __future__ import annotations
@@ -8,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
-from agentprm.plain import clean_text
+from agentprm.text import clean_text
 
 __all__ = [
     "Capabilities",
@@ -22,6 +28,8 @@ __all__ = [
     "Prompt",
     "Role",
     "SamplingParams",
+    "listener",
+    "listening",
     "require",
     "wish_for",
 ]
@@ -243,3 +251,32 @@ def require(model: LanguageModel, capability: str, needed_by: str) -> None:
             f"{type(model).__name__} does not have. Pass one that has it, for instance "
             "agentprm.lm.TransformersLM('path or name')."
         )
+
+
+Hear = Callable[[str], None]
+
+_hear: ContextVar[Hear | None] = ContextVar("agentprm_listener", default=None)
+
+
+@contextmanager
+def listening(hear: Hear) -> Iterator[None]:
+    """Has `hear` told the text of the completion that is sampled inside the block, whole each time it grows.
+
+    It is called from any thread, and only where one prompt is sampled once.
+
+    Example:
+        >>> with listening(print):
+        ...     hear = listener(prompts=1, n=1)
+        >>> hear("Portsmouth")
+        Portsmouth
+    """
+    token = _hear.set(hear)
+    try:
+        yield
+    finally:
+        _hear.reset(token)
+
+
+def listener(prompts: int, n: int) -> Hear | None:
+    """Whom a backend should tell a text under way, if anybody, for that many prompts and samples."""
+    return _hear.get() if prompts == n == 1 else None

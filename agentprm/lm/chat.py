@@ -19,12 +19,12 @@ from langchain_core.runnables.config import get_executor_for_config
 
 from agentprm.budget import record
 from agentprm.errors import CapabilityError, ConfigurationError, ContextLengthError, TransientModelError
-from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
+from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams, listener
 from agentprm.lm.chat_leaf import Asking, ChatLeaf, Reply, has_schemas
 from agentprm.lm.chat_models import ChatRunnable, is_chat_model, leaves, with_leaves
-from agentprm.lm.listening import listener
-from agentprm.lm.reports import cut_reply, token_count, too_long
+from agentprm.lm.reports import token_count, too_long
 from agentprm.lm.retries import Retries, transient
+from agentprm.replies import cut_reply
 
 __all__ = ["ChatLM"]
 

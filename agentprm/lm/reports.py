@@ -9,12 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agentprm.replies import answer_span
-
 __all__ = [
     "SETTINGS",
     "content_text",
-    "cut_reply",
     "error_within",
     "is_cut_off",
     "refused_settings",
@@ -146,22 +143,3 @@ def content_text(content: Any) -> str | None:
         else:
             return None
     return "".join(texts)
-
-
-def cut_reply(text: str, stop: Sequence[str], *, led: bool) -> tuple[str, bool]:
-    """The text up to the first stop string of its answer, and whether there was one.
-
-    A stop string ends no thought, and a reply that no prefix leads may begin with blank lines.
-
-    Args:
-        text: The reply.
-        stop: The stop strings.
-        led: The reply continues a prefix.
-    """
-    if not stop:
-        return text, False
-    start, end = answer_span(text)
-    if not led or start:
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-    found = [at for at in (text.find(mark, start, end) for mark in stop) if at >= 0]
-    return (text[: min(found)], True) if found else (text, False)

@@ -8,17 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from agentprm.background import all_of, arun, run
-from agentprm.engine.spans import Context, Span
-from agentprm.engine.tokenizing import PromptText, load_tokenizer
+from agentprm.engine.tokenizing import Context, PromptText, Span, load_tokenizer
 from agentprm.errors import (
     CapabilityError,
     ConfigurationError,
     ContextLengthError,
     ModelServerError,
 )
-from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices
+from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices, listener
 from agentprm.lm.json_http import JsonHttp, served_model
-from agentprm.lm.listening import listener
 from agentprm.lm.reports import content_text, is_cut_off, token_count
 from agentprm.lm.retries import Retries
 from agentprm.lm.server_chat import ChatRequests

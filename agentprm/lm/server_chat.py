@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from agentprm.background import all_of
-from agentprm.engine.control_tokens import as_data
-from agentprm.engine.tokenizing import neutral_messages
+from agentprm.engine.tokenizing import as_data, neutral_messages
 from agentprm.errors import ModelServerError
 from agentprm.lm.base import Completion, Prompt, SamplingParams, wish_for
 from agentprm.lm.json_http import Refused
 from agentprm.lm.learned import Learned
-from agentprm.lm.reports import content_text, cut_reply, is_cut_off, refused_settings, token_count
+from agentprm.lm.reports import content_text, is_cut_off, refused_settings, token_count
 from agentprm.lm.token_lm import Cost, Job
+from agentprm.replies import cut_reply
 
 __all__ = ["ChatRequests"]
 

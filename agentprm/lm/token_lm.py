@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agentprm.background import all_of, arun, run
 from agentprm.budget import record
-from agentprm.engine.spans import Context, Span, sample_seed, span_of
+from agentprm.engine.tokenizing import Context, Span, sample_seed, span_of
 from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
 from agentprm.forking import ForkSafeLock
 from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, check_choices

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from agentprm.engine.control_tokens import as_data
-from agentprm.engine.tokenizing import PromptText, neutral_messages
+from agentprm.engine.tokenizing import PromptText, as_data, neutral_messages
 from agentprm.errors import ModelServerError
 from agentprm.lm.base import Prompt
 from agentprm.lm.json_http import JsonHttp, Refused

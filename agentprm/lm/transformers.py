@@ -12,10 +12,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
-from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
-from agentprm.lm.listening import listener
-from agentprm.lm.reports import cut_reply
-from agentprm.replies import opened_thought
+from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams, listener
+from agentprm.replies import cut_reply, opened_thought
 
 try:
     import torch
@@ -29,8 +27,7 @@ from agentprm.engine.loading import end_tokens, load_model, max_context
 from agentprm.engine.planning import Item, samples_per_row
 from agentprm.engine.requests import Branch, Request, Sink, Text
 from agentprm.engine.scheduler import Scheduler
-from agentprm.engine.spans import Context, Span, span_of
-from agentprm.engine.tokenizing import PromptText, load_tokenizer
+from agentprm.engine.tokenizing import Context, PromptText, Span, load_tokenizer, span_of
 from agentprm.forking import ForkSafeLock
 
 __all__ = ["TransformersLM"]

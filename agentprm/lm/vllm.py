@@ -12,8 +12,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from agentprm.background import all_of, run
-from agentprm.engine.spans import Context, Span
-from agentprm.engine.tokenizing import PromptText
+from agentprm.engine.tokenizing import Context, PromptText, Span
 from agentprm.errors import ConfigurationError, MissingDependencyError, ModelServerError
 from agentprm.forking import ForkSafeLock
 from agentprm.lm.base import Capabilities, Completion, Prompt

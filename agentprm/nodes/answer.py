@@ -20,17 +20,10 @@ from agentprm.nodes.models import AnsweringModel
 from agentprm.nodes.node import Node, NodePlan, SearchNode, emit
 from agentprm.nodes.tree import documents_of
 from agentprm.plans import Plan, wait
-from agentprm.prompts import (
-    PROMPTS,
-    Prompts,
-    in_form,
-    json_object,
-    known_text,
-    one_line,
-    passages_text,
-    reply_params,
-)
+from agentprm.prompts import PROMPTS, Prompts, in_form, known_text, passages_text, reply_params
+from agentprm.replies import json_object
 from agentprm.state import ReasoningState, Step, cite, merge_documents, path_to
+from agentprm.text import one_line
 
 __all__ = ["Answer", "AnswerForm", "AnswerFromSteps", "ResponseFormat", "spoken", "written_answer"]
 

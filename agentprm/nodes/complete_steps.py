@@ -13,17 +13,10 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit
 from agentprm.nodes.tree import ancestors, concludes, documents_of
-from agentprm.prompts import (
-    PROMPTS,
-    Prompts,
-    finished_text,
-    known_text,
-    one_line,
-    parse_finding,
-    passages_text,
-    reply_params,
-)
+from agentprm.prompts import PROMPTS, Prompts, known_text, passages_text, reply_params
+from agentprm.replies import finished_text, parse_finding
 from agentprm.state import ReasoningState, Step, open_steps
+from agentprm.text import one_line
 
 __all__ = ["CompleteSteps"]
 

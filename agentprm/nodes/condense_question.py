@@ -15,8 +15,10 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import Node, NodePlan, emit
-from agentprm.prompts import PROMPTS, Prompts, finished_text, one_line, parse_finding, reply_params
+from agentprm.prompts import PROMPTS, Prompts, reply_params
+from agentprm.replies import finished_text, parse_finding
 from agentprm.state import ReasoningState
+from agentprm.text import one_line
 
 __all__ = ["CondenseQuestion"]
 

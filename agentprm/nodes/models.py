@@ -29,10 +29,9 @@ from pydantic import PrivateAttr
 
 from agentprm.budget import Usage, metered, share_usage
 from agentprm.lm import ChatLM, Completion, LanguageModel, Prompt, SamplingParams
-from agentprm.lm.listening import listening
+from agentprm.lm.base import listening
 from agentprm.plans import Plan, wait
-from agentprm.prompts import finished_text, json_object, parse_finding
-from agentprm.replies import answer_span
+from agentprm.replies import answer_span, finished_text, json_object, parse_finding
 
 __all__ = ["AnsweringModel", "reported", "sampled"]
 

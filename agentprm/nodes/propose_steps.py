@@ -13,17 +13,10 @@ from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
 from agentprm.nodes.tree import new_step, same_text
-from agentprm.prompts import (
-    PROMPTS,
-    PROPOSAL,
-    Prompts,
-    finished_text,
-    known_text,
-    one_line,
-    parse_proposal,
-    reply_params,
-)
+from agentprm.prompts import PROMPTS, PROPOSAL, Prompts, known_text, reply_params
+from agentprm.replies import finished_text, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to
+from agentprm.text import one_line
 
 __all__ = ["ProposeSteps"]
 

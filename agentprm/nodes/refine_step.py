@@ -12,19 +12,10 @@ from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
 from agentprm.nodes.tree import ancestors, documents_of, new_step, same_text
-from agentprm.prompts import (
-    PROMPTS,
-    PROPOSAL,
-    Prompts,
-    finished_text,
-    known_text,
-    one_line,
-    parse_proposal,
-    passages_text,
-    reply_params,
-)
-from agentprm.replies import without_thought
+from agentprm.prompts import PROMPTS, PROPOSAL, Prompts, known_text, passages_text, reply_params
+from agentprm.replies import finished_text, parse_proposal, without_thought
 from agentprm.state import ReasoningState, Step, path_to
+from agentprm.text import one_line
 
 __all__ = ["RefineStep"]
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from langchain_core.documents import Document
 
 from agentprm.budget import empty_usage
-from agentprm.prompts import one_line
 from agentprm.rewards.base import RewardStep
 from agentprm.rewards.step_text import evidence_line
 from agentprm.state import ReasoningState, Step, open_steps, path_to
-from agentprm.text import fold
+from agentprm.text import fold, one_line
 
 __all__ = [
     "ancestors",

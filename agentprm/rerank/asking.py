@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 from langchain_core.documents import Document
 
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams
-from agentprm.prompts import one_line
 from agentprm.rerank.judging import Assessor, width_of
-from agentprm.text import cut
+from agentprm.text import cut, one_line
 
 __all__ = ["DEFINITION", "sampling", "scoring", "shown"]
 

@@ -10,7 +10,6 @@ from langchain_core.documents import Document
 
 from agentprm.budget import record
 from agentprm.errors import CapabilityError, ConfigurationError
-from agentprm.prompts import one_line
 from agentprm.rerank.asking import DEFINITION, shown
 from agentprm.rerank.comparator import (
     Comparator,
@@ -22,6 +21,7 @@ from agentprm.rerank.comparator import (
     token_of,
     usable,
 )
+from agentprm.text import one_line
 
 __all__ = ["DecisionComparator", "is_decision_model"]
 

@@ -11,11 +11,12 @@ from pydantic import PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
-from agentprm.prompts import PROMPTS, Prompts, one_line
+from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
 from agentprm.rerank.asking import DEFINITION, sampling, scoring, shown
 from agentprm.rerank.base import Plan, Ranked, Reranker
 from agentprm.rerank.judging import Assessor, Judging, Missing
+from agentprm.text import one_line
 
 __all__ = ["ListwiseReranker", "parse_permutation", "windows"]
 

@@ -9,10 +9,11 @@ from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
-from agentprm.prompts import PROMPTS, Prompts, one_line
+from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank.asking import scoring, shown
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
+from agentprm.text import one_line
 
 __all__ = ["QueryLikelihoodReranker"]
 

@@ -12,12 +12,13 @@ from pydantic import PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.prompts import PROMPTS, Prompts, one_line
+from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
 from agentprm.rerank.asking import DEFINITION, sampling, shown
 from agentprm.rerank.base import Plan, Ranked, Reranker
 from agentprm.rerank.judging import Judging, Missing
 from agentprm.rerank.pointwise import filled, order_by_scores
+from agentprm.text import one_line
 
 __all__ = ["RubricReranker", "Stage", "parse_grade"]
 

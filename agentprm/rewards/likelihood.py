@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.numeric import sigmoid
-from agentprm.prompts import PROMPTS, Prompts, joined, known_text, one_line
+from agentprm.prompts import PROMPTS, Prompts, joined, known_text
 from agentprm.rewards.base import PrefixReward, Trajectory
+from agentprm.text import one_line
 
 __all__ = ["Grounding", "LikelihoodReward", "Relevance", "SelfJudgement"]
 

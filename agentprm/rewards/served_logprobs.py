@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentprm.background import all_of
-from agentprm.engine.spans import Span
-from agentprm.engine.tokenizing import load_tokenizer
+from agentprm.engine.tokenizing import Span, load_tokenizer
 from agentprm.errors import ConfigurationError
 from agentprm.lm.token_lm import Cost, TokenLM
 from agentprm.numeric import sigmoid

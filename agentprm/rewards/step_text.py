@@ -10,9 +10,9 @@ from typing import Any, Literal
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.prompts import one_line, passage_line
+from agentprm.prompts import passage_line
 from agentprm.rewards.base import RewardStep
-from agentprm.text import cut_words
+from agentprm.text import cut_words, one_line
 
 __all__ = ["StepText", "StepWriter", "as_trajectory", "evidence_line"]
 

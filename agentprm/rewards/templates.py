@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentprm.engine.control_tokens import as_data
+from agentprm.engine.tokenizing import as_data
 from agentprm.errors import ConfigurationError
 
 __all__ = [

@@ -17,16 +17,24 @@ from langchain_core.documents import Document
 
 import agentprm.trace.html as page
 from agentprm.citations import supporting
-from agentprm.engine.control_tokens import as_data
+from agentprm.engine.tokenizing import as_data
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import contains_answer, exact_match, normalize_answer, normalize_unicode, token_f1
 from agentprm.integrations.conversation import shortened
 from agentprm.lm import Completion
 from agentprm.lm.reports import refused_settings, too_long
 from agentprm.nodes import condense_question
-from agentprm.plain import clean_text
-from agentprm.prompts import finished_text, one_line, parse_finding, parse_proposal, passage_line
-from agentprm.replies import answer_span, begins_thinking, inert, opened_thought, without_thought
+from agentprm.prompts import passage_line
+from agentprm.replies import (
+    answer_span,
+    begins_thinking,
+    finished_text,
+    inert,
+    opened_thought,
+    parse_finding,
+    parse_proposal,
+    without_thought,
+)
 from agentprm.rerank.asking import shown
 from agentprm.rerank.labels import parse_label
 from agentprm.rerank.listwise import parse_permutation
@@ -55,7 +63,7 @@ from agentprm.rewards.graded_templates import Principled, Rubric
 from agentprm.rewards.templates import without_marks
 from agentprm.rewards.verdict_templates import Grounded, Judge, SolutionCheck, StepChecks
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
-from agentprm.text import cut, cut_words, fold, sentence_ends, terms, words
+from agentprm.text import clean_text, cut, cut_words, fold, one_line, sentence_ends, terms, words
 from agentprm.trace.live import event_line
 from agentprm.trace.text import one_line as shown_line
 

@@ -9,7 +9,8 @@ from agentprm.citations import supporting
 from agentprm.evaluation import contains_answer
 from agentprm.graphs import create_rag_graph
 from agentprm.lm.base import Completion
-from agentprm.prompts import finished_text, passage_line
+from agentprm.prompts import passage_line
+from agentprm.replies import finished_text
 from agentprm.retrievers import FaissStore, HybridRetriever, LexicalIndex
 from agentprm.testing import FakeEmbeddings, ScriptedChatModel
 from agentprm.trace import trace_of

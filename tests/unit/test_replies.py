@@ -3,14 +3,22 @@
 import pytest
 
 from agentprm.lm import Completion
-from agentprm.plain import clean_text
-from agentprm.prompts import PROMPTS, finished_text, parse_finding, parse_proposal
-from agentprm.replies import answer_span, inert, opened_thought, without_thought
+from agentprm.prompts import PROMPTS
+from agentprm.replies import (
+    answer_span,
+    finished_text,
+    inert,
+    opened_thought,
+    parse_finding,
+    parse_proposal,
+    without_thought,
+)
 from agentprm.rerank.labels import parse_label
 from agentprm.rerank.listwise import parse_permutation
 from agentprm.rerank.rubric import parse_grade
 from agentprm.rerank.setwise import parse_choice
 from agentprm.rewards import Judge
+from agentprm.text import clean_text
 
 TAGS = [
     ("<think>", "</think>"),

@@ -5,8 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from agentprm.plain import clean_text
-from agentprm.text import cut, cut_words, fold, is_unspaced, sentence_ends, terms, words
+from agentprm.text import clean_text, cut, cut_words, fold, is_unspaced, sentence_ends, terms, words
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
-from agentprm.prompts import ChatTemplate, joined, known_text, one_line
+from agentprm.prompts import ChatTemplate, joined, known_text
 from agentprm.replies import without_thought
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.checkers.entailment import Entailment
+from agentprm.text import one_line
 
 __all__ = ["FORMULA_PROMPT", "PROGRAM_PROMPT", "FormulaWriter", "ProgramWriter"]
 

@@ -10,8 +10,7 @@ pytest.importorskip("transformers")
 from tokenizers import normalizers
 from transformers import AddedToken
 
-from agentprm.engine.control_tokens import as_data
-from agentprm.engine.tokenizing import PromptText
+from agentprm.engine.tokenizing import PromptText, as_data
 from agentprm.lm import Prompt
 from agentprm.rewards.templates import ChatPrefix, ChatSteps, CurrentStep, Dialogue
 from tests.tiny_models import MARKERS, byte_tokenizer

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from agentprm.lm import Prompt, SamplingParams
-from agentprm.lm.listening import listener, listening
+from agentprm.lm.base import listener, listening
 
 PROMPT = Prompt((("user", "Where was Brunel born?"),))
 PARAMS = SamplingParams(max_tokens=12, temperature=1.0, seed=3)

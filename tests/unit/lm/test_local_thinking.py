@@ -5,14 +5,12 @@ import functools
 
 import pytest
 
-from agentprm.engine.control_tokens import special_ids
 from agentprm.engine.decoding import Sample, Samples
 from agentprm.engine.requests import Request
-from agentprm.engine.tokenizing import PromptText
+from agentprm.engine.tokenizing import PromptText, special_ids
 from agentprm.lm import Prompt, SamplingParams, TransformersLM
-from agentprm.lm.listening import listening
-from agentprm.lm.reports import cut_reply
-from agentprm.replies import continued
+from agentprm.lm.base import listening
+from agentprm.replies import continued, cut_reply
 from agentprm.rewards import Judge, StepChecks, VerdictReward
 from agentprm.rewards.base import RewardStep
 from agentprm.testing import ScriptedLanguageModel

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentprm.background import all_of, arun, run
-from agentprm.engine.control_tokens import as_data
-from agentprm.engine.spans import Context, sample_seed, span_of
+from agentprm.engine.tokenizing import Context, as_data, sample_seed, span_of
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError
 from agentprm.lm.retries import Retries, _retry_after
 

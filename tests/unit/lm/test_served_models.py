@@ -10,8 +10,8 @@ import pytest
 from agentprm.budget import metered
 from agentprm.errors import ConfigurationError, ContextLengthError, ModelServerError, TransientModelError
 from agentprm.lm import Prompt, SamplingParams, ServerLM, as_language_model
+from agentprm.lm.base import listening
 from agentprm.lm.json_http import http_address
-from agentprm.lm.listening import listening
 from agentprm.lm.reports import error_within, refused_settings, token_count, too_long
 from agentprm.lm.retries import Retries
 from agentprm.rewards import HttpClassifier

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from agentprm.budget import record
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
-from agentprm.lm.listening import listener
+from agentprm.lm.base import listener
 from agentprm.nodes import JudgeAnswer
 from agentprm.nodes.models import AnsweringModel
 from agentprm.rewards import VerdictReward

@@ -8,7 +8,7 @@ import string
 import pytest
 
 from agentprm.budget import metered
-from agentprm.engine.control_tokens import as_data
+from agentprm.engine.tokenizing import as_data
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.lm import Capabilities, SamplingParams
 from agentprm.rewards import (
