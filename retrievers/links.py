@@ -76,7 +76,7 @@ class LinkFeedback:
     Args:
         mentions: Titles of the collection; `None` takes those that the store keeps (`FaissStore`).
         nearest: How many of the nearest passages are read for mentions.
-        spread: Score below the best one at which a nearest passage counts nothing.
+        spread: How far below the best score a nearest passage counts nothing; one of score 0 never counts.
         weights: Weights of the features.
         least_linked: Share of a sample of the passages that must mention another's title; in a collection
             with fewer the first list stands.
@@ -172,7 +172,9 @@ class LinkFeedback:
         places = range(min(len(found.hits), self._nearest)) if selection is None else selection.positives
         scores = {i: found.score(i) for i in (found.hits[place] for place in places)}
         best = max(scores.values(), default=0.0)
-        return {i: max(0.0, 1 - (best - score) / self._spread) for i, score in scores.items()}
+        # What has nothing in common with the question leads nowhere, however little more the best one has.
+        spread = min(self._spread, best)
+        return {i: 1 - (best - score) / spread for i, score in scores.items() if score > best - spread}
 
     @staticmethod
     def _linked(

@@ -17,6 +17,7 @@ from agentprm.retrievers import (
 )
 from agentprm.retrievers.candidates import Candidates
 from agentprm.retrievers.shared_names import Names
+from agentprm.testing import fake_store
 
 QUESTION = "Where was the director of The Long Way born?"
 
@@ -49,6 +50,19 @@ def test_passages_of_a_title_are_one_target_whose_best_one_comes_in(make_embeddi
     store = made(make_embedding, FILM, ANA, *chunks)
     found = FeedbackRetriever(HybridRetriever(store, dense_weight=0), LinkFeedback(), k=2).invoke(QUESTION)
     assert set(ids(found)) == {"film", "ana"}
+
+
+def test_a_passage_that_has_nothing_of_the_question_leads_nowhere():
+    """Even where the best passage has little of it: in a tiny collection all are among the nearest."""
+    passages = [
+        "The Clifton Bridge was designed by Brunel.",
+        "Brunel was born in Portsmouth.",
+        "Paris lies on the Seine, and little else is said of it in these few notes of an old journey.",
+    ]
+    store = fake_store(passages)
+    assert 0 < store.similarity_search_with_score("Which river flows through Paris?", k=1)[0][1] < 0.3
+    found = default_retriever(store, k=3).invoke("Which river flows through Paris?")
+    assert found[0].page_content == passages[2]
 
 
 def test_titles_of_one_name_stay_several_targets():
