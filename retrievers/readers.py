@@ -11,7 +11,7 @@ import io
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +140,14 @@ def _first_heading(text: str) -> str:
     parser = MarkdownIt()
     parser.core.ruler.enableOnly(["normalize", "block"])  # inline marks of a whole text are not needed
     tokens = parser.parse(text)
-    for opening, content in pairwise(tokens):
-        if opening.type == "heading_open" and (heading := _without_marks(content.content[:500])):
-            return heading
+    contents = (after.content for opening, after in pairwise(tokens) if opening.type == "heading_open")
+    inline = MarkdownIt()
+    for content in islice(filter(None, contents), _HEAD_BLOCKS):
+        children = inline.parseInline(content[:500])[0].children or []
+        shown = "".join(c.content for c in children if c.type in ("text", "code_inline", "softbreak"))
+        if shown.strip():
+            return " ".join(shown.split())
     return ""
-
-
-def _without_marks(inline: str) -> str:
-    from markdown_it import MarkdownIt
-
-    children = MarkdownIt().parseInline(inline)[0].children or []
-    return " ".join(
-        "".join(c.content for c in children if c.type in ("text", "code_inline", "softbreak")).split()
-    )
 
 
 def _csv(content: str, source: str, stem: str) -> Rows:

@@ -85,6 +85,22 @@ def test_titles_are_bounded(tmp_path):
     assert sum(d.page_content.count("word") for d in documents) >= 1000
 
 
+@pytest.mark.parametrize("heading", ["#", "# ![](x)"])
+def test_a_few_headings_are_tried_for_a_title(tmp_path, monkeypatch, heading):
+    """A file of thousands that show no text makes one parser for them, and not one for each."""
+    markdown_it = pytest.importorskip("markdown_it").MarkdownIt
+    made = []
+    create = markdown_it.__init__
+    monkeypatch.setattr(markdown_it, "__init__", lambda *args: made.append(1) or create(*args))
+    tried = []
+    parse = markdown_it.parseInline
+    monkeypatch.setattr(markdown_it, "parseInline", lambda *args: tried.append(1) or parse(*args))
+    documents, _ = load(tmp_path, "a.md", f"{heading}\n" * 2000 + "text")
+    assert documents[0].metadata["title"] == "a"
+    assert len(made) <= 2
+    assert len(tried) <= 100
+
+
 def test_front_matter_of_a_stranger_runs_nothing_and_ends(tmp_path):
     bomb = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{p}, *{p}]\n" for p, n in pairwise("abcdefghijklmn"))
     for front in (bomb, "title: !!python/object/apply:os.system ['false']", "[" * 900, "a: &a\n  <<: *a"):
