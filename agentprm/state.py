@@ -107,7 +107,8 @@ class Citation(TypedDict):
         title: Its title.
         source: Its source.
         text: Its text.
-        metadata: What else it says of itself in texts and numbers: page, url, …; missing if that is nothing.
+        metadata: What else it says of itself in texts and finite numbers: page, url, …; missing if that is
+            nothing.
     """
 
     doc_id: str
@@ -320,6 +321,7 @@ def cite(documents: Sequence[Document]) -> list[Citation]:
             key: value
             for key, value in document.metadata.items()
             if key not in ("title", "source") and isinstance(value, str | int | float)
+            if not isinstance(value, float) or math.isfinite(value)  # JSON has no others
         }
         citations.append({**citation, "metadata": more} if more else citation)
     return citations

@@ -266,6 +266,12 @@ def _checked(data: Any, name: str) -> Trace:
     for i, step in enumerate(data["steps"]):
         _check_step(step, f"{name}: steps[{i}]")
     _check_tree(data["steps"], name)
+    try:
+        json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:  # a date or a not-a-number: fine for a checkpoint, not for JSON
+        raise InputError(
+            f"{name} holds what JSON cannot ({error}). Write the trace again without that value."
+        ) from None
     return cast("Trace", data)
 
 

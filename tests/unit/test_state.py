@@ -1,5 +1,7 @@
 """State: plain at every boundary, reducers that merge by id, usage that adds up."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from agentprm.budget import SearchBudget, add_usage, empty_usage, metered, record, share_usage
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.tree import new_step
-from agentprm.state import merge_documents, merge_steps, number, path_to, plain, plain_document
+from agentprm.state import cite, merge_documents, merge_steps, number, path_to, plain, plain_document
 
 STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
 
@@ -81,6 +83,13 @@ def test_plain_document_gets_an_id_and_plain_metadata():
     assert document.id
     assert document.id == plain_document(Document(page_content="a")).id
     assert round_trip(document) == document
+
+
+def test_a_citation_keeps_what_json_can_hold():
+    """A missing number of a table is NaN, which an index and a checkpoint hold and a trace cannot."""
+    metadata = {"page": 3, "price": math.nan, "far": math.inf, "rate": 0.5, "list": [1]}
+    (citation,) = cite([Document(id="a", page_content="x", metadata=metadata)])
+    assert citation["metadata"] == {"page": 3, "rate": 0.5}
 
 
 def test_merge_steps_updates_by_id_and_keeps_the_order():

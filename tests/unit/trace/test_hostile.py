@@ -6,6 +6,7 @@ import io
 import json
 import random
 import time
+from datetime import date
 
 import pytest
 
@@ -82,6 +83,7 @@ def test_what_many_steps_refer_to_does_not_multiply():
         lambda t: t["steps"][0].update(depth=10**400),
         lambda t: t["usage"].update(model_calls=10**400),
         lambda t: t.update(settings={"n": 10**400}),
+        lambda t: t.update(settings={"n": [float("nan")]}),
         lambda t: t.update(settings=nested(500)),
         lambda t: t["steps"][0].update(extra=nested(500)),
         lambda t: t["steps"][0].update(id="x" * 100_000, parent_id="x" * 100_000),
@@ -101,6 +103,12 @@ def nested(depth):
     for _ in range(depth):
         value = {"in": value}
     return value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), date(2020, 1, 1)])
+def test_settings_that_json_cannot_hold_are_refused_before_the_trace_is_saved(value):
+    with pytest.raises(InputError, match="JSON"):
+        trace_of({"question": "Who?"}, {"value": [value]})
 
 
 def test_settings_that_hold_themselves(tmp_path):
