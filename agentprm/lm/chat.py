@@ -16,13 +16,20 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_executor_for_config
+from pydantic import ValidationError
 
 from agentprm.budget import record
-from agentprm.errors import CapabilityError, ConfigurationError, ContextLengthError, TransientModelError
+from agentprm.errors import (
+    CapabilityError,
+    ConfigurationError,
+    ContextLengthError,
+    ModelServerError,
+    TransientModelError,
+)
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams, listener
 from agentprm.lm.chat_leaf import Asking, ChatLeaf, Reply, has_schemas
 from agentprm.lm.chat_models import ChatRunnable, is_chat_model, leaves, with_leaves
-from agentprm.lm.reports import token_count, too_long
+from agentprm.lm.reports import said_with, token_count, too_long
 from agentprm.lm.retries import Retries, transient
 from agentprm.replies import cut_reply
 
@@ -33,6 +40,8 @@ _MESSAGES: dict[str, type[BaseMessage]] = {
     "user": HumanMessage,
     "assistant": AIMessage,
 }
+# What clients raise over a reply that is not of the form that they know.
+_UNREADABLE = (LookupError, TypeError, AttributeError, ValidationError)
 _NOSTREAM = "nostream"  # LangGraph's tag: tokens of this call are not streamed as the graph's answer
 
 
@@ -107,6 +116,7 @@ class ChatLM(LanguageModel):
         Raises:
             CapabilityError: If a prompt has a prefix and the model was not declared to continue one.
             TransientModelError: On a rate limit, a time-out, a broken connection or a server error.
+        ModelServerError: On a reply that the chat model's client cannot read.
         """
         params = params or SamplingParams()
         config = self._config()
@@ -223,8 +233,13 @@ class ChatLM(LanguageModel):
                 f"({said}). Try again later, or lower max_concurrency."
             )
         status = getattr(error, "status_code", None)
-        if too_long(str(error)) and (isinstance(status, int) or isinstance(error, ValueError)):
+        if too_long(said_with(error)) and (isinstance(status, int) or isinstance(error, ValueError)):
             return ContextLengthError(f"The chat model refuses the text as too long ({said}).")
+        if isinstance(error, _UNREADABLE):
+            return ModelServerError(
+                f"The chat model's client cannot read the reply ({said}). Look whether the address is that "
+                "of a chat model, and whether its server and langchain's integration fit each other."
+            )
         return error
 
 

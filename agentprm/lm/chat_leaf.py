@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from agentprm.errors import ModelServerError, TransientModelError
 from agentprm.lm.base import SamplingParams, wish_for
 from agentprm.lm.learned import Learned
-from agentprm.lm.reports import SETTINGS, is_cut_off, refused_settings
+from agentprm.lm.reports import SETTINGS, is_cut_off, refused_settings, said_with
 from agentprm.lm.retries import transient
 
 __all__ = ["Asking", "ChatLeaf", "Reply", "finish_reason", "has_schemas"]
@@ -198,7 +198,7 @@ class ChatLeaf(Runnable[Any, Reply]):
         status = getattr(error, "status_code", None)
         named = set()
         if status in (400, 422) or isinstance(error, _REFUSES):
-            named = refused_settings(str(error), settings)
+            named = refused_settings(said_with(error), settings)
         if not named and "schema" in settings and status not in (401, 403, 404):
             return {"this schema"}  # clients fail over replies that do not keep to it
         return named

@@ -5,6 +5,7 @@ Servers word the same thing in many ways. All the wordings that are known stand 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = [
     "error_within",
     "is_cut_off",
     "refused_settings",
+    "said_with",
     "token_count",
     "too_long",
 ]
@@ -37,11 +39,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 _REFUSAL = re.compile(
-    r"unsupported|support|unknown|unrecogni[sz]ed|unexpected|permitted|not allowed|only the default|"
-    r"cannot both|can(?:no|')t be|may only|must (?:be|contain|not)|invalid|deprecated|"
+    r"unsupported|support|unknown|unrecogni[sz]ed|unexpected|permitted|allowed|forbidden|reject|"
+    r"only the default|cannot both|can(?:no|')t be|may only|must (?:be|contain|not)|invalid|deprecated|"
     r"extra (?:inputs|fields)|instead|does not (?:accept|take)|only one|not (?:available|implemented|valid)",
     re.IGNORECASE,
 )
+# A field of the refusal that names what is refused, whatever the words beside it.
+_POINTED_AT = re.compile(r'"(?:param|parameter|loc|field)"\s{0,4}:\s{0,4}("[^"]{1,60}"|\[[^\]]{1,200}\])')
 _TOO_LONG = re.compile(
     r"context[ _-]{0,2}(?:length|window|size)|maximum model length|exceeds? the (?:available )?context|"
     r"prompt is too long|input is too long|too many (?:input )?tokens|reduce the length|"
@@ -66,8 +70,10 @@ def refused_settings(said: str, sent: Iterable[str]) -> set[str]:
         sent: Names as in `SETTINGS`.
     """
     said = said[:4000]
-    if too_long(said) or not _REFUSAL.search(said):
+    if too_long(said):
         return set()
+    if not _REFUSAL.search(said):
+        said = " ".join(_POINTED_AT.findall(said))
     words = set(re.findall(r"[a-z_]+", said.lower()))
     words |= {word.strip("_") for word in words}
     found = {name for name in sent if name != "n" and words & set(SETTINGS[name])}
@@ -76,6 +82,17 @@ def refused_settings(said: str, sent: Iterable[str]) -> set[str]:
     if "schema" in sent and re.search(r"structured output|json mode|function call", said, re.IGNORECASE):
         found.add("schema")
     return found
+
+
+def said_with(error: BaseException) -> str:
+    """What a client's error says, with the reply that it keeps beside its message, if it keeps one."""
+    said, body = str(error), getattr(error, "body", None)
+    if not body:
+        return said
+    try:
+        return f"{said} {body if isinstance(body, str) else json.dumps(body)}"
+    except (TypeError, ValueError, RecursionError):
+        return said
 
 
 def error_within(reply: Any) -> tuple[str, int | None] | None:

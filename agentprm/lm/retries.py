@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from agentprm.errors import ConfigurationError, TransientModelError
-from agentprm.lm.reports import error_within, too_long
+from agentprm.lm.reports import error_within, said_with, too_long
 
 __all__ = ["Retries", "transient"]
 
@@ -48,7 +48,7 @@ def transient(error: BaseException) -> bool:
             within = error_within({"error": cause.args[0]}) if isinstance(cause.args[0], dict) else None
             status = within[1] if within else None
         if isinstance(status, int):
-            if status >= 500 and too_long(str(getattr(cause, "said", cause))):
+            if status >= 500 and too_long(getattr(cause, "said", None) or said_with(cause)):
                 return False  # some servers call a prompt that does not fit an error of their own
             return status in _STATUSES or status >= 500
         if isinstance(cause, TransientModelError | TimeoutError | ConnectionError):

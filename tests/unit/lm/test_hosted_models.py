@@ -299,6 +299,47 @@ def test_a_schema_that_is_refused_is_not_sent_again():
         assert not plain.capabilities.structured
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs"}]},
+        {"object": "error", "message": {"detail": [{"loc": ["body", "seed"], "msg": "not permitted"}]}},
+        {"code": "invalid argument", "error": "Argument not supported on this model: seed"},
+        {"error": {"message": "Bad Request", "param": "seed", "code": "unsupported_parameter"}},
+    ],
+)
+async def test_refusals_that_the_clients_message_leaves_out(refusal):
+    with OllamaServer({"Where?": "Paris"}) as server:
+        lm = ChatLM(chat_openai(server))
+        server.faults += [(422, refusal)]
+        assert (await lm.asample([ASK], 1, WARM))[0][0].text == "Paris"
+        lm.sample([ASK], 1, WARM)
+        assert ["seed" in body for body in server.bodies()] == [True, False, False]
+
+
+def test_a_prompt_too_long_that_the_clients_message_leaves_out():
+    with OllamaServer({}) as server:
+        lm = ChatLM(chat_openai(server))
+        server.faults += [(422, {"detail": "maximum context length is 8 tokens"})]
+        with pytest.raises(ContextLengthError):
+            lm.sample([ASK])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"choices": []},
+        {"choices": None},
+        {"choices": [{"message": {"content": "Paris"}, "finish_reason": None}]},
+    ],
+)
+def test_replies_that_the_client_cannot_read(reply):
+    with OllamaServer({}) as server:
+        server.faults += [(200, reply)]
+        with pytest.raises(ModelServerError, match="cannot read the reply"):
+            ChatLM(chat_openai(server)).sample([ASK])
+
+
 def test_a_key_that_the_server_echoes_is_in_no_error():
     with OllamaServer({}) as server:
         lm = ChatLM(chat_openai(server), max_retries=0)
