@@ -3,10 +3,11 @@
 import gc
 import os
 import threading
+import weakref
 
 import pytest
 
-from agentprm.forking import ForkSafeLock, _resets, after_fork
+from agentprm.forking import ForkSafeLock, after_fork
 from agentprm.retrievers.locking import ReadWriteLock
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -79,10 +80,10 @@ def test_methods_are_called_while_their_object_lives():
     after_fork(thing, Thing.reset)
     assert exit_code_of_child(lambda thing=thing: thing.calls == 1) == 0
     assert thing.calls == 0
-    before = len(_resets)
+    gone = weakref.ref(thing)
     del thing
     gc.collect()
-    assert len(_resets) == before - 1
+    assert gone() is None  # the list of what to reset kept nothing alive
 
 
 def test_readers_of_the_parent_keep_no_writer_of_the_child_out():

@@ -338,9 +338,13 @@ def hostile(function: Callable[[str], Any], beginnings: Sequence[str] = ()) -> l
         seconds = spent(function, text)
         if seconds < 0.2:
             continue
-        quarter = spent(function, begin + unit * (SIZE // 4 // len(unit)) + "\nx")
-        # quadratic time takes 16 times as long; a second look, since a machine may have paused
-        if seconds > 8 * quarter and (seconds := spent(function, text)) > 8 * quarter:
+        # Quadratic time takes 16 times as long, linear time 4 times. A machine may pause in any one of them.
+        part = begin + unit * (SIZE // 4 // len(unit)) + "\nx"
+        for _ in range(4):
+            if seconds <= 8 * spent(function, part):
+                break
+            seconds = min(seconds, spent(function, text))
+        else:
             slow.append(f"{begin!r} + {unit!r} * n: {seconds:.1f} s")
             if seconds > 5:
                 break
