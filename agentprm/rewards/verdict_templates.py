@@ -164,6 +164,14 @@ def _alone(text: str, words: tuple[str, str], span: tuple[int, int]) -> Found | 
     return None if match is None else at_word(text, span[0] + match.start(1), words)
 
 
+def _first(text: str, words: tuple[str, str], span: tuple[int, int]) -> Found | None:
+    """A verdict word that is the whole first line of a part of the text."""
+    either = f"{re.escape(words[0])}|{re.escape(words[1])}"
+    part = text[slice(*span)].lstrip()
+    match = re.match(rf"[^\w\n]{{0,20}}({either})[^\w\n]{{0,20}}(?:\n|\Z)", part, re.IGNORECASE)
+    return None if match is None else at_word(text, span[1] - len(part) + match.start(1), words)
+
+
 _JUDGE = (
     "You check one step of the solution to a problem. The steps before it are given; take them as they "
     "are. Say in a few sentences what speaks for and against the step: is it right, does it follow, do "
@@ -210,8 +218,10 @@ class Judge(VerdictTemplate):
     def find(self, text: str, question: str, count: int) -> list[Found | None]:
         """See `VerdictTemplate.find`."""
         span = answer_span(text)
-        found = _after(text, r"Verdict\s*[:\uff1a]", self.words, span) or _alone(text, self.words, span)
-        return only_last(found, count)
+        words = self.words
+        # The label may stand in quotes, as in JSON.
+        found = _after(text, r"Verdict[\"'\s]{0,4}(?:[:\uff1a]|\bis\b)", words, span)
+        return only_last(found or _alone(text, words, span) or _first(text, words, span), count)
 
 
 @dataclass(frozen=True)
