@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
-from agentprm.retrievers.exact import pair_scores
-from agentprm.retrievers.growing_array import GrowingArray
-from agentprm.retrievers.metrics import Metric, faiss_metric
 from agentprm.retrievers.vector_index import FloatArray
+from agentprm.retrievers.vectors import GrowingArray, Metric, faiss_metric, pair_scores
 
 __all__ = ["ApproximateIndex", "canonical_factory", "first_line", "is_flat"]
 

@@ -8,7 +8,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 
 from agentprm.retrievers.feedback_retriever import FeedbackRetriever
-from agentprm.retrievers.hybrid import HybridRetriever
+from agentprm.retrievers.fusion import HybridRetriever
 from agentprm.retrievers.store_base import VectorSearchStore, check_k
 
 __all__ = ["default_retriever"]

@@ -16,8 +16,7 @@ from pydantic import ConfigDict, PrivateAttr
 from agentprm.errors import CapabilityError, ConfigurationError, MissingDependencyError
 from agentprm.retrievers.adapters import document_test, vector_index
 from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge
-from agentprm.retrievers.fusion import RankedList, rrf
-from agentprm.retrievers.hybrid import HybridRetriever
+from agentprm.retrievers.fusion import HybridRetriever, RankedList, rrf
 from agentprm.retrievers.links import LINKED, LinkFeedback, keeps_mentions
 from agentprm.retrievers.selectors import Selector
 from agentprm.retrievers.store_base import check_k

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentprm.errors import AgentPRMError, IndexCorruptError, InputError
+from agentprm.retrievers.faiss_store import shard_parts
 from agentprm.retrievers.files import storage_errors
 from agentprm.retrievers.generations import (
     Generation,
@@ -19,7 +20,6 @@ from agentprm.retrievers.generations import (
 from agentprm.retrievers.index_files import inconsistencies, open_index
 from agentprm.retrievers.kept_mentions import KeptMentions
 from agentprm.retrievers.locking import FolderLock
-from agentprm.retrievers.sharded_store import shard_parts
 
 __all__ = ["FsckReport", "fsck", "roll_back"]
 

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agentprm.errors import CapabilityError, ConfigurationError
-from agentprm.retrievers.exact import pair_scores
-from agentprm.retrievers.growing_array import GrowingArray
 from agentprm.retrievers.vector_index import FloatArray
+from agentprm.retrievers.vectors import GrowingArray, pair_scores
 
 __all__ = ["MOST_RESULTS", "GpuClone", "gpu_count"]
 

@@ -24,12 +24,17 @@ from agentprm.errors import ConfigurationError, InputError
 from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.approximate import ApproximateIndex, canonical_factory, first_line, is_flat
 from agentprm.retrievers.document_table import DocumentTable, Record, TableChange
-from agentprm.retrievers.exact import exact_search
 from agentprm.retrievers.filters import Filter, compile_filter, compile_metadata_filter, signature
 from agentprm.retrievers.gpu import MOST_RESULTS, GpuClone
-from agentprm.retrievers.growing_array import GrowingArray
-from agentprm.retrievers.metrics import Metric, check_metric, faiss_metric, to_scores
 from agentprm.retrievers.vector_index import FloatArray
+from agentprm.retrievers.vectors import (
+    GrowingArray,
+    Metric,
+    check_metric,
+    exact_search,
+    faiss_metric,
+    to_scores,
+)
 
 __all__ = ["Change", "IndexCore", "IndexSettings"]
 

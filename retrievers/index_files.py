@@ -11,9 +11,8 @@ from agentprm.errors import ConfigurationError, IndexCorruptError
 from agentprm.retrievers.document_table import DocumentTable
 from agentprm.retrievers.files import read_array
 from agentprm.retrievers.generations import Generation
-from agentprm.retrievers.growing_array import GrowingArray
 from agentprm.retrievers.index_core import IndexCore, IndexSettings
-from agentprm.retrievers.metrics import Metric
+from agentprm.retrievers.vectors import GrowingArray, Metric
 
 __all__ = ["contents", "inconsistencies", "open_index", "write_index"]
 

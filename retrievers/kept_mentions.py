@@ -11,10 +11,9 @@ from langchain_core.documents import Document
 
 from agentprm.errors import IndexCorruptError
 from agentprm.forking import ForkSafeLock
-from agentprm.retrievers.bm25 import Bm25Index
 from agentprm.retrievers.generations import Generation
 from agentprm.retrievers.kept_words import StoredWords, write_words
-from agentprm.retrievers.lexical import text_words
+from agentprm.retrievers.lexical import Bm25Index, text_words
 from agentprm.retrievers.mentions import MentionIndex
 
 __all__ = ["KeptMentions"]

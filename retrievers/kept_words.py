@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agentprm.errors import IndexCorruptError
-from agentprm.retrievers.bm25 import Bm25Index, Segment
 from agentprm.retrievers.files import read_array
 from agentprm.retrievers.generations import Generation
-from agentprm.retrievers.lexical import text_words
+from agentprm.retrievers.lexical import Bm25Index, Segment, text_words
 
 __all__ = ["StoredWords", "write_words"]
 

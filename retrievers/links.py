@@ -8,20 +8,173 @@ sum of a few features ranks them. Without a mention the first list stays as it i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from langchain_core.documents import Document
 
 from agentprm.errors import CapabilityError, ConfigurationError
-from agentprm.retrievers.candidates import Candidates, Target
+from agentprm.retrievers.adapters import document_test
 from agentprm.retrievers.feedback_methods import Merge
 from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import Selection
-from agentprm.retrievers.shared_names import Names
 from agentprm.retrievers.vector_index import FloatArray, VectorIndex
+from agentprm.text import words
 
-__all__ = ["LINKED", "LinkFeedback", "LinkWeights", "keeps_mentions"]
+__all__ = ["LINKED", "Candidates", "LinkFeedback", "LinkWeights", "Names", "Target", "keeps_mentions"]
+
+# Passages of one title that are looked at.
+_MOST = 64
+
+Target = tuple[str, ...]
+"""The passages of one title, by id."""
+
+
+class Candidates:
+    """Documents with scores that can be compared.
+
+    The scores of the first list are spread over the range of its cosines. A document that is not on it has
+    its own cosine, but stays behind the list, which did not find it.
+
+    Args:
+        index: Where documents come from.
+        vector: The query's vector (d).
+        filter: Which documents may be fetched.
+        hits: The first list.
+
+    Attributes:
+        hits: Ids of the first list.
+        bonus: What some documents score more when the best of a target is chosen.
+    """
+
+    def __init__(self, index: VectorIndex, vector: FloatArray, filter: Any, hits: RankedList) -> None:
+        self._index = index
+        self._vector = _unit(np.asarray(vector, dtype=np.float32)[None, :])[0]
+        self._allowed = document_test(index, filter)
+        self._documents: dict[str, Document | None] = {str(d.id): d for d, _ in hits}
+        self._linked: dict[str, list[tuple[Target, float, float]]] = {}
+        cosines = self._cosines(list(self._documents)).values()
+        self._floor = min(cosines, default=0.0)
+        low, high = min((s for _, s in hits), default=0.0), max((s for _, s in hits), default=0.0)
+        slope = (max(cosines, default=0.0) - self._floor) / (high - low) if high > low else 0.0
+        self._scores = {str(d.id): self._floor + slope * (score - low) for d, score in hits}
+        self.hits = list(self._scores)
+        self.bonus: dict[str, float] = {}
+
+    def fetch(self, targets: Iterable[Target]) -> None:
+        """Reads and scores passages of targets that are not at hand, as far as the filter allows them."""
+        ids = dict.fromkeys(i for target in targets for i in target[:_MOST])
+        missing = [i for i in ids if i not in self._documents]
+        if not missing:
+            return
+        index: Any = self._index
+        self._documents.update(dict.fromkeys(missing))
+        read = {str(d.id): d for d in index.get_by_ids(missing) if self._allowed(d)}
+        self._documents.update(read)
+        self._scores.update((i, min(c, self._floor)) for i, c in self._cosines(list(read)).items())
+
+    def score(self, name: str) -> float:
+        """Score of a document at hand."""
+        return self._scores[name]
+
+    def text(self, name: str) -> str:
+        """Text of a document at hand; nothing for one that the filter hides."""
+        document = self._documents.get(name)
+        return document.page_content if document is not None else ""
+
+    def best(self, target: Target, count: int = 1) -> list[str]:
+        """The passages of a target that fit the query best, best first."""
+        self.fetch([target])
+        own = [i for i in target if i in self._scores]
+        return sorted(own, key=lambda i: -self._scores[i] - self.bonus.get(i, 0.0))[:count]
+
+    def links(self, passage: str, mentions: MentionIndex) -> list[tuple[Target, float, float]]:
+        """Targets that a passage at hand mentions, each with its share of the name and its rarity."""
+        if passage not in self._linked:
+            found = mentions.find(self.text(passage))
+            distinct = {id(mention.targets): mention for mention in found}.values()
+            self._linked[passage] = [
+                (target, 1 / len(mention.targets), mention.rarity)
+                for mention in distinct
+                if not any(passage in target for target in mention.targets)
+                for target in mention.targets
+            ]
+        return self._linked[passage]
+
+    def ranked(self, gains: dict[str, float]) -> list[tuple[Document, float]]:
+        """The first list and the documents with gains, best first; what gains nothing keeps its order."""
+        totals = {i: self._scores[i] + gains.get(i, 0.0) for i in dict.fromkeys([*self.hits, *gains])}
+        order = sorted(totals, key=lambda i: -totals[i])
+        return [(d, totals[i]) for i in order if (d := self._documents[i]) is not None]
+
+    def _cosines(self, ids: list[str]) -> dict[str, float]:
+        if not ids:
+            return {}
+        products = _unit(self._index.vectors_for(ids)) @ self._vector
+        return dict(zip(ids, products.tolist(), strict=True))
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
+# Passages whose names are taken, and names that are sought.
+_MOST_PASSAGES = 10
+_MOST_NAMES = 100
+# Characters of a name: a bound on what a search for it in other texts can cost.
+_LONGEST = 100
+
+
+class Names:
+    """Names out of passages that a question leads to, and what others gain by having one of them.
+
+    Args:
+        query: The question; what it names itself tells nothing.
+        mentions: Knows how rare a name is.
+        weight: Gain for a name that no other passage has, out of a passage that counts in full.
+    """
+
+    def __init__(self, query: str, mentions: MentionIndex, weight: float) -> None:
+        self._mentions = mentions
+        self._weight = weight
+        self._known = {word.text.casefold() for word in words(query)}
+        self._strength: dict[str, float] = {}
+        self._taken: set[str] = set()
+
+    def take(self, found: Candidates, passages: Mapping[str, float]) -> None:
+        """Collects the names in passages, each given with how much it counts."""
+        for passage in sorted(passages, key=lambda i: -passages[i])[:_MOST_PASSAGES]:
+            self._taken.add(passage)
+            found.bonus.pop(passage, None)  # it leads to others now, and not others to it
+            for name, rarity in self._mentions.names(found.text(passage)).items():
+                if len(name) <= _LONGEST and not self._known.issuperset(
+                    word.text.casefold() for word in words(name)
+                ):
+                    self._strength[name] = max(self._strength.get(name, 0.0), passages[passage] * rarity)
+
+    def reward(self, found: Candidates, passages: Iterable[str]) -> None:
+        """Gives each of the passages a bonus for the strongest of the names that it has."""
+        strongest = sorted(self._strength.items(), key=lambda item: -item[1])[:_MOST_NAMES]
+        for passage in dict.fromkeys(passages):
+            if passage not in self._taken:
+                text = found.text(passage)
+                strength = next((value for name, value in strongest if _holds(text, name)), 0.0)
+                if strength:
+                    found.bonus[passage] = self._weight * strength
+
+
+def _holds(text: str, name: str) -> bool:
+    """Whether a text has a name between word boundaries."""
+    start = text.find(name)
+    while start >= 0:
+        before, after = text[start - 1 : start], text[start + len(name) : start + len(name) + 1]
+        if not before.isalnum() and not after.isalnum():
+            return True
+        start = text.find(name, start + 1)
+    return False
 
 
 # Rarity from which a link out of a nearest passage counts in full: its rarest word is in 6 passages.

@@ -33,9 +33,9 @@ from agentprm.retrievers.kept_mentions import KeptMentions
 from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.locking import ReadWriteLock
 from agentprm.retrievers.mentions import MentionIndex
-from agentprm.retrievers.metrics import Metric, distance
 from agentprm.retrievers.store_base import Hit, VectorSearchStore, check_k, listed_ids
 from agentprm.retrievers.vector_index import FloatArray
+from agentprm.retrievers.vectors import Metric, distance
 
 __all__ = ["SavedStore"]
 

@@ -9,7 +9,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
 from agentprm.retrievers import FaissStore, HybridRetriever, LexicalIndex, ShardedFaissStore
-from agentprm.retrievers.bm25 import Bm25Index
+from agentprm.retrievers.lexical import Bm25Index
 
 TEXTS = [
     "apple banana apple",

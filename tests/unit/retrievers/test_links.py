@@ -15,8 +15,7 @@ from agentprm.retrievers import (
     MentionIndex,
     default_retriever,
 )
-from agentprm.retrievers.candidates import Candidates
-from agentprm.retrievers.shared_names import Names
+from agentprm.retrievers.links import Candidates, Names
 from agentprm.testing import fake_store
 
 QUESTION = "Where was the director of The Long Way born?"

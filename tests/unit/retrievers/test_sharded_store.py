@@ -13,8 +13,8 @@ from agentprm.retrievers import (
     MentionIndex,
     ShardedFaissStore,
     WriterConflictError,
+    faiss_store,
     fsck,
-    sharded_store,
 )
 
 
@@ -75,7 +75,7 @@ def test_mistakes(tmp_path, embedding, vectors):
 def test_a_save_switches_all_shards_or_none(tmp_path, embedding, vectors, monkeypatch):
     store = fill(ShardedFaissStore(embedding, shards=3), vectors)
     store.save(tmp_path)
-    original = sharded_store.seal_part
+    original = faiss_store.seal_part
     store.delete([f"id{i}" for i in range(300)])
 
     def fail(folder, place, write, contents):
@@ -83,7 +83,7 @@ def test_a_save_switches_all_shards_or_none(tmp_path, embedding, vectors, monkey
             raise OSError("disk full")
         return original(folder, place, write, contents)
 
-    monkeypatch.setattr(sharded_store, "seal_part", fail)
+    monkeypatch.setattr(faiss_store, "seal_part", fail)
     with pytest.raises(OSError, match="disk full"):
         store.save(tmp_path)
     monkeypatch.undo()
