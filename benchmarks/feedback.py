@@ -52,7 +52,7 @@ from agentprm.retrievers import (
     extract_features,
     load_folder,
 )
-from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge
+from agentprm.retrievers.feedback import FeedbackMethod, Merge
 from agentprm.retrievers.feedback_retriever import merge_rankings
 from agentprm.retrievers.fusion import rrf, weighted
 from agentprm.retrievers.links import LINKED

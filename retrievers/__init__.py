@@ -6,29 +6,33 @@ order in which data flows:
 - Files become documents: `loading` walks a folder, `readers`, `html_text` and `json_rows` read its files,
   `splitting` makes chunks.
 - Documents become an index: `building` embeds what is new (`embeddings`) and fills a store.
-- A store: `faiss_store` has one of one index and one of several; both are a `saved_store`, which changes,
-  searches and saves indexes as one, and a `store_base`, which has LangChain's methods.
+- A store: `faiss_store` has that of one index and that of several; both are a `saved_store`, which
+  changes, searches and saves indexes as one, and a `store_base`, which has LangChain's methods.
 - An index: `index_core` keeps vectors and keys (`vectors`), documents (`document_table`) and an index
   over the vectors (`approximate`, `gpu`) in step; `filters` says which may be found.
-- On disk: `index_files`, `kept_mentions` and `kept_words` write and open the parts, `generations`
-  switches from one state to the next under a lock (`locking`), `fingerprint` knows the embeddings, `fsck`
-  checks and goes back, `files` opens what a stranger may have made.
+- On disk: `index_files` and `kept_text` write and open the parts, `generations` switches from one state to
+  the next under a lock (`locking`), `fingerprint` knows the embeddings, `fsck` checks and goes back,
+  `files` opens what a stranger may have made.
 - A query finds passages: `lexical` by words, `fusion` by words and vectors.
-- Passages lead on to others: `feedback_retriever` searches again with a method (`feedback`,
-  `feedback_methods`, `features`, or `links` over `mentions` and `leads`) on the
-  hits that `selectors` choose. `adapters` lets other vector stores (`vector_index`) take part; `defaults` has
-  the best.
+- Passages lead on to others: `feedback_retriever` searches again with a method (`feedback`, `features`, or
+  `links` over `mentions` and `leads`) on the hits that `selectors` choose; it also has the default.
+  `adapters` lets other vector stores take part.
 """
 
 from agentprm.retrievers.adapters import AdaptedIndex, vector_index
 from agentprm.retrievers.building import BuildProgress, build_index
-from agentprm.retrievers.defaults import default_retriever
 from agentprm.retrievers.embeddings import SentenceTransformerEmbeddings
 from agentprm.retrievers.faiss_store import FaissStore, ShardedFaissStore
 from agentprm.retrievers.features import FeatureFeedback, FeatureStore, extract_features
-from agentprm.retrievers.feedback import average, rocchio
-from agentprm.retrievers.feedback_methods import BridgeFeedback, EncoderFeedback, TextFeedback, VectorFeedback
-from agentprm.retrievers.feedback_retriever import FeedbackRetriever
+from agentprm.retrievers.feedback import (
+    BridgeFeedback,
+    EncoderFeedback,
+    TextFeedback,
+    VectorFeedback,
+    average,
+    rocchio,
+)
+from agentprm.retrievers.feedback_retriever import FeedbackRetriever, default_retriever
 from agentprm.retrievers.fsck import FsckReport, fsck, roll_back
 from agentprm.retrievers.fusion import HybridRetriever
 from agentprm.retrievers.lexical import LexicalIndex
@@ -38,7 +42,7 @@ from agentprm.retrievers.locking import WriterConflictError
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import JudgeSelector, MarginSelector, Selection, TopSelector
 from agentprm.retrievers.store_base import Hit
-from agentprm.retrievers.vector_index import VectorIndex
+from agentprm.retrievers.vectors import VectorIndex
 
 __all__ = [
     "AdaptedIndex",

@@ -18,7 +18,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from agentprm.errors import CapabilityError, InputError
 from agentprm.retrievers.filters import compile_filter
 from agentprm.retrievers.store_base import VectorSearchStore
-from agentprm.retrievers.vector_index import FloatArray, VectorIndex
+from agentprm.retrievers.vectors import FloatArray, VectorIndex
 
 __all__ = ["AdaptedIndex", "Engine", "document_test", "vector_index"]
 

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
-from agentprm.retrievers.vector_index import FloatArray
-from agentprm.retrievers.vectors import GrowingArray, Metric, faiss_metric, pair_scores
+from agentprm.retrievers.vectors import FloatArray, GrowingArray, Metric, faiss_metric, pair_scores
 
 __all__ = ["ApproximateIndex", "canonical_factory", "first_line", "is_flat"]
 

@@ -30,8 +30,7 @@ from agentprm.retrievers.files import refuse_link, storage_errors
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
 from agentprm.retrievers.generations import current_pointer, is_own_name
 from agentprm.retrievers.locking import FolderLock
-from agentprm.retrievers.vector_index import FloatArray
-from agentprm.retrievers.vectors import Metric, check_metric
+from agentprm.retrievers.vectors import FloatArray, Metric, check_metric
 from agentprm.text import clean_text
 
 __all__ = ["BuildProgress", "build_index", "holds_only_index"]

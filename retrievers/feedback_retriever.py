@@ -10,19 +10,19 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables.config import run_in_executor
-from langchain_core.vectorstores import VectorStoreRetriever
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from pydantic import ConfigDict, PrivateAttr
 
 from agentprm.errors import CapabilityError, ConfigurationError, MissingDependencyError
 from agentprm.retrievers.adapters import document_test, vector_index
-from agentprm.retrievers.feedback_methods import FeedbackMethod, Merge
+from agentprm.retrievers.feedback import FeedbackMethod, Merge
 from agentprm.retrievers.fusion import HybridRetriever, RankedList, rrf
 from agentprm.retrievers.links import LINKED, LinkFeedback, keeps_mentions
 from agentprm.retrievers.selectors import Selector
-from agentprm.retrievers.store_base import check_k
-from agentprm.retrievers.vector_index import VectorIndex
+from agentprm.retrievers.store_base import VectorSearchStore, check_k
+from agentprm.retrievers.vectors import VectorIndex
 
-__all__ = ["FeedbackRetriever", "merge_rankings"]
+__all__ = ["FeedbackRetriever", "default_retriever", "merge_rankings"]
 
 _logger = logging.getLogger(__name__)
 
@@ -199,3 +199,31 @@ def merge_rankings(
     for document, score in (*second, *first):
         result.setdefault(str(document.id), (document, score))
     return list(result.values())
+
+
+def default_retriever(store: VectorStore, *, k: int = 5, filter: Any = None) -> BaseRetriever:
+    """The best retriever for a store that needs no language model, sync and async.
+
+    For a `FaissStore` or `ShardedFaissStore` these are links over weighted hybrid search. They choose by
+    the collection itself: where passages do not mention each other's titles, hybrid search is what
+    remains. Titles and words are collected at the first search, unless they were saved with the store.
+    Any other store is searched by its own vectors.
+
+    Args:
+        store: The store.
+        k: Documents to return. `invoke(query, k=…)` of the retriever may ask for another number.
+        filter: Which documents may come back, through every stage; see the store.
+
+    Raises:
+        ConfigurationError: `k` is not positive.
+
+    Example:
+        >>> from agentprm.testing import fake_store
+        >>> store = fake_store(["Brunel was born in Portsmouth.", "Paris lies on the Seine."])
+        >>> default_retriever(store, k=1).invoke("Where was Brunel born?")[0].page_content
+        'Brunel was born in Portsmouth.'
+    """
+    check_k(k)
+    if isinstance(store, VectorSearchStore):
+        return FeedbackRetriever(HybridRetriever(store, k=k, filter=filter))
+    return store.as_retriever(search_kwargs={"k": k} if filter is None else {"k": k, "filter": filter})

@@ -18,7 +18,7 @@ from agentprm.retrievers.generations import (
     read_current,
 )
 from agentprm.retrievers.index_files import inconsistencies, open_index
-from agentprm.retrievers.kept_mentions import KeptMentions
+from agentprm.retrievers.kept_text import KeptMentions
 from agentprm.retrievers.locking import FolderLock
 
 __all__ = ["FsckReport", "fsck", "roll_back"]

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.retrievers.adapters import document_test, vector_index
 from agentprm.retrievers.lexical import LexicalIndex
-from agentprm.retrievers.vector_index import FloatArray, VectorIndex
+from agentprm.retrievers.vectors import FloatArray, VectorIndex
 
 __all__ = ["HybridRetriever", "RankedList", "borda", "combine_scores", "reciprocal_ranks", "rrf", "weighted"]
 

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentprm.errors import CapabilityError, ConfigurationError
-from agentprm.retrievers.vector_index import FloatArray
-from agentprm.retrievers.vectors import GrowingArray, pair_scores
+from agentprm.retrievers.vectors import FloatArray, GrowingArray, pair_scores
 
 __all__ = ["MOST_RESULTS", "GpuClone", "gpu_count"]
 

@@ -26,8 +26,8 @@ from agentprm.retrievers.approximate import ApproximateIndex, canonical_factory,
 from agentprm.retrievers.document_table import DocumentTable, Record, TableChange
 from agentprm.retrievers.filters import Filter, compile_filter, compile_metadata_filter, signature
 from agentprm.retrievers.gpu import MOST_RESULTS, GpuClone
-from agentprm.retrievers.vector_index import FloatArray
 from agentprm.retrievers.vectors import (
+    FloatArray,
     GrowingArray,
     Metric,
     check_metric,

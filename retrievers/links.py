@@ -16,11 +16,11 @@ from langchain_core.documents import Document
 
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.retrievers.adapters import document_test
-from agentprm.retrievers.feedback_methods import Merge
+from agentprm.retrievers.feedback import Merge
 from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import Selection
-from agentprm.retrievers.vector_index import FloatArray, VectorIndex
+from agentprm.retrievers.vectors import FloatArray, VectorIndex
 from agentprm.text import words
 
 __all__ = ["LINKED", "Candidates", "LinkFeedback", "LinkWeights", "Names", "Target", "keeps_mentions"]

@@ -29,13 +29,12 @@ from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fing
 from agentprm.retrievers.generations import Generation, commit, read_current
 from agentprm.retrievers.index_core import Change, IndexCore
 from agentprm.retrievers.index_files import open_index
-from agentprm.retrievers.kept_mentions import KeptMentions
+from agentprm.retrievers.kept_text import KeptMentions
 from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.locking import ReadWriteLock
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.store_base import Hit, VectorSearchStore, check_k, listed_ids
-from agentprm.retrievers.vector_index import FloatArray
-from agentprm.retrievers.vectors import Metric, distance
+from agentprm.retrievers.vectors import FloatArray, Metric, distance
 
 __all__ = ["SavedStore"]
 

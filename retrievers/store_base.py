@@ -19,8 +19,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from agentprm.errors import ConfigurationError, IndexMismatchError, InputError
 from agentprm.retrievers.document_table import Record, make_record
 from agentprm.retrievers.filters import Filter
-from agentprm.retrievers.vector_index import FloatArray
-from agentprm.retrievers.vectors import Metric, prepare, relevance_fn
+from agentprm.retrievers.vectors import FloatArray, Metric, prepare, relevance_fn
 
 __all__ = ["Hit", "VectorSearchStore", "check_k", "listed_ids"]
 

@@ -1,21 +1,23 @@
-"""Vectors of an index: the metrics that compare them, arrays that grow, exact search."""
+"""Vectors of an index: what asks for them, the metrics that compare them, arrays that grow, exact search."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import faiss
 import numpy as np
 import numpy.typing as npt
+from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
-from agentprm.retrievers.vector_index import FloatArray
 
 __all__ = [
+    "FloatArray",
     "GrowingArray",
     "Metric",
+    "VectorIndex",
     "check_metric",
     "distance",
     "exact_search",
@@ -25,6 +27,28 @@ __all__ = [
     "relevance_fn",
     "to_scores",
 ]
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@runtime_checkable
+class VectorIndex(Protocol):
+    """Search by vector, and give back stored vectors, so that feedback need not embed again."""
+
+    def search_vectors(
+        self, vectors: FloatArray, k: int, filter: Any = None
+    ) -> list[list[tuple[Document, float]]]:
+        """Best `k` documents with scores (higher is better) for each row of `vectors` (n x d)."""
+        ...
+
+    def vectors_for(self, ids: Sequence[str]) -> FloatArray:
+        """Stored vectors of the documents `ids`, one row each, as the metric compares them."""
+        ...
+
+    def embed_query(self, text: str) -> FloatArray:
+        """Vector of a query (d), normalised as the metric asks."""
+        ...
+
 
 Metric = Literal["cosine", "ip", "l2"]
 

@@ -18,8 +18,7 @@ from agentprm.integrations.conversation import Conversation, action_text, trajec
 from agentprm.lm.retries import transient
 from agentprm.plans import Plan, wait
 from agentprm.prompts import PROMPTS, Prompts
-from agentprm.rewards.base import ProcessRewardModel, RewardStep
-from agentprm.rewards.function import check_scores
+from agentprm.rewards.base import ProcessRewardModel, RewardStep, check_scores
 from agentprm.rewards.verdict import VerdictReward
 from agentprm.state import plain
 from agentprm.text import one_line

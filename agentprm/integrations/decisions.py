@@ -21,8 +21,8 @@ from agentprm.errors import (
 from agentprm.integrations.conversation import call_text, trajectory_of
 from agentprm.numeric import sigmoid
 from agentprm.plans import Plan, adrive, drive, wait
-from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory
-from agentprm.rewards.function import as_reward, check_scores
+from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory, check_scores
+from agentprm.rewards.function import as_reward
 from agentprm.rewards.step_text import StepText, StepWriter, evidence_line
 
 try:

@@ -17,8 +17,8 @@ from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.nodes import CondenseQuestion, Retrieve
 from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts, joined
-from agentprm.rewards.base import ProcessRewardModel
-from agentprm.rewards.function import as_reward, check_scores
+from agentprm.rewards.base import ProcessRewardModel, check_scores
+from agentprm.rewards.function import as_reward
 from agentprm.rewards.step_text import evidence_line
 
 try:

@@ -2,14 +2,14 @@
 
 What lives where, in the order in which a score comes about:
 
-- `base`: the contract `ProcessRewardModel`, and `PrefixReward`, its short form for rewards of one's own.
-- `registry`, `family`, `known_families`, `loading`: from a name to a reward, `load_reward`. `default`: the
-  reward of a model that was given none. `function`: functions as rewards, and the check of what any
-  reward gives.
+- `base`: the contract `ProcessRewardModel`; `PrefixReward`, its short form for rewards of one's own; the
+  check of what any reward gives. `function`: functions as rewards.
+- `loading`, `registry`, `known_families`: from a name to a reward, `load_reward`. `default`: the reward of
+  a model that was given none.
 - `step_text`: a step as text. `templates`: texts as the tokens that a reward was trained on;
   `verdict_templates`, `graded_templates`, `genprm`: as prompts that ask for a verdict.
-- `prefix_memory`: what is known of a prefix already. `step_reward`: everything that is scored as text.
-- `local_reward` and `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
+- `step_reward`: everything that is scored as text, each prefix once (`agentprm.memory`).
+- `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
   off a model in this process, whose parts `checkpoints`, `adapters` and `heads` load. `served_reward`,
   `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
 - `verdict`: written by a model. `likelihood`: from likelihoods, without training.
@@ -27,15 +27,15 @@ from agentprm.rewards.aggregation import (
     majority,
     weighted_majority,
 )
-from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory
+from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory, check_scores
 from agentprm.rewards.calibration import Calibrated, Calibration
 from agentprm.rewards.checked import Checked, check_weights
 from agentprm.rewards.default import default_reward
-from agentprm.rewards.family import Family
-from agentprm.rewards.function import FunctionReward, as_reward, check_scores
+from agentprm.rewards.function import FunctionReward, as_reward
 from agentprm.rewards.fused import Fused, NearestType, Routed, reliability
 from agentprm.rewards.genprm import GenPRM
 from agentprm.rewards.graded_templates import Principled, Rubric
+from agentprm.rewards.known_families import Family
 from agentprm.rewards.labels import LabelledRow, labelled_row, step_cross_entropy
 from agentprm.rewards.likelihood import Grounding, LikelihoodReward, Relevance, SelfJudgement
 from agentprm.rewards.loading import load_reward

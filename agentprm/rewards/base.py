@@ -1,21 +1,24 @@
-"""The contract of a process reward model."""
+"""The contract of a process reward model, and the check of what one of somebody else's gives."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, NotRequired
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
 from agentprm.budget import record
-from agentprm.errors import InputError
+from agentprm.errors import ConfigurationError, InputError
+from agentprm.memory import PrefixMemory
 from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rewards.aggregation import Aggregation
-from agentprm.rewards.prefix_memory import PrefixMemory
 
-__all__ = ["PrefixReward", "ProcessRewardModel", "RewardStep", "Trajectory"]
+__all__ = ["PrefixReward", "ProcessRewardModel", "RewardStep", "Trajectory", "as_score", "check_scores"]
+
+_SLACK = 1e-6  # what rounding may carry a probability beyond 0 or 1
 
 
 class RewardStep(TypedDict):
@@ -145,3 +148,73 @@ class PrefixReward(ProcessRewardModel):
             found = yield from wait(self.score_prefixes, self.ascore_prefixes, question, prefixes)
             record(reward_calls=len(prefixes))
         return self._known.settle(recall, map(float, found))
+
+
+def check_scores(
+    reward: ProcessRewardModel, rows: Any, trajectories: Sequence[Trajectory]
+) -> list[list[float]]:
+    """A reward's scores as floats, NaN for a step without a score.
+
+    Whatever calls a reward that a user may have written checks what it gives.
+
+    Args:
+        reward: The reward.
+        rows: What its `score` returned.
+        trajectories: What it was asked about.
+
+    Raises:
+        ConfigurationError: If it is not one number per step of each trajectory, or one is no
+            probability though the reward says that it is.
+    """
+    name = type(reward).__name__
+    wanted = "a reward model gives a list per trajectory with exactly one score per step"
+    if not _is_list(rows) or not all(map(_is_list, rows)):
+        raise ConfigurationError(f"{name} returned {_brief(rows)}; {wanted}: [[0.5, 0.9], [0.2]].")
+    rows = [list(row) for row in rows]
+    if len(rows) != len(trajectories):
+        raise ConfigurationError(
+            f"{name} returned {len(rows)} lists of scores for {len(trajectories)} trajectories; {wanted}."
+        )
+    for row, trajectory in zip(rows, trajectories, strict=True):
+        if len(row) != len(trajectory):
+            raise ConfigurationError(
+                f"{name} returned {len(row)} scores for {len(trajectory)} steps; {wanted}."
+            )
+    return [[as_score(value, reward) for value in row] for row in rows]
+
+
+def as_score(value: Any, reward: ProcessRewardModel) -> float:
+    """What a reward gave for a step as a float, NaN for no score.
+
+    Raises:
+        ConfigurationError: If it is no number, or no probability though the reward says that it is.
+    """
+    if value is None:
+        return math.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{reward!r} gave {_brief(value)} as a score; a score is a number, or None for no score."
+        ) from error
+    if isinstance(value, str) or math.isinf(number):
+        raise ConfigurationError(f"{reward!r} gave {_brief(value)} as a score; a score is a finite number.")
+    if reward.space == "probability" and not math.isnan(number):
+        if not -_SLACK <= number <= 1 + _SLACK:
+            raise ConfigurationError(
+                f"{reward!r} gave {number:g} as a probability. Scale its scores to lie between 0 and 1, or "
+                "set its space to 'logit'."
+            )
+        return min(max(number, 0.0), 1.0)
+    return number
+
+
+def _is_list(value: Any) -> bool:
+    # Arrays and tensors are lists too, of no class in common.
+    listed = hasattr(value, "__len__") and hasattr(value, "__iter__")
+    return listed and not isinstance(value, str | bytes | dict)
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "…"

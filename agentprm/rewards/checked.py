@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from agentprm.errors import ConfigurationError, InputError
+from agentprm.memory import PrefixMemory
 from agentprm.numeric import sigmoid
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories, step_key
 from agentprm.rewards.checkers.base import Checker, CheckResult
-from agentprm.rewards.prefix_memory import PrefixMemory
 
 __all__ = ["DEFAULT_WEIGHTS", "Checked", "check_weights"]
 

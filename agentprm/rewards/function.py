@@ -1,9 +1,8 @@
-"""Functions and runnables as rewards, and the check of what a reward of somebody else's gives."""
+"""Functions and runnables as rewards."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,11 +11,9 @@ from langchain_core.runnables import Runnable
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel
-from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory
+from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory, as_score
 
-__all__ = ["FunctionReward", "as_reward", "check_scores"]
-
-_SLACK = 1e-6  # what rounding may carry a probability beyond 0 or 1
+__all__ = ["FunctionReward", "as_reward"]
 
 
 class FunctionReward(PrefixReward):
@@ -73,7 +70,7 @@ class FunctionReward(PrefixReward):
         return await super().ascore_prefixes(question, prefixes)
 
     def _numbers(self, found: Iterable[Any]) -> list[float]:
-        return [_number(value, self) for value in found]
+        return [as_score(value, self) for value in found]
 
     def __repr__(self) -> str:
         name = getattr(self.function, "__name__", None) or type(self.function).__name__
@@ -122,68 +119,3 @@ def as_reward(reward: ProcessRewardModel | Callable[..., Any] | Runnable[Any, An
         f"A {name} is no reward. Pass a ProcessRewardModel, or a function from the question and the steps "
         "to the score of the last step."
     )
-
-
-def check_scores(
-    reward: ProcessRewardModel, rows: Any, trajectories: Sequence[Trajectory]
-) -> list[list[float]]:
-    """A reward's scores as floats, NaN for a step without a score.
-
-    Whatever calls a reward that a user may have written checks what it gives.
-
-    Args:
-        reward: The reward.
-        rows: What its `score` returned.
-        trajectories: What it was asked about.
-
-    Raises:
-        ConfigurationError: If it is not one number per step of each trajectory, or one is no
-            probability though the reward says that it is.
-    """
-    name = type(reward).__name__
-    wanted = "a reward model gives a list per trajectory with exactly one score per step"
-    if not _is_list(rows) or not all(map(_is_list, rows)):
-        raise ConfigurationError(f"{name} returned {_brief(rows)}; {wanted}: [[0.5, 0.9], [0.2]].")
-    rows = [list(row) for row in rows]
-    if len(rows) != len(trajectories):
-        raise ConfigurationError(
-            f"{name} returned {len(rows)} lists of scores for {len(trajectories)} trajectories; {wanted}."
-        )
-    for row, trajectory in zip(rows, trajectories, strict=True):
-        if len(row) != len(trajectory):
-            raise ConfigurationError(
-                f"{name} returned {len(row)} scores for {len(trajectory)} steps; {wanted}."
-            )
-    return [[_number(value, reward) for value in row] for row in rows]
-
-
-def _number(value: Any, reward: ProcessRewardModel) -> float:
-    if value is None:
-        return math.nan
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"{reward!r} gave {_brief(value)} as a score; a score is a number, or None for no score."
-        ) from error
-    if isinstance(value, str) or math.isinf(number):
-        raise ConfigurationError(f"{reward!r} gave {_brief(value)} as a score; a score is a finite number.")
-    if reward.space == "probability" and not math.isnan(number):
-        if not -_SLACK <= number <= 1 + _SLACK:
-            raise ConfigurationError(
-                f"{reward!r} gave {number:g} as a probability. Scale its scores to lie between 0 and 1, or "
-                "set its space to 'logit'."
-            )
-        return min(max(number, 0.0), 1.0)
-    return number
-
-
-def _is_list(value: Any) -> bool:
-    # Arrays and tensors are lists too, of no class in common.
-    listed = hasattr(value, "__len__") and hasattr(value, "__iter__")
-    return listed and not isinstance(value, str | bytes | dict)
-
-
-def _brief(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "…"

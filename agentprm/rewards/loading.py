@@ -12,7 +12,7 @@ from typing import Any
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.rewards.base import ProcessRewardModel
-from agentprm.rewards.family import Family
+from agentprm.rewards.known_families import Family
 from agentprm.rewards.registry import families, find_family, readout
 
 __all__ = ["load_reward"]

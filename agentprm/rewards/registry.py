@@ -24,8 +24,7 @@ from typing import Any
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import ProcessRewardModel
-from agentprm.rewards.family import Family
-from agentprm.rewards.known_families import KNOWN
+from agentprm.rewards.known_families import KNOWN, Family
 
 __all__ = ["families", "find_family", "readout", "register", "register_readout"]
 

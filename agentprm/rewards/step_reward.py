@@ -9,8 +9,8 @@ from typing import Literal
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, ContextLengthError
 from agentprm.forking import ForkSafeLock
+from agentprm.memory import PrefixMemory, Recall
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
-from agentprm.rewards.prefix_memory import PrefixMemory, Recall
 from agentprm.rewards.step_text import StepText, StepWriter
 
 __all__ = ["Overflow", "StepReward", "Wanted", "fits_context"]

@@ -12,10 +12,10 @@ from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
+from agentprm.memory import PrefixMemory, Recall
 from agentprm.numeric import sigmoid
 from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
-from agentprm.rewards.prefix_memory import PrefixMemory, Recall
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Continuation, Found, Judge, VerdictTemplate, Writing
 

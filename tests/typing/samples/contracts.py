@@ -10,7 +10,7 @@ from agentprm import Grounding, LanguageModel, ProcessRewardModel, SelfJudgement
 from agentprm.lm import Capabilities, Completion, Prompt, SamplingParams
 from agentprm.nodes import LookAhead, ScoreSteps
 from agentprm.retrievers import VectorIndex
-from agentprm.retrievers.vector_index import FloatArray
+from agentprm.retrievers.vectors import FloatArray
 from agentprm.rewards import PrefixReward, Trajectory
 from agentprm.search import PAV, TD, Plain, Snell, ValueFunction
 

@@ -235,7 +235,7 @@ def test_words_are_saved_and_kept_up_to_date(tmp_path, embedding, monkeypatch, k
     store.delete(names[:5])
     store.save(tmp_path)
     first, second = kind.load(tmp_path, embedding), kind.load(tmp_path, embedding)
-    monkeypatch.setattr("agentprm.retrievers.kept_mentions._texts", None)
+    monkeypatch.setattr("agentprm.retrievers.kept_text._texts", None)
     for query in ("number 17", "ferry to Lund", "number 3", "nothing"):
         mine, theirs = (s.lexical.search(query, 40) for s in (first, store))
         assert [(d.id, pytest.approx(score)) for d, score in mine] == [(d.id, score) for d, score in theirs]
