@@ -16,6 +16,7 @@ Formula = tuple[Any, ...]
 
 _MAX_CHARS = 2000
 _MAX_DEPTH = 60
+_DIGITS = "0123456789₀₁₂₃₄₅₆₇₈₉"  # of numbers, and within names; x², ½ and 三 are no names
 _TOKEN = re.compile(
     r"\s*(?:(?P<curly>\{\w+\})|(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)|(?P<name>[^\W\d]\w*)"
     r"|(?P<sign><->|<=>|->|=>|<=|>=|!=|==|&&|\|\||\*\*|[↔→∧∨¬≤≥≠∀∃⊥×·÷]|[-+*/^=<>&|~!(),.:]))"
@@ -53,6 +54,8 @@ def parse_formula(text: str) -> Formula:
         if match is None:
             raise FormulaError(f"cannot read {text[place : place + 20]!r}")
         place = match.end()
+        if any(char.isnumeric() and char not in _DIGITS for char in match.group()):
+            raise FormulaError(f"cannot read the number in {match.group().strip()!r}")
         tokens.append((str(match.lastgroup), match.group(str(match.lastgroup))))
         if text[place:].isspace():
             break

@@ -210,6 +210,10 @@ def test_the_time_limit_is_kept_whatever_is_asked():
         ("P->" * 300 + "P", "P", "unknown"),
         ("(" * 900 + "P" + ")" * 900, "P", "unknown"),
         ("x = \u0663", "x = 3", "unknown"),  # an Arabic three
+        ("x > \u00bd", "x > 0", "unknown"),  # a half
+        ("x > \u4e09", "x > 2", "unknown"),  # a Chinese three
+        ("x\u00b2 = 4 & x > 0", "x = 2", "unknown"),
+        ("x\u2082 > 1", "x\u2082 > 0", "supported"),
         ("x = 2^\u00b2", "x = 4", "unknown"),
         ("x = 1/0", "x = 1", "unknown"),
         ("x\ud83d = 1", "x = 1", "unknown"),
