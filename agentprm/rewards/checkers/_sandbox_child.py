@@ -16,21 +16,22 @@ _MODULES = (
     "re statistics string textwrap time traceback types typing unicodedata"
 )
 
-# Numbers of the system calls that stay open: pipes, memory, time, signals of the process itself, exit.
+# Numbers of the system calls that stay open: pipes, memory, time, exit. None sets a handler of signals, which
+# Python would call with the frame that it interrupts.
 _ALLOWED = {
-    # read write close poll lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64
+    # read write close poll lseek mmap mprotect munmap brk rt_sigprocmask rt_sigreturn pread64
     # readv writev sched_yield mremap madvise nanosleep getpid exit gettimeofday getrusage sysinfo times
     # getuid getgid geteuid getegid sigaltstack gettid futex sched_getaffinity restart_syscall clock_gettime
     # clock_getres clock_nanosleep exit_group fstat getrandom membarrier rseq
     "x86_64": (
         0xC000003E,
-        "0 1 3 7 8 9 10 11 12 13 14 15 17 19 20 24 25 28 35 39 60 96 98 99 100 102 104 107 108 131 186 202 "
+        "0 1 3 7 8 9 10 11 12 14 15 17 19 20 24 25 28 35 39 60 96 98 99 100 102 104 107 108 131 186 202 "
         "204 219 228 229 230 231 5 318 324 334",
     ),
     # The same in the numbering of newer architectures (ppoll for poll).
     "aarch64": (
         0xC00000B7,
-        "63 64 57 73 62 222 226 215 214 134 135 139 67 65 66 124 216 233 101 172 93 169 165 179 153 174 176 "
+        "63 64 57 73 62 222 226 215 214 135 139 67 65 66 124 216 233 101 172 93 169 165 179 153 174 176 "
         "175 177 132 178 98 123 128 113 114 115 94 80 278 283 293",
     ),
 }
@@ -93,9 +94,11 @@ def limit(seconds: float, memory: int) -> None:
             resource.setrlimit(kind, (value, value))
 
 
+# Ways to frames; the last one leads to an interpreter within this one, which has hooks of its own.
 _SHUT = frozenset(
     ("sys._getframe", "sys._current_frames", "sys._current_exceptions", "sys.settrace", "sys.setprofile")
 ) | {"sys.addaudithook", "gc.get_objects", "gc.get_referrers", "gc.get_referents"}
+_SHUT |= {"cpython.PyInterpreterState_New"}
 _FRAMES = frozenset(("tb_frame", "gi_frame", "cr_frame", "ag_frame"))
 
 
@@ -128,7 +131,6 @@ def main() -> None:
     """
     import builtins
     import importlib
-    import itertools
     import os
     import traceback
 
@@ -139,10 +141,7 @@ def main() -> None:
     sys.path += task["path"]
     for name in task["modules"]:
         importlib.import_module(name)
-    # Bound here, as a program may replace them where they are at home.
-    run, leave, write = exec, os._exit, os.write
-    failed, everything, left = AssertionError, BaseException, SystemExit
-    secret = task.pop("secret")
+    leave, write = os._exit, os.write  # bound, as a program may replace them where they are at home
     *earlier, last = task["programs"]
     values = values_of(earlier, task, channel) if earlier else {}
     close(task)
@@ -150,30 +149,45 @@ def main() -> None:
     namespace = {"__name__": "__main__", "__builtins__": builtins, **task["variables"]}
     for definition in definitions(earlier):
         with contextlib.suppress(Exception):
-            run(compile(ast.Module([definition], []), "<step>", "exec"), namespace)
+            exec(compile(ast.Module([definition], []), "<step>", "exec"), namespace)
     namespace.update(values)
-    asserted = itertools.count()
-    namespace[_ASSERTED] = asserted.__next__
-    status = "ok"
-    problem: BaseException | None = None
-    try:
-        run(compile(counted(last), "<step>", "exec"), namespace)
-    except left as error:
-        status, problem = ("ok", None) if error.code in (None, 0) else ("error", error)
-    except failed as error:
-        status, problem = "assertion", error
-    except everything as error:
-        status, problem = "error", error
-    # Before anything of the program's (a stream, a patched traceback) is touched.
-    write(channel, f"{secret} {status} {next(asserted)}".encode())
+    problems: list[BaseException] = []
+    # While the program runs, the secret is on the interpreter's stack, and in no variable of any frame. The
+    # report is written before anything of the program's (a stream, a patched traceback) is touched.
+    write(channel, task.pop("secret").encode() + judged(last, namespace, problems))
     try:
         open_frames()
-        if problem is not None:
+        for problem in problems:
             traceback.print_exception(problem)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         leave(0)
+
+
+def judged(program: str, namespace: dict[str, Any], problems: list[BaseException]) -> bytes:
+    """Runs a program; how it ended and how many assertions held. Adds what it raised to `problems`."""
+    import itertools
+
+    # Bound here, as in `main`.
+    run, held, note = exec, next, problems.append
+    failed, everything, left = AssertionError, BaseException, SystemExit
+    asserted = itertools.count()
+    namespace[_ASSERTED] = asserted.__next__
+    status = b" ok "
+    try:
+        run(compile(counted(program), "<step>", "exec"), namespace)
+    except left as error:
+        if error.code not in (None, 0):
+            status = b" error "
+            note(error)
+    except failed as error:
+        status = b" assertion "
+        note(error)
+    except everything as error:
+        status = b" error "
+        note(error)
+    return status + b"%d" % held(asserted)
 
 
 def close(task: Mapping[str, Any]) -> None:

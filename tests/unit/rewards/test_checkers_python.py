@@ -204,6 +204,12 @@ FAKES = {
     "assert f.f_locals['secret']",
     "looks by a generator": "def g():\n    yield it.gi_frame.f_back\nit = g()\nf = next(it)\nassert f",
     "looks by the collector": "import gc\nassert gc.get_objects()",
+    "looks by a signal": "import _signal, _thread, os\nfound = []\n"
+    "_signal.signal(2, lambda s, f: found.append(f))\n"
+    "_thread.interrupt_main(2)\nfor i in range(1000): pass\nf = found[0]\n"
+    "while 'secret' not in f.f_locals: f = f.f_back\n"
+    "os.write(f.f_locals['channel'], (f.f_locals['secret'] + ' ok 1').encode())\nos._exit(0)",
+    "counts by itself": "import builtins\nbuiltins.next = lambda counter: 1",
     "looks by tracing": "import sys\nsys.settrace(lambda *a: None)\nassert 1",
     "looks by memory": "import ctypes\nassert ctypes.string_at(id(1), 8)",
     "reads the task": "import sys\nassert 'secret' in sys.__stdin__.read()",
