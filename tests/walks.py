@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import agentprm
 
 ROOT = Path(agentprm.__file__).resolve().parent
+_DOCS = Path(__file__).parents[1] / "docs" / "development.md"
 # Locks and meters are no stations: every room has them.
 _EVERYWHERE = {"forking.py", "budget.py"}
 
@@ -80,6 +83,9 @@ def walking() -> Iterator[Walk]:
             known[name] = None
             walk.stations.append(name)
 
+    # What others have left behind is cleared away before, and not on the way.
+    gc.collect()
+    gc.disable()
     threading.setprofile(profile)
     sys.setprofile(profile)
     try:
@@ -87,6 +93,7 @@ def walking() -> Iterator[Walk]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
+        gc.enable()
 
 
 def _short(path: Path) -> str | None:
@@ -106,7 +113,22 @@ def walk(call: Callable[[], Any]) -> Walk:
     return found
 
 
-def in_order(listed: Iterable[str], stations: Iterable[str]) -> bool:
-    """Whether the listed stations are all among those of a walk, in the same order."""
-    rest = iter(stations)
-    return all(any(station == other for other in rest) for station in listed)
+def check(way: str, found: Walk) -> None:
+    """Holds a walk to what `docs/development.md` says of it: the stations of its list, and its table.
+
+    Args:
+        way: Its name there, in bold above the list and in the first column.
+        found: The walk.
+    """
+    docs = _DOCS.read_text()
+    text = re.search(rf"\*\*{re.escape(way)}\*\*.*?```\n(.*?)```", docs, re.DOTALL)
+    assert text is not None, way
+    listed = [" ".join(line.split()[:2]) for line in text[1].splitlines()]
+    assert len(listed) > 10
+    met = set(found.stations)
+    assert [station for station in listed if station not in met] == []
+    assert sorted(listed, key=found.stations.index) == listed
+    most = re.search(rf"^\| {re.escape(way)} \|.*\| (\d+) / [\d,]+ / (\d+) \|$", docs, re.MULTILINE)
+    assert most is not None, way
+    assert len(found.files) <= int(most[1])
+    assert found.depth <= int(most[2])
