@@ -1,4 +1,18 @@
-"""agentprm: retrieval-augmented reasoning guided by process reward models, for LangGraph."""
+"""agentprm: retrieval-augmented reasoning guided by process reward models, for LangGraph.
+
+What lives where, from a question to its answer:
+
+- Graphs and nodes: `graphs` are ready-made, of `nodes`; `state` and `events` are what passes between them,
+  `conversation` reads messages, `budget` bounds and counts what a run costs.
+- Models: `prompts` asks, `lm` has the contract and the backends, `engine` runs local ones, `replies` reads
+  what they say. `packaged` has models that come with a package, `model_names` tells folders from hubs.
+- Passages: `retrievers` finds them, `rerank` orders them, `citations` says which ones support a claim.
+- Judgement: `rewards` scores steps, `search` makes values of scores and chooses.
+- Around it: `integrations` for agents, `cli` for the shell, `scale` for many questions, `evaluation`, `trace`
+  to see a search, `testing` without models, `demo` documents.
+- Used everywhere: `errors`, `text` of any language, `memory` of what was computed, `plans` and `background`
+  for sync and async from one piece of code, `forking` for locks, `numeric`.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -3,6 +3,9 @@
 Answers go to standard output, progress and errors to standard error. Exit codes: 0 success, 1 failure
 while running, 2 wrong usage or unusable input, 130 interrupted. Heavy libraries are imported by the
 command that needs them, so that `--help` and mistakes answer at once.
+
+`options` declares what can be said, `models` and `opening` make models and graphs of it, `console` writes;
+`ask`, `evaluate`, `fsck`, `index`, `serve` and `trace` are the commands.
 """
 
 from __future__ import annotations

@@ -1,6 +1,15 @@
 """agentprm in agents: a tool, middleware, decision models and an MCP server.
 
 Each is imported when it is first named, since each needs another package.
+
+What lives where:
+
+- `tool`: a search as a tool. `mcp_server`: the same for agents elsewhere.
+- `retrieval`: middleware that fetches passages where an agent needs them.
+- `actions`: middleware that lets a reward choose what an agent does; `choosing` has the procedure,
+  `action_trace` draws it.
+- `conversation`: messages as the steps that a reward reads. `unseen`: model calls that no stream shows.
+- `decisions`: LangChain's decision models as rewards, and the other way round.
 """
 
 from importlib import import_module

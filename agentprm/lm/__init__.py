@@ -1,4 +1,17 @@
-"""Language models that sample and score, behind one contract."""
+"""Language models that sample and score, behind one contract.
+
+What lives where, from the contract to the wire:
+
+- `base`: the contract `LanguageModel` and its records; who listens to a text as it comes.
+- `transformers`: models in this process, on `agentprm.engine`.
+- `token_lm`: what `vllm` (vLLM in this process) and `server` (behind an address) have in common: token ids
+  in, log-probabilities out; `token_text` makes the ids.
+- `server_chat`: the chat API of servers; `chunks` puts together what they stream.
+- `chat`: LangChain chat models, which `chat_models` takes as users hand them over; `chat_leaf` asks one of
+  them as it likes.
+- `reports`: how servers and clients word what went wrong; `learned`: what a model was found to refuse.
+- `json_http`: requests; `retries`: which failures are worth another try.
+"""
 
 from __future__ import annotations
 

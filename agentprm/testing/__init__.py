@@ -1,4 +1,8 @@
-"""Test doubles that need no model and no network; agentprm's own tests use them."""
+"""Test doubles that need no model and no network; agentprm's own tests use them.
+
+`scripted` models answer from a script, those of `agents` call tools, those of `servers` stand behind an
+address; `fakes` has embeddings, a store and a reward.
+"""
 
 from agentprm.testing.agents import ScriptedAgentModel, calls
 from agentprm.testing.fakes import FakeEmbeddings, FakeReward, fake_store

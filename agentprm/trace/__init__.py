@@ -1,4 +1,8 @@
-"""One JSON schema for the record of a run, and the views that draw it."""
+"""One JSON schema for the record of a run, and the views that draw it.
+
+`schema` makes the record, of what a graph returns. `html`, `mermaid` and `terminal` draw it; `live` tells of
+a search while it runs. `text` makes what models and passages say harmless to look at.
+"""
 
 from agentprm.trace.html import to_html
 from agentprm.trace.mermaid import to_mermaid

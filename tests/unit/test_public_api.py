@@ -27,6 +27,12 @@ def load(name: str) -> ModuleType:
         pytest.skip(str(error))
 
 
+def test_every_package_says_what_its_modules_are_for() -> None:
+    docs = {name: str(load(name).__doc__) for name in PACKAGES}
+    inside = [info.name.rpartition(".") for info in FOUND if not info.name.endswith("__main__")]
+    assert [f"{package}.{name}" for package, _, name in inside if f"`{name}`" not in docs[package]] == []
+
+
 def test_the_expected_packages_are_public() -> None:
     expected = [
         "engine",

@@ -1,4 +1,9 @@
-"""Checkers: tools that confirm or refute a step. `agentprm.rewards.Checked` fuses them with a reward."""
+"""Checkers: tools that confirm or refute a step. `agentprm.rewards.Checked` fuses them with a reward.
+
+What lives where: `base` has the contract. `arithmetic`, `table`, `python` and `entailment` check what a step
+states, a program or a formula; `writers` have a model write these of prose. `sandbox` runs programs in a
+process of its own.
+"""
 
 from agentprm.rewards.checkers.arithmetic import ArithmeticChecker
 from agentprm.rewards.checkers.base import Checker, CheckResult
