@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.errors import ConfigurationError
-from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, Role, SamplingParams, require
+from agentprm.lm.base import (
+    Capabilities,
+    Completion,
+    LanguageModel,
+    Prompt,
+    Role,
+    SamplingParams,
+    TokenLogprob,
+    require,
+)
 from agentprm.lm.chat import ChatLM
 from agentprm.lm.chat_models import chat_model_named as _chat_model_named
 from agentprm.lm.chat_models import is_chat_model as _is_chat_model
@@ -41,6 +50,7 @@ __all__ = [
     "Role",
     "SamplingParams",
     "ServerLM",
+    "TokenLogprob",
     "TransformersLM",
     "VllmLM",
     "as_language_model",

@@ -28,6 +28,7 @@ __all__ = [
     "Prompt",
     "Role",
     "SamplingParams",
+    "TokenLogprob",
     "listener",
     "listening",
     "require",
@@ -84,6 +85,9 @@ class SamplingParams:
         seed: Same seed, same prompts, same machine: same samples. `None` draws a fresh one.
         schema: JSON schema of an object that the reply should be. Backends with the capability
             `structured` hold the model to it where it lets them; others write free text.
+        top_logprobs: Likeliest tokens to report at every place, as `Completion.token_logprobs`; 0 for none.
+            A wish like the schema: `ChatLM` and the chat API of `ServerLM` pass it on, and what the model
+            does not report is not there.
     """
 
     max_tokens: int = 128
@@ -92,6 +96,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -103,6 +108,25 @@ class SamplingParams:
             raise ConfigurationError(f"top_p must lie in (0, 1], not {self.top_p}.")
         if any(not s for s in self.stop):
             raise ConfigurationError("A stop string must not be empty.")
+        if self.top_logprobs < 0:
+            raise ConfigurationError(f"top_logprobs must be at least 0, not {self.top_logprobs}.")
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of a completion, and what else might have stood there.
+
+    Attributes:
+        at: Where it begins in the completion's text.
+        token: The token.
+        logprob: Its natural log-probability.
+        top: The likeliest tokens there with their log-probabilities, as many as the model reports.
+    """
+
+    at: int
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,12 +139,14 @@ class Completion:
         tokens: Number of generated tokens, the ones of a stop string included.
         finish_reason: `stop` (end of turn or stop string) or `length`.
         logprob: Sum of the natural log-probabilities of the generated tokens, where known.
+        token_logprobs: The tokens of `text` in order, where they were asked for and are known; else empty.
     """
 
     text: str
     tokens: int
     finish_reason: Literal["stop", "length"]
     logprob: float | None = None
+    token_logprobs: tuple[TokenLogprob, ...] = ()
 
     def __post_init__(self) -> None:
         # A model may end in the middle of a character; no checkpoint and no request can hold half of one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import threading
 import weakref
@@ -31,6 +30,7 @@ from agentprm.lm.chat_leaf import Asking, ChatLeaf, Reply, has_schemas
 from agentprm.lm.chat_models import ChatRunnable, is_chat_model, leaves, with_leaves
 from agentprm.lm.reports import said_with, token_count, too_long
 from agentprm.lm.retries import Retries, transient
+from agentprm.lm.token_logprobs import summed, token_logprobs
 from agentprm.replies import cut_reply
 
 __all__ = ["ChatLM"]
@@ -60,8 +60,8 @@ class ChatLM(LanguageModel):
 
     Usage is what the model reports (`usage_metadata`), else LangChain's estimate. Tokens that a
     provider read from its own cache count as asked, not as computed. A completion has a
-    log-probability if the model reports the tokens' ones, as `ChatOpenAI(..., logprobs=True)` does
-    where its endpoint offers them.
+    log-probability if the model reports the tokens' ones: where `SamplingParams.top_logprobs` or the
+    model's own `logprobs=True` asks for them and its endpoint offers them.
 
     Args:
         model: The chat model, or bindings (`bind`), retries (`with_retry`), fallbacks
@@ -208,7 +208,9 @@ class ChatLM(LanguageModel):
             text, stopped = cut_reply(reply.text, params.stop, led=request.asking.led)
             reason: Literal["stop", "length"] = "length" if reply.cut_off and not stopped else "stop"
             *_, new = _tokens(reply.message, request.messages)
-            completions.append(Completion(text, new, reason, _logprob(reply.message)))
+            report = reply.message.response_metadata.get("logprobs")
+            tokens = token_logprobs(report, text) if params.top_logprobs else ()
+            completions.append(Completion(text, new, reason, summed(report), tokens))
         record(
             model_calls=len(completions),
             prompt_tokens=asked,
@@ -259,13 +261,3 @@ def _tokens(reply: AIMessage, messages: Sequence[BaseMessage]) -> tuple[int, int
     before = token_count(usage.get("input_tokens"), estimate)
     cached = token_count((usage.get("input_token_details") or {}).get("cache_read"), 0)
     return before, min(cached, before), token_count(usage.get("output_tokens"), length)
-
-
-def _logprob(reply: AIMessage) -> float | None:
-    """Sum of the tokens' log-probabilities as OpenAI's interface reports them, or `None`."""
-    report = reply.response_metadata.get("logprobs")
-    rows = report.get("content") if isinstance(report, dict) else None
-    if not isinstance(rows, list) or not rows:
-        return None
-    values = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
-    return math.fsum(values) if all(isinstance(v, int | float) for v in values) else None  # type: ignore[arg-type]

@@ -85,6 +85,8 @@ class ChatLeaf(Runnable[Any, Reply]):
         self.model, self.asking = model, asking
         self._learned = _learned_of(model)
         self._fields = {name: declared(model, SETTINGS[name]) for name in _FIELDS}
+        # Integrations that have both fields report OpenAI's form; for others "logprobs" means other things.
+        self._has_logprobs = {"logprobs", "top_logprobs"} <= set(type(model).model_fields)
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Reply:
         """The reply to a list of messages."""
@@ -170,6 +172,8 @@ class ChatLeaf(Runnable[Any, Reply]):
             "seed": self.asking.seed,
         }
         settings = {k: v for k, v in settings.items() if v is not None and self._fields[k] is not None}
+        if params.top_logprobs and self._has_logprobs:
+            settings["top_logprobs"] = params.top_logprobs
         # White space ends a reply before it has begun, unless a prefix leads it; some refuse it.
         stops = [mark for mark in params.stop if self.asking.led or mark.strip()]
         if stops and not thinks:
@@ -182,6 +186,8 @@ class ChatLeaf(Runnable[Any, Reply]):
         self, messages: Sequence[BaseMessage], kwargs: dict[str, Any], settings: Mapping[str, Any]
     ) -> _Request:
         update = {field: settings[name] for name, field in self._fields.items() if field and name in settings}
+        if "top_logprobs" in settings:
+            update |= {"logprobs": True, "top_logprobs": settings["top_logprobs"]}
         model: Runnable[Any, Any] = self.model.model_copy(update=update) if update else self.model
         messages, options = list(messages), dict(kwargs)
         if "schema" in settings:
@@ -196,9 +202,11 @@ class ChatLeaf(Runnable[Any, Reply]):
         if transient(error):
             return set()
         status = getattr(error, "status_code", None)
-        named = set()
-        if status in (400, 422) or isinstance(error, _REFUSES):
+        named: set[str] = set()
+        if status in (400, 403, 422) or isinstance(error, _REFUSES):
             named = refused_settings(said_with(error), settings)
+        if status == 403:  # a matter of the key, but for "You are not allowed to request logprobs"
+            named &= {"top_logprobs"}
         if not named and "schema" in settings and status not in (401, 403, 404):
             return {"this schema"}  # clients fail over replies that do not keep to it
         return named

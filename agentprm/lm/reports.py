@@ -35,6 +35,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "max_tokens_to_sample",
         "num_predict",
     ),
+    "top_logprobs": ("top_logprobs", "logprobs", "logprob"),
     "schema": ("response_format", "json_schema", "schema", "format", "tool_choice", "tools", "grammar"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentprm.background import all_of
@@ -14,6 +15,7 @@ from agentprm.lm.json_http import Refused
 from agentprm.lm.learned import Learned
 from agentprm.lm.reports import content_text, is_cut_off, refused_settings, token_count
 from agentprm.lm.token_lm import Cost, Job
+from agentprm.lm.token_logprobs import summed, token_logprobs
 from agentprm.replies import cut_reply
 
 __all__ = ["ChatRequests"]
@@ -94,6 +96,8 @@ class ChatRequests:
             settings["seed"] = Job(key, n, params.seed, params).seed_of(first, _SEED_BITS)
         if n > 1:
             settings["n"] = n
+        if params.top_logprobs:
+            settings["top_logprobs"] = params.top_logprobs
         if params.schema is not None:
             strict = params.schema.get("additionalProperties") is False  # which strictness presupposes
             name = re.sub(r"\W", "_", str(params.schema.get("title", "reply")))
@@ -139,6 +143,8 @@ class ChatRequests:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if self._kwargs:
             body["chat_template_kwargs"] = self._kwargs
+        if "top_logprobs" in sent:
+            body["logprobs"] = True
         names = {"max_tokens": self._cap, "schema": "response_format"}
         return body | {names.get(name, name): value for name, value in sent.items()}
 
@@ -165,7 +171,7 @@ class ChatRequests:
         cost.generated += generated
         cost.computed += max(0, asked - cached) + generated
         if len(done) == 1:
-            done = [Completion(done[0].text, generated, done[0].finish_reason)]
+            done = [replace(done[0], tokens=generated)]
         return done
 
     def _completion(
@@ -180,4 +186,11 @@ class ChatRequests:
         reasoned = reasoned or any(message.get(key) for key in _REASONING)
         text = self._learned.read(text, cut_off=cut_off, reasoned=reasoned)
         text, stopped = cut_reply(text, params.stop, led=bool(prompt.prefix))
-        return Completion(text, (len(text) + 3) // 4, "length" if cut_off and not stopped else "stop")
+        report = row.get("logprobs")
+        return Completion(
+            text,
+            (len(text) + 3) // 4,
+            "length" if cut_off and not stopped else "stop",
+            summed(report),
+            token_logprobs(report, text) if params.top_logprobs else (),
+        )

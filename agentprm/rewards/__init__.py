@@ -12,7 +12,8 @@ What lives where, in the order in which a score comes about:
 - `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
   off a model in this process, whose parts `checkpoints`, `adapters` and `heads` load. `served_reward`,
   `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
-- `verdict`: written by a model. `likelihood`: from likelihoods, without training.
+- `verdict`: written by a model; `verdict_tokens`: its probability. `likelihood`: from likelihoods, without
+  training.
 - `fused`, `checked` (with `checkers`), `calibration` (with `separation`): rewards around rewards.
 - `aggregation`: from the scores of steps to one of a trajectory. `labels`: from labelled steps to training.
 """

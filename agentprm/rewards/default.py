@@ -23,7 +23,8 @@ def default_reward(
 
     With log-likelihoods `Grounding` and `Relevance` fused, which told right steps from wrong ones best
     (`benchmarks/rewards.py`). A chat model gives none, so it judges each step in words
-    (`VerdictReward`), at the cost of a call a step.
+    (`VerdictReward`), at the cost of a call a step. The score is the probability of its verdict where
+    the model reports the likeliest tokens, else 1 or 0, which leaves most candidates equal.
 
     Args:
         model: A language model, or whatever `as_language_model` takes.

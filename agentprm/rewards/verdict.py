@@ -18,6 +18,7 @@ from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Continuation, Found, Judge, VerdictTemplate, Writing
+from agentprm.rewards.verdict_tokens import listed_probability
 
 __all__ = ["Verdict", "VerdictReward"]
 
@@ -42,6 +43,7 @@ class Verdict:
     critiques: tuple[str, ...]
 
 
+_LISTED = 20  # likeliest tokens to ask a model for, the most that OpenAI's interface gives
 _PARAMS = SamplingParams(max_tokens=1024, temperature=0.6, top_p=0.95, seed=0)
 
 
@@ -51,19 +53,23 @@ class VerdictReward(ProcessRewardModel):
     GenPRM, ThinkPRM, gORM and gPRM, GroundedPRM, a language model as judge with principles or a
     rubric, or the policy as its own judge: the template says which.
 
-    With a model that continues a prefix and has log-likelihoods, a sample's score is
-    P(good) / (P(good) + P(bad)) where it wrote its verdict, from the model itself and not from the
-    few most likely tokens that a server reports; with others it is 1 or 0. A sample without a verdict
-    has no score: the mean is over the others, and a step for which none is left scores NaN and is
-    counted in `unscored`. `judge` gives the votes and critiques.
+    A sample's score is P(good) / (P(good) + P(bad)) where it wrote its verdict: with a model that
+    continues a prefix and has log-likelihoods from the model itself, else from the likeliest tokens
+    that it reports there, as `ChatOpenAI`, `ChatOllama` and the chat API of servers do. Models that
+    report none (reasoning models above all) vote 1 or 0; `graded` and `counted` tell which of it
+    happened, and the `repr` shows them. A sample without a verdict has no score: the mean is over the
+    others, and a step for which none is left scores NaN and is counted in `unscored`. `judge` gives the
+    votes and critiques. Probabilities of a language model lean to 0 and 1: see `Calibrated`.
 
     Args:
         model: A language model, or whatever `as_language_model` takes.
         template: The prompt and how to find the verdict; by default a plain judge.
         k: Samples per step.
         params: How to sample; by default temperature .6, top-p .95 (GenPRM's), 1,024 tokens, and seed
-            0, with which the same step has the same verdict in any company.
-        soft: Read probabilities (`True`), count labels (`False`), or the former where the model can.
+            0, with which the same step has the same verdict in any company. Where tokens are read,
+            `top_logprobs` is 20 unless it is given here.
+        soft: Read probabilities off log-likelihoods (`True`), count labels (`False`), or read what
+            probabilities the model gives (`None`).
         scope: `prefix` judges each step by what stands before it, one critique per step. `solution`
             takes all verdicts from one critique of the whole trajectory, for templates that give one
             per step: much cheaper for finished solutions, but a step is then judged with the later
@@ -74,6 +80,8 @@ class VerdictReward(ProcessRewardModel):
     Attributes:
         unparsed: Samples without a verdict so far.
         unscored: Steps without a score so far: none of their samples held a verdict.
+        graded: Votes so far that are probabilities.
+        counted: Votes so far that are labels, 1 or 0, or grades.
 
     Raises:
         CapabilityError: If the model lacks what the template or `soft=True` needs.
@@ -112,11 +120,15 @@ class VerdictReward(ProcessRewardModel):
             require(self.model, "loglikelihood", f"{name} with soft=True")
         can = self.model.capabilities
         self.soft = soft if soft is not None else can.prefill and can.loglikelihood
-        self.k, self.params, self.scope = k, params, scope
+        listed = 0 if self.soft or soft is False else params.top_logprobs or _LISTED
+        self.k, self.params, self.scope = k, replace(params, top_logprobs=listed), scope
         self.step_text: StepWriter = step_text or StepText()
-        self.unparsed = self.unscored = 0
+        self.unparsed = self.unscored = self.graded = self.counted = 0
         self._known = PrefixMemory[Verdict](cache_size)
         self._lock = ForkSafeLock()
+
+    def __repr__(self) -> str:
+        return f"VerdictReward({type(self.model).__name__}, graded={self.graded}, counted={self.counted})"
 
     def model_calls(self, steps: int) -> int:
         """See `ProcessRewardModel.model_calls`: `k` samples a step and stage, and their soft votes."""
@@ -208,10 +220,13 @@ class VerdictReward(ProcessRewardModel):
                 messages = self.template.messages(question, steps, history)
                 bases.append((Prompt(tuple(messages), thinking=self.template.thinks), len(steps)))
                 paths.append(self.template.write(self.template.opening if prefill else "", len(steps)))
-        texts = yield from self._written(bases, paths)
+        written = yield from self._written(bases, paths)
+        texts = [text for text, _ in written]
         votes: list[list[float | None]] = []
         soft: list[tuple[int, int, Prompt, list[str]]] = []
-        for number, ((base, count), text) in enumerate(zip(bases, texts, strict=True)):
+        graded: set[tuple[int, int]] = set()
+        needed = 1 if self.scope == "prefix" else max(count for _, count in bases)  # last verdicts of a turn
+        for number, ((base, count), (text, last)) in enumerate(zip(bases, written, strict=True)):
             found = self.template.find(text, question, count)
             if self.soft and self.template.closing and found[-1] is None:
                 texts[number] = text.rstrip() + self.template.closing
@@ -219,22 +234,36 @@ class VerdictReward(ProcessRewardModel):
                 found = [*found[:-1], Found(0.0, len(texts[number]), (f" {good}", f" {bad}"))]
             votes.append([None if verdict is None else verdict.value for verdict in found])
             for k, verdict in enumerate(found):
-                if verdict is not None and verdict.at is not None and self.soft:
+                if verdict is None or k < count - needed:
+                    continue
+                if (listed := listed_probability(verdict, text, last)) is not None:
+                    votes[number][k] = listed
+                    graded.add((number, k))
+                if verdict.at is not None and self.soft:
                     prompt = replace(base, prefix=texts[number][: verdict.at])
                     soft.append((number, k, prompt, list(verdict.words)))
-        if self.scope == "prefix":
-            soft = [item for item in soft if item[1] == bases[item[0]][1] - 1]
         if soft:
             asked = [prompt for _, _, prompt, _ in soft], [words for *_, words in soft]
             rows = yield from wait(self.model.loglikelihood, self.model.aloglikelihood, *asked)
             for (number, k, _, _), (good_words, bad_words) in zip(soft, rows, strict=True):
                 votes[number][k] = sigmoid(good_words - bad_words)
+                graded.add((number, k))
+        given = sum(vote is not None for row in votes for vote in row[-needed:])
+        with self._lock:
+            self.graded += len(graded)
+            self.counted += given - len(graded)
         paired = list(zip(texts, votes, strict=True))
         return [paired[i : i + self.k] for i in range(0, len(paired), self.k)]
 
-    def _written(self, bases: list[tuple[Prompt, int]], paths: list[Writing]) -> Plan[list[str]]:
-        """Advances all paths together: what they wait for is sampled in as few calls as possible."""
-        texts = [""] * len(paths)
+    def _written(
+        self, bases: list[tuple[Prompt, int]], paths: list[Writing]
+    ) -> Plan[list[tuple[str, Completion]]]:
+        """Advances all paths together: what they wait for is sampled in as few calls as possible.
+
+        Returns:
+            Each turn, and the completion that it ends with.
+        """
+        texts: dict[int, tuple[str, Completion]] = {}
         waiting: dict[int, Continuation] = {i: next(path) for i, path in enumerate(paths)}
         while waiting:
             # Equal wishes are one prompt with several samples: one prefill, and different samples.
@@ -259,9 +288,8 @@ class VerdictReward(ProcessRewardModel):
                 # In a thread: a template may run a program between two stages.
                 stages, ends = yield from wait_in_thread(_advanced, paths, replies)
                 waiting.update(stages)
-                for i, text in ends.items():
-                    texts[i] = text
-        return texts
+                texts.update({i: (ends[i], last) for i, last in replies if i in ends})
+        return [texts[i] for i in range(len(paths))]
 
 
 def _advanced(

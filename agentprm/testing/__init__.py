@@ -7,7 +7,7 @@ address; `fakes` has embeddings, a store and a reward.
 from agentprm.testing.agents import ScriptedAgentModel, calls
 from agentprm.testing.fakes import FakeEmbeddings, FakeReward, fake_store
 from agentprm.testing.scripted import ScriptedChatModel, ScriptedLanguageModel
-from agentprm.testing.servers import LlamaCppServer, OllamaServer, OpenAIReasoningServer
+from agentprm.testing.servers import LlamaCppServer, OllamaServer, OpenAIReasoningServer, OpenAIServer
 
 __all__ = [
     "FakeEmbeddings",
@@ -15,6 +15,7 @@ __all__ = [
     "LlamaCppServer",
     "OllamaServer",
     "OpenAIReasoningServer",
+    "OpenAIServer",
     "ScriptedAgentModel",
     "ScriptedChatModel",
     "ScriptedLanguageModel",

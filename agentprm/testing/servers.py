@@ -12,17 +12,19 @@ Example:
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from agentprm.testing.scripted import Script, scripted_reply
 
-__all__ = ["FakeServer", "LlamaCppServer", "OllamaServer", "OpenAIReasoningServer"]
+__all__ = ["FakeServer", "LlamaCppServer", "OllamaServer", "OpenAIReasoningServer", "OpenAIServer"]
 
+Likely = Callable[[str, str], Mapping[str, float]]
 Reply = tuple[int, Any]
 
 
@@ -33,6 +35,8 @@ class FakeServer(ABC):
         script: Texts to look for in the conversation and what to reply, or a function from the
             conversation's text to the reply.
         model: The model's name in the server's list.
+        likely: The likeliest tokens and their probabilities, the written one among them, from the
+            conversation's text and that token. Without it no log-probabilities are reported.
 
     Attributes:
         root: Address without a path, for instance `http://127.0.0.1:40123`.
@@ -41,8 +45,8 @@ class FakeServer(ABC):
         faults: Replies for the next chat requests instead of the script's: `(status, JSON)` each.
     """
 
-    def __init__(self, script: Script, *, model: str = "fake") -> None:
-        self.script, self.model = script, model
+    def __init__(self, script: Script, *, model: str = "fake", likely: Likely | None = None) -> None:
+        self.script, self.model, self.likely = script, model, likely
         self.requests: list[tuple[str, Any]] = []
         self.faults: list[Reply] = []
         self.root = self.url = ""
@@ -86,9 +90,20 @@ class FakeServer(ABC):
 
     def reply(self, body: Any) -> str:
         """What the script says to the conversation of a request."""
-        parts = (message.get("content") or "" for message in body["messages"])
-        texts = [p if isinstance(p, str) else "".join(x.get("text", "") for x in p) for p in parts]
-        return scripted_reply(self.script, "\n".join(texts))
+        return scripted_reply(self.script, _conversation(body))
+
+    def logprobs(self, body: Any, text: str) -> list[dict[str, Any]] | None:
+        """A row for every token of `text` (a word and the blank before it), if the request asks for them."""
+        if self.likely is None or not body.get("logprobs"):
+            return None
+        rows = []
+        for token in re.findall(r" ?\w+|\s|[^\w\s]+", text):
+            likely = self.likely(_conversation(body), token)
+            listed = sorted(likely.items(), key=lambda item: -item[1])[: body.get("top_logprobs") or 0]
+            rows.append(
+                {**_logprob(token, likely[token]), "top_logprobs": [_logprob(t, p) for t, p in listed]}
+            )
+        return rows
 
     def models(self) -> Reply:
         """The list of models in OpenAI's form."""
@@ -146,8 +161,10 @@ class FakeServer(ABC):
                     "index": i,
                     "finish_reason": finish,
                     "message": {"role": "assistant", "content": text, **message},
+                    "logprobs": rows and {"content": rows},
                 }
                 for i, text in enumerate(texts)
+                for rows in [self.logprobs(body, text)]
             ]
             return 200, {**head, "object": "chat.completion", "choices": choices, "usage": usage}
 
@@ -172,6 +189,33 @@ class FakeServer(ABC):
 
 def _error(status: int, message: str, **more: Any) -> Reply:
     return status, {"error": {"message": message, "type": "invalid_request_error", "code": None, **more}}
+
+
+def _conversation(body: Any) -> str:
+    parts = (message.get("content") or "" for message in body["messages"])
+    return "\n".join(p if isinstance(p, str) else "".join(x.get("text", "") for x in p) for p in parts)
+
+
+def _logprob(token: str, probability: float) -> dict[str, Any]:
+    logprob = math.log(probability) if probability else -9999.0  # OpenAI's word for never
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+
+class OpenAIServer(FakeServer):
+    """OpenAI's chat models that do not reason: log-probabilities, with up to 20 tokens at each place."""
+
+    def answer(self, path: str, body: Any) -> Reply | Iterator[str] | None:
+        """See `FakeServer.answer`."""
+        if path == "/v1/models":
+            return self.models()
+        if path != "/v1/chat/completions":
+            return None
+        listed = body.get("top_logprobs")
+        if listed is not None and not body.get("logprobs"):
+            return _error(400, "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.")
+        if listed is not None and not 0 <= listed <= 20:
+            return _error(400, f"Invalid value for 'top_logprobs': must be at most 20, got {listed}.")
+        return self.completion(body, [self.reply(body) for _ in range(body.get("n") or 1)])
 
 
 class OpenAIReasoningServer(FakeServer):
@@ -229,12 +273,19 @@ class OllamaServer(FakeServer):
         model: Name without a tag.
         thought: What the model thinks before each answer; empty for one that does not.
         apart: The thought comes in a field of its own; else between tags in the answer.
+        likely: As in `FakeServer`.
     """
 
     def __init__(
-        self, script: Script, *, model: str = "llama3.2", thought: str = "", apart: bool = False
+        self,
+        script: Script,
+        *,
+        model: str = "llama3.2",
+        thought: str = "",
+        apart: bool = False,
+        likely: Likely | None = None,
     ) -> None:
-        super().__init__(script, model=f"{model}:latest")
+        super().__init__(script, model=f"{model}:latest", likely=likely)
         self.thought, self.apart = thought, apart
 
     def answer(self, path: str, body: Any) -> Reply | Iterator[str] | None:
@@ -265,12 +316,16 @@ class OllamaServer(FakeServer):
     def _native(self, body: Any, reply: str, field: dict[str, Any]) -> Reply | Iterator[str]:
         counts = {"prompt_eval_count": 9, "eval_count": len(reply) // 4 + 1}
         head = {"model": self.model, "created_at": "2026-01-01T00:00:00Z"}
-        end = {"done": True, "done_reason": "stop", **counts}
+        tokens = self.logprobs(body, reply)
+        end: dict[str, Any] = {"done": True, "done_reason": "stop", **counts}
         if not body.get("stream", True):
-            return 200, {**head, "message": {"role": "assistant", "content": reply, **field}, **end}
+            message = {"role": "assistant", "content": reply, **field}
+            return 200, {**head, "message": message, **({"logprobs": tokens} if tokens else {}), **end}
         messages = [{"role": "assistant", "content": "", **field}] if field else []
         messages += [{"role": "assistant", "content": word} for word in re.findall(r"\S+\s*|\s+", reply)]
-        rows = [{**head, "message": message, "done": False} for message in messages]
+        rows: list[dict[str, Any]] = [{**head, "message": message, "done": False} for message in messages]
+        if tokens:
+            rows[-1]["logprobs"] = tokens
         rows.append({**head, "message": {"role": "assistant", "content": ""}, **end})
         return (json.dumps(row) + "\n" for row in rows)
 
