@@ -10,6 +10,7 @@ What lives where, from the contract to the wire:
 - `chat`: LangChain chat models, which `chat_models` takes as users hand them over; `chat_leaf` asks one of
   them as it likes.
 - `reports`: how servers and clients word what went wrong; `learned`: what a model was found to refuse.
+- `token_logprobs`: the log-probabilities that both kinds of chat report, placed in the text.
 - `json_http`: requests; `retries`: which failures are worth another try.
 """
 
