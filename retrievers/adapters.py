@@ -18,7 +18,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from agentprm.errors import CapabilityError, InputError
 from agentprm.retrievers.filters import compile_filter
 from agentprm.retrievers.store_base import VectorSearchStore
-from agentprm.retrievers.vectors import FloatArray, VectorIndex
+from agentprm.retrievers.vectors import FloatArray, VectorIndex, unit
 
 __all__ = ["AdaptedIndex", "Engine", "document_test", "vector_index"]
 
@@ -121,8 +121,8 @@ class AdaptedIndex:
         for vector in vectors:
             find = self._engine.find or self.store.similarity_search_by_vector
             documents = [_with_id(document) for document in find(vector.tolist(), k=k, **options)]
-            stored = _unit(self._vectors(documents))
-            scores = (stored @ _unit(vector[None, :])[0]).tolist() if documents else []
+            stored = unit(self._vectors(documents))
+            scores = (stored @ unit(vector[None, :])[0]).tolist() if documents else []
             rows.append(list(zip(documents, scores, strict=True)))
         return rows
 
@@ -256,8 +256,3 @@ def _with_id(document: Document) -> Document:
             raise CapabilityError("The store returns documents without ids, which feedback needs.")
         return document.model_copy(update={"id": str(own)})
     return document
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)

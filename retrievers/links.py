@@ -20,7 +20,7 @@ from agentprm.retrievers.feedback import Merge
 from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import Selection
-from agentprm.retrievers.vectors import FloatArray, VectorIndex
+from agentprm.retrievers.vectors import FloatArray, VectorIndex, unit
 from agentprm.text import words
 
 __all__ = ["LINKED", "Candidates", "LinkFeedback", "LinkWeights", "Names", "Target", "keeps_mentions"]
@@ -51,7 +51,7 @@ class Candidates:
 
     def __init__(self, index: VectorIndex, vector: FloatArray, filter: Any, hits: RankedList) -> None:
         self._index = index
-        self._vector = _unit(np.asarray(vector, dtype=np.float32)[None, :])[0]
+        self._vector = unit(np.asarray(vector, dtype=np.float32)[None, :])[0]
         self._allowed = document_test(index, filter)
         self._documents: dict[str, Document | None] = {str(d.id): d for d, _ in hits}
         self._linked: dict[str, list[tuple[Target, float, float]]] = {}
@@ -112,13 +112,8 @@ class Candidates:
     def _cosines(self, ids: list[str]) -> dict[str, float]:
         if not ids:
             return {}
-        products = _unit(self._index.vectors_for(ids)) @ self._vector
+        products = unit(self._index.vectors_for(ids)) @ self._vector
         return dict(zip(ids, products.tolist(), strict=True))
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
 
 
 # Passages whose names are taken, and names that are sought.

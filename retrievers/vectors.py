@@ -26,6 +26,7 @@ __all__ = [
     "prepare",
     "relevance_fn",
     "to_scores",
+    "unit",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -77,6 +78,12 @@ def prepare(vectors: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.
         return vectors
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+
+
+def unit(vectors: FloatArray) -> FloatArray:
+    """Vectors (… x d) of unit length; a zero vector stays zero."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
 
 
 def to_scores(inner: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float64]:

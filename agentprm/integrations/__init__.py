@@ -8,7 +8,7 @@ What lives where:
 - `retrieval`: middleware that fetches passages where an agent needs them.
 - `actions`: middleware that lets a reward choose what an agent does; `choosing` has the procedure,
   `action_trace` draws it.
-- `conversation`: messages as the steps that a reward reads. `unseen`: model calls that no stream shows.
+- `trajectories`: messages as the steps that a reward reads. `unseen`: model calls that no stream shows.
 - `decisions`: LangChain's decision models as rewards, and the other way round.
 """
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from agentprm.integrations.action_trace import action_trace
     from agentprm.integrations.actions import ActionState, RewardGuidedActions
     from agentprm.integrations.choosing import ActionCandidate, ActionChosen, ActionRound
-    from agentprm.integrations.conversation import Conversation, trajectory_of
     from agentprm.integrations.decisions import DecisionReward, RewardDecisionModel
     from agentprm.integrations.retrieval import Lookup, RetrievalControl, RetrievalState
     from agentprm.integrations.tool import answer_text, create_search_tool
+    from agentprm.integrations.trajectories import Conversation, trajectory_of
 
 _HOMES = {
     "ActionCandidate": "choosing",
     "ActionChosen": "choosing",
     "ActionRound": "choosing",
     "ActionState": "actions",
-    "Conversation": "conversation",
+    "Conversation": "trajectories",
     "DecisionReward": "decisions",
     "Lookup": "retrieval",
     "RetrievalControl": "retrieval",
@@ -39,7 +39,7 @@ _HOMES = {
     "action_trace": "action_trace",
     "answer_text": "tool",
     "create_search_tool": "tool",
-    "trajectory_of": "conversation",
+    "trajectory_of": "trajectories",
 }
 
 __all__ = [

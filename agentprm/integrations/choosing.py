@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget, Usage, add_usage, record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, TransientModelError
-from agentprm.integrations.conversation import Conversation, action_text, trajectory_of
+from agentprm.integrations.trajectories import Conversation, action_text, trajectory_of
 from agentprm.lm.retries import transient
 from agentprm.plans import Plan, wait
 from agentprm.prompts import PROMPTS, Prompts

@@ -18,7 +18,7 @@ from agentprm.errors import (
     MissingDependencyError,
     ParseError,
 )
-from agentprm.integrations.conversation import call_text, trajectory_of
+from agentprm.integrations.trajectories import call_text, trajectory_of
 from agentprm.numeric import sigmoid
 from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory, check_scores

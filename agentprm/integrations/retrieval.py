@@ -12,7 +12,7 @@ from langgraph.types import Command
 from typing_extensions import TypedDict
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
-from agentprm.integrations.conversation import trajectory_of
+from agentprm.integrations.trajectories import trajectory_of
 from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.nodes import CondenseQuestion, Retrieve
 from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread

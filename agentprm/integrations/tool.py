@@ -12,7 +12,7 @@ from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, Field
 
 from agentprm.errors import ConfigurationError
-from agentprm.integrations.conversation import shortened
+from agentprm.integrations.trajectories import shortened
 from agentprm.state import Citation, title_of
 from agentprm.text import one_line
 from agentprm.trace import Trace, trace_of

@@ -55,7 +55,7 @@ class RerankSelector:
         self._above, self._below = above, below
 
     def select(self, query: str, hits: Sequence[tuple[Document, float]]) -> Selection:
-        """Decides about the hits; see `agentprm.retrievers.Selector`."""
+        """Decides about the hits; see `agentprm.retrievers.selectors.Selector`."""
         documents = [document for document, _ in hits[: self._depth]]
         return self._selection(self.reranker.rank(documents, query))
 

@@ -20,7 +20,7 @@ from agentprm.citations import supporting
 from agentprm.engine.tokenizing import as_data
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import contains_answer, exact_match, normalize_answer, normalize_unicode, token_f1
-from agentprm.integrations.conversation import shortened
+from agentprm.integrations.trajectories import shortened
 from agentprm.lm import Completion
 from agentprm.lm.reports import refused_settings, too_long
 from agentprm.nodes import condense_question
