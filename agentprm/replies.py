@@ -156,16 +156,21 @@ class Proposal:
 
 # A model that was led to write "Search:" may write the label once more, or conclude all the same. Every
 # pattern here is linear in its text: possessive, or bounded.
-_LABEL = re.compile(r"\W*+(search|final\s{1,4}answer)\W*[:\uff1a]", re.IGNORECASE)
+_QUERY = r"(?:\s{1,4}(?:query|question|for))?"
+_LABEL = re.compile(
+    rf"\W*+(?:next\s{{1,4}})?(search(?={_QUERY}\W)|final\s{{1,4}}answer){_QUERY}\W*[:\uff1a]", re.IGNORECASE
+)
 # Further on in a reply a label counts where a sentence could begin, and not in "I did a search: …".
 _LATER = re.compile(
-    r"(?:^|[.!?\u2026:;,\u2014\u3002\uff1a)])[\s*_#>`\"'-]{0,8}(?=(?:search|final\s{1,4}answer)[\s*_`]{0,8}[:\uff1a])",
+    r"(?:^|[.!?\u2026:;,\u2014\u3002\uff1a)])[\s*_#>`\"'-]{0,8}"
+    rf"(?=(?:(?:next\s{{1,4}})?search{_QUERY}|final\s{{1,4}}answer)[\s*_`]{{0,8}}[:\uff1a])",
     re.IGNORECASE | re.MULTILINE,
 )
 _ANSWER_LABEL = re.compile(
     r"[\s*_#>`\"']{0,20}(?:final\s{1,4}answer|answer|finding)[\s*_`\"']{0,20}[:\uff1a][\s*_`]{0,20}",
     re.IGNORECASE,
 )
+_BOXED = re.compile(r"\$?\\boxed\{(?:\\text\{([^{}\n]+)\}|([^{}\n]+))\}\$?\.?")
 _FIRST_QUESTION = re.compile(r"[^?\uff1f\u061f]*[?\uff1f\u061f]?")
 _MARKS = " \t\"'*`"
 
@@ -208,16 +213,19 @@ def _proposal(reply: str) -> Proposal | None:
         query = one_line(_FIRST_QUESTION.match(line)[0]).rstrip("*`")  # type: ignore[index]
         return Proposal(query=query) if re.search(r"\w", query) else None
     paragraph = re.split(r"\n[ \t]*+\n", rest, maxsplit=1)[0]
+    if paragraph.count("```") % 2:  # the label stands in the fence that ends here
+        paragraph = paragraph.removesuffix("```").rstrip()
     return Proposal(final_answer=parse_finding(paragraph))
 
 
 def parse_finding(text: str) -> str:
     """The answer in a reply, of one line or several; empty if there is none.
 
-    Left out are thinking, a label before it, and quotes or markup around it; of a reply in JSON its
-    only text is taken.
+    Left out are thinking, a label before it, and quotes, markup, a box or a fence around a line; of a
+    reply in JSON its only text is taken.
     """
     reply = clean_text(without_thought(text)).strip()
+    reply = _unfenced(reply)
     fields = json_object(reply)
     if fields is not None and len(fields) == 1 and isinstance(value := next(iter(fields.values())), str):
         reply = value.strip()
@@ -227,9 +235,20 @@ def parse_finding(text: str) -> str:
     return answer if re.search(r"\w", answer) else ""
 
 
+def _unfenced(reply: str) -> str:
+    """The only line of a code fence, if that is all of the reply; a fence around more is kept."""
+    if len(reply) <= 6 or not (reply.startswith("```") and reply.endswith("```")):
+        return reply
+    head, _, rest = reply[3:-3].partition("\n")
+    inner = rest.strip() or head.strip()
+    return reply if not inner or "\n" in inner or "`" in inner else inner
+
+
 def _unquoted(line: str) -> str:
     """`line` without quotes and markup around it; a list of quoted names keeps its own."""
     inner = line.strip(_MARKS)
+    if boxed := _BOXED.fullmatch(inner):
+        return (boxed[1] or boxed[2]).strip()
     return line if any(mark in inner for mark in set(line) & set('"*`')) else inner
 
 

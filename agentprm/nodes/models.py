@@ -246,7 +246,7 @@ def _news(text: str, said: str) -> str:
     """What a reply under way holds of its answer beyond `said`; only what will stay."""
     start, end = answer_span(text)
     body = text[start:end].lstrip()
-    if end < len(text) or len(body) <= _HELD or body[0] in "<[{`\u25c1":
+    if end < len(text) or len(body) <= _HELD or body[0] in "<[{`\u25c1" or "\\boxed" in body:
         return ""
     known = parse_finding(body).rstrip(f"{_MARKS} \t\n")
     # Quotes around a single line are left out in the end, and so are runs of blanks in it.
