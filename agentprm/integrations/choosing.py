@@ -93,12 +93,18 @@ class Rules:
     prompts: Prompts = PROMPTS
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.refine < 0:
+        counts = (self.n, self.refine)
+        if (
+            any(isinstance(c, bool) or not isinstance(c, int) for c in counts)
+            or self.n < 1
+            or self.refine < 0
+        ):
             raise ConfigurationError(
-                f"n must be at least 1 and refine at least 0, not {self.n} and {self.refine}."
+                f"n must be an integer of at least 1 and refine one of at least 0, "
+                f"not {self.n!r} and {self.refine!r}."
             )
-        if self.below is not None and not math.isfinite(self.below):
-            raise ConfigurationError(f"below must be a finite number or None, not {self.below}.")
+        if self.below is not None and not (isinstance(self.below, int | float) and math.isfinite(self.below)):
+            raise ConfigurationError(f"below must be a finite number or None, not {self.below!r}.")
 
 
 class _Candidate:

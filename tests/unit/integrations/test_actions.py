@@ -350,7 +350,18 @@ def test_the_choices_can_be_drawn(capsys):
         action_trace({"messages": []})
 
 
-@pytest.mark.parametrize("wrong", [{"n": 0}, {"refine": -1}, {"below": math.nan}, {"budget": {"bugdet": 1}}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n": "4"},
+        {"below": "low"},
+        {"refine": True},
+        {"n": 0},
+        {"refine": -1},
+        {"below": math.nan},
+        {"budget": {"bugdet": 1}},
+    ],
+)
 def test_unusable_settings(wrong):
     with pytest.raises(ConfigurationError):
         RewardGuidedActions(liking(), **wrong)
