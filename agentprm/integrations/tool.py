@@ -26,7 +26,8 @@ _DESCRIPTION = (
 
 
 class _Question(BaseModel):
-    question: str = Field(description="A complete question, which needs no context.")
+    # An empty question is the agent's mistake: it is told so and may go on.
+    question: str = Field(description="A complete question, which needs no context.", pattern=r"\S")
 
 
 def create_search_tool(

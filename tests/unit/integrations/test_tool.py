@@ -50,6 +50,17 @@ def test_content_and_artifact(how, tmp_path):
     assert load_trace(tmp_path / "trace.json")["answer"] == "Portsmouth"
 
 
+def test_an_agent_that_asks_nothing_is_told_so_and_goes_on():
+    from langchain.agents import create_agent
+
+    model = ScriptedAgentModel(replies=[calls(("search_documents", {"question": " "})), "I do not know."])
+    agent = create_agent(model, [create_search_tool(graph(), name="search_documents")])
+    messages = agent.invoke({"messages": [("user", "Where?")]})["messages"]
+    assert messages[-1].text == "I do not know."
+    assert messages[-2].status == "error"
+    assert "question" in messages[-2].text
+
+
 def test_without_an_answer_it_says_so():
     assert (
         create_search_tool(graph(reply="")).invoke({"question": "Where?"}).startswith("No answer was found (")
