@@ -128,13 +128,20 @@ def check_context(also: tuple[str, ...] = ()) -> None:
         ConfigurationError: If there is one.
     """
     context = _run_context()
-    if not isinstance(context, Mapping):
+    if context is None:
         return
-    namespace = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    inside_another = "|" in str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    if not isinstance(context, Mapping):
+        if inside_another:
+            return
+        raise ConfigurationError(
+            f"The context of this graph is a {type(context).__name__}; give its settings as a mapping, for "
+            'instance context={"k": 3}.'
+        )
     for name in context:
         if name in SETTINGS:
             overridden(name)
-        elif name not in also and "|" not in namespace:
+        elif name not in also and not inside_another:
             raise ConfigurationError(unknown_name("The context of this graph", "setting", name, SETTINGS))
 
 

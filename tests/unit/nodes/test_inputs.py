@@ -256,6 +256,8 @@ def test_a_conclusion_among_too_few_candidates_is_not_reported_as_answered():
         ({"budget": 3}, "a mapping of its bounds"),
         ({"budget": {"calls": 3}}, "no bound 'calls'"),
         ({"budget": {"model_calls": "3"}}, "must be a number"),
+        (["n"], "give its settings as a mapping"),
+        ("n=3", "give its settings as a mapping"),
     ],
 )
 def test_settings_of_a_run_are_checked(context, says):
