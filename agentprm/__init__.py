@@ -9,7 +9,7 @@ What lives where, from a question to its answer:
 - Passages: `retrievers` finds them, `rerank` orders them, `citations` says which ones support a claim.
 - Judgement: `rewards` scores steps, `search` makes values of scores and chooses.
 - Around it: `integrations` for agents, `cli` for the shell, `scale` for many questions, `evaluation`, `trace`
-  to see a search, `testing` without models, `demo` documents.
+  to see a search, `training` for models of your own, `testing` without models, `demo` documents.
 - Used everywhere: `errors`, `text` of any language, `memory` of what was computed, `plans` and `background`
   for sync and async from one piece of code, `forking` for locks, `numeric`.
 """

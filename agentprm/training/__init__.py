@@ -1,8 +1,11 @@
 """Training: records of examples, their sources, their labels.
 
-What lives where: `data` defines the records and their files.
+What lives where: `data` defines the records and their files, `splits` divides them by question and drops
+near-duplicates. `labels` makes labels of steps of what is known about them, `choosing` says which steps,
+questions and domains to use.
 """
 
+from agentprm.training.choosing import annotator, balanced, choose_questions, domain_weights
 from agentprm.training.data import (
     Passage,
     PlanRecord,
@@ -16,6 +19,7 @@ from agentprm.training.data import (
     read_records,
     write_records,
 )
+from agentprm.training.splits import drop_near_duplicates, split_by_question
 
 __all__ = [
     "Passage",
@@ -27,6 +31,12 @@ __all__ = [
     "StepCounts",
     "StepLabelRecord",
     "TrajectoryStep",
+    "annotator",
+    "balanced",
+    "choose_questions",
+    "domain_weights",
+    "drop_near_duplicates",
     "read_records",
+    "split_by_question",
     "write_records",
 ]

@@ -209,14 +209,12 @@ class StepCounts(_Part):
         correct: How many of them reached a right answer.
         judged: A judge's verdict.
         checked: A tool's or checker's verdict.
-        evidence: The share of the step's facts that gold evidence supports.
     """
 
     rollouts: Annotated[int, Field(ge=0)] = 0
     correct: Annotated[int, Field(ge=0)] = 0
     judged: bool | None = None
     checked: bool | None = None
-    evidence: Share | None = None
 
     @model_validator(mode="after")
     def _at_most_all(self) -> Self:
