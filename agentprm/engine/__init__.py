@@ -43,6 +43,7 @@ What lies where, in the order in which data flows:
 - `parallel`: a pass on several threads of a CPU, each with rows of its own.
 - `cache`: keys and values of rows, and the tree that keeps them.
 - `decoding`: how a sample's next token is drawn, and when it ends.
+- `lora`: adapters; rows that differ in theirs go through one model together.
 - `loading`: checkpoints, their precision, context and end tokens.
 
 The engine knows token ids and tensors, no chat and no reward: it imports neither `agentprm.lm` nor

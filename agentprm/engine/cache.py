@@ -70,10 +70,12 @@ class PrefixTree:
 
     Args:
         max_bytes: Bound that `trim` enforces; 0 keeps nothing.
+        adapters: Names of the adapters with which tokens may be computed.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, adapters: Sequence[str] = ()) -> None:
         self.max_bytes = max_bytes
+        self._adapters = adapters
         self._clock = itertools.count(1)
         self._lock = ForkSafeLock()
         self._forget()
@@ -84,14 +86,14 @@ class PrefixTree:
         """Bytes of keys and values held."""
         return self._bytes
 
-    def match(self, tokens: Sequence[int]) -> list[Stretch]:
-        """The longest known beginning of `tokens`, from its first token on."""
+    def match(self, tokens: Sequence[int], adapter: str | None = None) -> list[Stretch]:
+        """The longest known beginning of `tokens` with an adapter, from its first token on."""
         with self._lock:
-            path, _ = self._walk(tuple(tokens))
+            path, _ = self._walk(tuple(tokens), adapter)
             return [Stretch(node.layers, count) for node, count in path]
 
     def insert(self, tokens: Sequence[int], row: Row, lane: int = 0) -> None:
-        """Adds a sequence that a row has computed; what is new of it is copied.
+        """Adds a sequence that a row has computed with its adapter; what is new of it is copied.
 
         Args:
             tokens: All of the lane's tokens, the trunk below it included.
@@ -100,10 +102,10 @@ class PrefixTree:
         """
         whole = tuple(tokens)
         with self._lock:
-            path, known = self._walk(whole)
+            path, known = self._walk(whole, row.adapter)
             if known == len(whole):
                 return
-            parent = self._root
+            parent = self._roots[row.adapter]
             if path:
                 parent, count = path[-1]
                 if count < len(parent.tokens):
@@ -130,13 +132,14 @@ class PrefixTree:
             self._forget()
 
     def _forget(self) -> None:
-        self._root = _Node((), [], None)
+        # One for each adapter: with another one the same tokens have other keys and values.
+        self._roots = {adapter: _Node((), [], None) for adapter in (None, *self._adapters)}
         self._bytes = 0
 
-    def _walk(self, tokens: tuple[int, ...]) -> tuple[list[tuple[_Node, int]], int]:
+    def _walk(self, tokens: tuple[int, ...], adapter: str | None) -> tuple[list[tuple[_Node, int]], int]:
         """The path along `tokens` with the number of tokens used of each edge, and their sum."""
         path: list[tuple[_Node, int]] = []
-        at, node, now = 0, self._root, next(self._clock)
+        at, node, now = 0, self._roots[adapter], next(self._clock)
         while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
             edge = child.tokens
             count = len(edge)
@@ -175,7 +178,7 @@ class PrefixTree:
 
     def _nodes(self) -> list[_Node]:
         found: list[_Node] = []
-        open_nodes = list(self._root.children.values())
+        open_nodes = [node for root in self._roots.values() for node in root.children.values()]
         while open_nodes:
             node = open_nodes.pop()
             found.append(node)
@@ -194,14 +197,19 @@ class Row:
         path: What is known of its beginning.
         capacity: Slots to reserve on top of it.
         device: Where the model lives.
+        adapter: Name of the adapter that it is computed with.
 
     Attributes:
+        adapter: The same.
         position: `[slots]`, position of each token.
         lane: `[slots]`, 0 for the trunk.
         length: Slots in use.
     """
 
-    def __init__(self, path: Sequence[Stretch], capacity: int, device: torch.device) -> None:
+    def __init__(
+        self, path: Sequence[Stretch], capacity: int, device: torch.device, adapter: str | None = None
+    ) -> None:
+        self.adapter = adapter
         self.length = path_length(path)
         self._capacity = max(1, self.length + capacity)
         self._keys: list[torch.Tensor] = []
@@ -252,7 +260,7 @@ class Row:
 
     def copy(self, capacity: int) -> Row:
         """A row of its own with the same content and that many slots to spare."""
-        new = Row((), self.length + capacity, self.position.device)
+        new = Row((), self.length + capacity, self.position.device, self.adapter)
         new.position, new.lane, new.length = self.position, self.lane, self.length
         new._forked = self._forked
         for mine, its in ((self._keys, new._keys), (self._values, new._values)):

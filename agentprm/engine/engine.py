@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from agentprm.engine.attention import Pass, cache_argument, needs_mask, use_row_attention
 from agentprm.engine.cache import PrefixTree, Row
+from agentprm.engine.lora import Adapters
 from agentprm.engine.parallel import even_parts, side_by_side
 from agentprm.errors import ConfigurationError
 
@@ -41,8 +43,10 @@ class Engine:
     Args:
         model: The model, in evaluation mode.
         cache_bytes: Bound of the prefix tree.
+        adapters: Adapters that rows may name.
 
     Attributes:
+        adapters: The same.
         tree: Keys and values that are kept.
         computed: Tokens that went through the model.
         outputs: Numbers that the model gives at a token: the vocabulary, or a reward head's.
@@ -52,9 +56,10 @@ class Engine:
             prefixes as without (recurrent layers, position biases of its own, …).
     """
 
-    def __init__(self, model: Any, cache_bytes: int) -> None:
+    def __init__(self, model: Any, cache_bytes: int, adapters: Adapters | None = None) -> None:
         self.model = model
-        self.tree = PrefixTree(cache_bytes)
+        self.adapters = adapters
+        self.tree = PrefixTree(cache_bytes, adapters.names if adapters else ())
         self.device: torch.device = model.device
         self.computed = 0
         config = model.config.get_text_config()
@@ -120,7 +125,7 @@ class Engine:
             for kind, window in self._windows.items()
         }
         ids = torch.tensor([[i for piece in pieces for i in piece.ids]], device=device)
-        with torch.no_grad():
+        with torch.no_grad(), self._adapted(pieces):
             logits: torch.Tensor = self.model(
                 input_ids=ids,
                 attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
@@ -131,6 +136,11 @@ class Engine:
                 logits_to_keep=torch.tensor(list(keep) or [ids.shape[1] - 1], device=device),
             ).logits[0, : len(keep)]
         return logits
+
+    def _adapted(self, pieces: Sequence[Piece]) -> AbstractContextManager[None]:
+        if self.adapters is None:
+            return nullcontext()
+        return self.adapters.on([piece.row.adapter for piece in pieces], [len(piece.ids) for piece in pieces])
 
     def commit(self, pieces: Sequence[Piece]) -> None:
         """Appends what `forward` has computed. Without it the rows are as they were."""

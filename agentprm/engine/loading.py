@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import cached_file
 
 from agentprm.errors import ConfigurationError
 from agentprm.model_names import model_name
 
-__all__ = ["end_tokens", "load_model", "max_context", "resolve_dtype"]
+__all__ = ["checkpoint_file", "end_tokens", "load_model", "max_context", "resolve_dtype"]
 
 
 def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device | None) -> Any:
@@ -25,6 +27,25 @@ def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device |
             "Hugging Face hub or a folder that save_pretrained wrote."
         ) from error
     return model.to(target)
+
+
+def checkpoint_file(name: str | Path, part: str) -> Path | None:
+    """A file of a checkpoint, a folder or a name on the hub; `None` if it has none of that name.
+
+    Raises:
+        ConfigurationError: If the checkpoint cannot be reached.
+    """
+    name = model_name(name)
+    folder = Path(name)
+    if folder.is_dir():
+        # Only plain names: an index is data of the checkpoint and must not lead out of its folder.
+        path = folder / part
+        return path if Path(part).name == part and path.is_file() else None
+    try:
+        found = cached_file(name, part, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The checkpoint {str(name)!r} cannot be loaded: {error}") from error
+    return Path(found) if found else None
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:

@@ -61,6 +61,7 @@ class Work:
         self._done = 0
         self.size = sum(len(branch.ids) for branch in branches)
         self.slots = path_length(path) + self.size
+        self.adapter = next(request.adapter for branch in branches for request in branch.requests)
         self.readers = {sink.text.request for b in branches for some in b.reads.values() for sink in some}
         for request in self.readers:
             request.pending += 1
@@ -86,7 +87,7 @@ class Work:
             self.branches = [b for b in self.branches if b.lane == 0 or b.wanted]
             self.size = sum(len(branch.ids) for branch in self.branches)
             room = max((some.room for some in self.samples), default=0)
-            self.row = Row(self._path, self.size + room, device)
+            self.row = Row(self._path, self.size + room, device, self.adapter)
 
     def take(self, most: int, readable: int) -> tuple[Piece, list[list[Sink]]]:
         """The next tokens; to be confirmed by `done`.
@@ -194,15 +195,16 @@ def levels(tree: PrefixTree, items: Sequence[Item], max_slots: int) -> Iterator[
 
     Args:
         tree: What is known.
-        items: What is wanted.
+        items: What is wanted, all with the same adapter.
         max_slots: Most slots of a packed row.
     """
+    adapter = items[0].request.adapter
     askers: dict[tuple[int, ...], list[Item]] = {}
     for item in items:
         askers.setdefault(item.prompt, []).append(item)
     texts = [_Wants(prompt, some) for prompt, some in askers.items()]
 
-    known = [path_length(tree.match(text.prompt[: text.fresh])) for text in texts]
+    known = [path_length(tree.match(text.prompt[: text.fresh], adapter)) for text in texts]
     for level in shared_beginnings([text.prompt for text in texts], known):
         begun = [_beginning(tree, [texts[i] for i in members], count) for count, members in level]
         yield [work for work in begun if work.size]
@@ -213,18 +215,18 @@ def levels(tree: PrefixTree, items: Sequence[Item], max_slots: int) -> Iterator[
     for text in texts:
         count = len(text.prompt) - bool(text.samples)
         rows = len(parts[text]) + bool(text.samples)
-        if rows > 1 and count - path_length(tree.match(text.prompt[: text.fresh])) > 1:
+        if rows > 1 and count - path_length(tree.match(text.prompt[: text.fresh], adapter)) > 1:
             ahead.append(_beginning(tree, [text], count))
     yield ahead
 
     works: list[Work] = []
     alike: dict[tuple[tuple[int, int], ...], list[tuple[Sequence[Stretch], _Wants]]] = {}
     for text in texts:
-        path = tree.match(text.prompt[: text.fresh])
+        path = tree.match(text.prompt[: text.fresh], adapter)
         at = path_length(path)
         if text.samples:
             works.append(Work(text.prompt, path, [text.trunk(at, len(text.prompt))], text.samples))
-            path = tree.match(text.prompt)
+            path = tree.match(text.prompt, adapter)
             at = path_length(path)
         if all(leaf.start <= at for leaf in text.leaves):
             if text.reads or text.leaves:
@@ -245,7 +247,8 @@ def levels(tree: PrefixTree, items: Sequence[Item], max_slots: int) -> Iterator[
 
 def _beginning(tree: PrefixTree, texts: Sequence[_Wants], count: int) -> Work:
     """A beginning that some texts share, with all that is to be read on it."""
-    path = tree.match(texts[0].prompt[: min(count, *(text.fresh for text in texts))])
+    known = texts[0].prompt[: min(count, *(text.fresh for text in texts))]
+    path = tree.match(known, texts[0].requests[0].adapter)
     at = path_length(path)
     branch = texts[0].trunk(at, count)
     for text in texts[1:]:

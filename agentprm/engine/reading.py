@@ -107,7 +107,7 @@ def read_outputs(scheduler: Scheduler, readings: Sequence[Reading], call: Call) 
 
 
 def read_tokens(
-    scheduler: Scheduler, texts: Sequence[tuple[Sequence[int], int]], call: Call
+    scheduler: Scheduler, texts: Sequence[tuple[Sequence[int], int]], call: Call, adapter: str | None = None
 ) -> list[torch.Tensor]:
     """Log-probabilities of the tokens of each text.
 
@@ -115,11 +115,12 @@ def read_tokens(
         scheduler: Of a causal language model.
         texts: `(tokens, begin)`: the tokens from `begin` (at least 1) on are scored.
         call: The request that it is for.
+        adapter: Name of the adapter that the model is read with.
 
     Returns:
         Per text a tensor `[len(tokens) - begin]` of natural log-probabilities.
     """
-    request = Request()
+    request = Request(adapter)
     items = []
     for tokens, begin in texts:
         item = Text(request, tuple(tokens[:-1]))

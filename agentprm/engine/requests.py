@@ -15,11 +15,13 @@ class Request:
     """One call of a caller.
 
     Attributes:
+        adapter: Name of the adapter that the model is read with; `None` for none.
         future: Done when all of it is. Cancelling it drops the rest before the next pass.
         computed: Tokens that went through the model for it.
         pending: Samples and rows that it waits for, and texts that are not planned yet.
     """
 
+    adapter: str | None = None
     future: Future[None] = field(default_factory=Future)
     computed: int = 0
     pending: int = 0

@@ -146,7 +146,8 @@ class Scheduler:
             for plan in list(self._plans):
                 self._advance(plan)
             works = self._next_works()
-            decoding = list(self._running)
+            # By adapter, so that each has one run of tokens.
+            decoding = sorted(self._running, key=lambda some: some.request.adapter or "")
             try:
                 self._pass(decoding, works)
             except Exception as error:
@@ -200,8 +201,10 @@ class Scheduler:
             slots += some.slots
             items.append(some)
         items = [item for item in items if not item.request.future.done()]
-        if items:
-            self._plans.append(_Plan(items, levels(self.engine.tree, items, self._max_slots), []))
+        # What one adapter computes is of no use to another.
+        for adapter in dict.fromkeys(item.request.adapter for item in items):
+            own = [item for item in items if item.request.adapter == adapter]
+            self._plans.append(_Plan(own, levels(self.engine.tree, own, self._max_slots), []))
 
     def _advance(self, plan: _Plan) -> None:
         """Goes on to the next level with something to do, if this one is done."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
+from agentprm.forking import ForkSafeLock
 from agentprm.text import clean_text
 
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "Prompt",
     "Role",
     "SamplingParams",
+    "Tally",
     "TokenLogprob",
     "listener",
     "listening",
+    "no_adapter",
     "require",
     "wish_for",
 ]
@@ -253,6 +256,31 @@ class LanguageModel(ABC):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text; backends without a tokenizer estimate 4 characters a token."""
         return [(len(text) + 3) // 4 for text in texts]
+
+
+class Tally:
+    """Tokens of one model since it was made, those of all its views together; safe to use from threads.
+
+    Attributes:
+        asked: Tokens that callers asked for.
+        computed: Tokens that went through the model.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.computed = 0
+        self._lock = ForkSafeLock()
+
+    def add(self, asked: int, computed: int = 0) -> None:
+        """Counts what a call has asked for and computed."""
+        with self._lock:
+            self.asked += asked
+            self.computed += computed
+
+
+def no_adapter(name: object, names: Sequence[str]) -> ConfigurationError:
+    """What to raise where a model has no adapter of a name."""
+    known = f"it has {', '.join(names)}" if names else "it was made without any: pass adapters={name: folder}"
+    return ConfigurationError(f"The model has no adapter {name!r}; {known}.")
 
 
 def check_choices(choices: Sequence[str]) -> None:

@@ -11,8 +11,7 @@ from agentprm.background import all_of, arun, run
 from agentprm.budget import record
 from agentprm.engine.tokenizing import Context, Span, sample_seed, span_of
 from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
-from agentprm.forking import ForkSafeLock
-from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, check_choices
+from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, Tally, check_choices
 from agentprm.lm.token_text import TokenText
 
 __all__ = ["Cost", "Job", "TokenLM"]
@@ -69,8 +68,7 @@ class TokenLM(LanguageModel):
     _context: Context
 
     def __init__(self) -> None:
-        self._asked = self._computed = 0
-        self._lock = ForkSafeLock()
+        self._tally = Tally()
 
     @property
     def max_context(self) -> int | None:
@@ -80,12 +78,12 @@ class TokenLM(LanguageModel):
     @property
     def tokens_asked(self) -> int:
         """Tokens that callers asked for so far: every prompt in full, generated and scored tokens."""
-        return self._asked
+        return self._tally.asked
 
     @property
     def tokens_computed(self) -> int:
         """Tokens that the engine says it computed so far; where it says nothing, all that were asked."""
-        return self._computed
+        return self._tally.computed
 
     @abstractmethod
     async def _complete(self, job: Job, cost: Cost) -> list[Completion]:
@@ -179,9 +177,7 @@ class TokenLM(LanguageModel):
             self._account(cost)
 
     def _account(self, cost: Cost) -> None:
-        with self._lock:
-            self._asked += cost.asked + cost.generated
-            self._computed += cost.computed
+        self._tally.add(cost.asked + cost.generated, cost.computed)
         record(
             model_calls=cost.calls,
             prompt_tokens=cost.asked,

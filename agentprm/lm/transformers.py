@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,16 @@ from typing import Any, Generic, Literal, TypeVar
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
-from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams, listener
+from agentprm.lm.base import (
+    Capabilities,
+    Completion,
+    LanguageModel,
+    Prompt,
+    SamplingParams,
+    Tally,
+    listener,
+    no_adapter,
+)
 from agentprm.replies import cut_reply, opened_thought
 
 try:
@@ -24,11 +34,11 @@ except ImportError as missing:
 from agentprm.engine.decoding import Sample, Samples
 from agentprm.engine.engine import Engine
 from agentprm.engine.loading import end_tokens, load_model, max_context
+from agentprm.engine.lora import Adapters
 from agentprm.engine.planning import Item, samples_per_row
 from agentprm.engine.requests import Branch, Request, Sink, Text
 from agentprm.engine.scheduler import Scheduler
 from agentprm.engine.tokenizing import Context, PromptText, Span, load_tokenizer, span_of
-from agentprm.forking import ForkSafeLock
 
 __all__ = ["TransformersLM"]
 
@@ -44,6 +54,9 @@ class TransformersLM(LanguageModel):
     have ended leave the batch. In fp32 neither the batch nor what was computed before changes a
     result beyond rounding: every sample draws its random numbers from the seed, the prompt's text
     and its own number, and every score comes from an fp32 softmax.
+
+    Adapters share the model's weights: `lm.with_adapter("planner")` is a model of its own to whoever
+    uses it, and its calls run in one batch with those of the others.
 
     The sampling defaults in a model's `generation_config` (top-k, penalties) are ignored; its end
     tokens are used.
@@ -66,8 +79,12 @@ class TransformersLM(LanguageModel):
         cache_bytes: Bound of the keys and values that are kept between calls (1 GiB; a token of a
             135 M model takes 46 kB in fp32, one of a 1.5 B model 28 kB in bfloat16). 0 keeps none.
         template_kwargs: Variables for the chat template, for instance `{"enable_thinking": False}`.
+        adapters: LoRA adapters of the model, by names that you choose for `with_adapter`: folders as
+            peft writes them, with `adapter_model.safetensors`, or names on the Hugging Face hub. Plain
+            LoRA on the decoder's linear layers, rank-stabilised or not; peft itself is not needed.
 
     Attributes:
+        adapter: Name of the adapter that this model uses; `None` for none.
         model: The transformers model.
         tokenizer: The tokenizer.
         scheduler: What runs the model; for readouts that are no samples and no texts.
@@ -77,7 +94,8 @@ class TransformersLM(LanguageModel):
 
     Raises:
         MissingDependencyError: Without the extra `transformers`.
-        ConfigurationError: If the model cannot be loaded, or cannot share prefixes exactly.
+        ConfigurationError: If the model cannot be loaded, or cannot share prefixes exactly; if an
+            adapter cannot be read, is of another kind, or does not fit the model.
     """
 
     capabilities = Capabilities(n=True, prefill=True, loglikelihood=True, prefix_cache=True)
@@ -93,6 +111,7 @@ class TransformersLM(LanguageModel):
         max_batch_tokens: int = 16384,
         cache_bytes: int = 2**30,
         template_kwargs: Mapping[str, Any] | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         Context(None, on_overflow)
         if max_batch_tokens < 1:
@@ -122,16 +141,36 @@ class TransformersLM(LanguageModel):
         self._text = PromptText(self.tokenizer, template_kwargs)
         self._context = Context(self.max_context, on_overflow, self.tokenizer.bos_token_id)
         self._max_batch_tokens = max_batch_tokens
-        self._engine = Engine(self.model, cache_bytes)
+        self.adapter: str | None = None
+        self._engine = Engine(self.model, cache_bytes, Adapters(self.model, adapters) if adapters else None)
         self.scheduler = Scheduler(self._engine, max_batch_tokens)
         self._ends = end_tokens(self.model, self.tokenizer)
-        self._asked = 0
-        self._lock = ForkSafeLock()
+        self._tally = Tally()
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters."""
+        return () if self._engine.adapters is None else self._engine.adapters.names
+
+    def with_adapter(self, name: str | None) -> TransformersLM:
+        """This model with one of its adapters, or with none.
+
+        Both share weights, memory of prefixes, batches and counters; what one adapter has computed is
+        never taken for another's.
+
+        Raises:
+            ConfigurationError: If there is no adapter of that name.
+        """
+        if name is not None and name not in self.adapters:
+            raise no_adapter(name, self.adapters)
+        view = copy.copy(self)
+        view.adapter = name
+        return view
 
     @property
     def tokens_asked(self) -> int:
         """Tokens that callers asked for so far: every prompt in full, generated and scored tokens."""
-        return self._asked
+        return self._tally.asked
 
     @property
     def tokens_computed(self) -> int:
@@ -214,7 +253,7 @@ class TransformersLM(LanguageModel):
         samples = {t: [Sample(ids[t], f"{seed}/{i}/{t}", hear) for i in range(copies[t])] for t in unique}
 
         cut = functools.partial(cut_reply, stop=params.stop, led=True)
-        request = Request()
+        request = Request(self.adapter)
         items: list[Item] = []
         for text in unique:
             most = samples_per_row(len(ids[text]), params.max_tokens, self._max_batch_tokens)
@@ -255,7 +294,7 @@ class TransformersLM(LanguageModel):
             numbers = wanted.setdefault(text, {}) if some else {}
             for continuation in some:
                 numbers.setdefault(continuation, len(numbers))
-        request = Request()
+        request = Request(self.adapter)
         items: dict[str, Text] = {}
         spans: dict[str, list[Span]] = {}
         for text, numbers in wanted.items():
@@ -280,8 +319,7 @@ class TransformersLM(LanguageModel):
         return _Job(request, list(items.values()), result, account)
 
     def _account(self, prompts: int, prompt_tokens: int, computed: int, generated: int) -> None:
-        with self._lock:
-            self._asked += prompt_tokens + generated
+        self._tally.add(prompt_tokens + generated)
         record(
             model_calls=prompts,
             prompt_tokens=prompt_tokens,

@@ -19,12 +19,11 @@ import torch
 import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig
-from transformers.utils import cached_file
 
-from agentprm.engine.loading import load_model, resolve_dtype
+from agentprm.engine.loading import checkpoint_file, load_model, resolve_dtype
+from agentprm.engine.lora import base_name, merge_adapter
 from agentprm.errors import ConfigurationError
 from agentprm.model_names import model_name
-from agentprm.rewards.adapters import base_name, merge_adapter
 
 __all__ = ["load_backbone", "load_causal", "load_head", "read_config"]
 
@@ -108,8 +107,8 @@ def load_causal(name: str | Path, dtype: str | torch.dtype, device: str | torch.
 
 def _adapter(name: str | Path) -> dict[str, Any] | None:
     """The config of an adapter, if that is what the checkpoint is."""
-    path = _file(name, "adapter_config.json")
-    if path is None or any(_file(name, whole) for whole in (*_INDEX, *_SINGLE)):
+    path = checkpoint_file(name, "adapter_config.json")
+    if path is None or any(checkpoint_file(name, whole) for whole in (*_INDEX, *_SINGLE)):
         return None
     config: dict[str, Any] = json.loads(path.read_text())
     return config
@@ -206,37 +205,24 @@ def _places(name: str | Path) -> dict[str, _Place]:
     """Where which tensor is; safetensors before anything else."""
     places: dict[str, _Place] = {}
     for index, single in zip(_INDEX, _SINGLE, strict=True):
-        if path := _file(name, index):
+        if path := checkpoint_file(name, index):
             table: dict[str, str] = json.loads(path.read_text())["weight_map"]
-            files = {part: _file(name, part) for part in set(table.values())}
+            files = {part: checkpoint_file(name, part) for part in set(table.values())}
             places = {key: (file, key) for key, part in table.items() if (file := files[part])}
-        elif path := _file(name, single):
+        elif path := checkpoint_file(name, single):
             places = {key: (path, key) for key in _keys(path)}
         if places:
             break
-    if path := None if places else next((p for p in (_file(name, part) for part in _ADAPTER) if p), None):
+    adapters = () if places else (checkpoint_file(name, part) for part in _ADAPTER)
+    if path := next((path for path in adapters if path), None):
         places = {key: (path, key) for key in _keys(path)}
     for single in _BESIDE:
-        if path := _file(name, single):
+        if path := checkpoint_file(name, single):
             # A bare layer's `weight` is named after its file.
             stem = single.partition(".")[0]
             places.update({key if "." in key else f"{stem}.{key}": (path, key) for key in _keys(path)})
             break
     return places
-
-
-def _file(name: str | Path, part: str) -> Path | None:
-    name = model_name(name)
-    folder = Path(name)
-    if folder.is_dir():
-        # Only plain names: an index is data of the checkpoint and must not lead out of its folder.
-        path = folder / part
-        return path if Path(part).name == part and path.is_file() else None
-    try:
-        found = cached_file(name, part, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"The reward model {str(name)!r} cannot be loaded: {error}") from error
-    return Path(found) if found else None
 
 
 def _keys(path: Path) -> Iterable[str]:

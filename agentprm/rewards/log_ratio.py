@@ -33,6 +33,7 @@ class _Side:
     """A model and how the conversation reads to it."""
 
     scheduler: Scheduler
+    adapter: str | None
     tokenizer: Any
     template: Dialogue
     longest: int | None
@@ -218,7 +219,7 @@ def _read(side: _Side, texts: Sequence[tuple[list[int], int]], call: Call) -> li
     """Log-probabilities of each text's tokens from its index on, and their cost on record."""
     before = call.computed
     try:
-        return read_tokens(side.scheduler, texts, call)
+        return read_tokens(side.scheduler, texts, call, side.adapter)
     finally:
         asked = sum(len(ids) for ids, _ in texts)
         record(model_calls=len(texts), prompt_tokens=asked, computed_tokens=call.computed - before)
@@ -278,4 +279,4 @@ def _side(
         options: dict[str, Any] = {"dtype": dtype, "device": device} if named else {}
         model = TransformersLM(model, tokenizer, max_batch_tokens=max_batch_tokens, **options)
     template.check(model.tokenizer)
-    return _Side(model.scheduler, model.tokenizer, template, model.max_context)
+    return _Side(model.scheduler, model.adapter, model.tokenizer, template, model.max_context)

@@ -32,6 +32,8 @@ def content(tokens, begin, end):
 class Computed:
     """A row that has computed some tokens."""
 
+    adapter = None
+
     def __init__(self, tokens):
         self.tokens = tokens
 
