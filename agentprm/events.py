@@ -15,6 +15,7 @@ __all__ = [
     "Answered",
     "DocumentsReranked",
     "DocumentsRetrieved",
+    "NeedJudged",
     "QuestionCondensed",
     "SearchEvent",
     "SearchStopped",
@@ -113,6 +114,14 @@ class QuestionCondensed(TypedDict):
     reason: str
 
 
+class NeedJudged(TypedDict):
+    """How likely it is that the question needs passages, and where that leads; `None` if nobody was asked."""
+
+    type: Literal["agentprm.need_judged"]
+    need: float | None
+    route: str
+
+
 class Answered(TypedDict):
     """The answer is written."""
 
@@ -131,5 +140,6 @@ SearchEvent = (
     | SearchStopped
     | AnswerJudged
     | QuestionCondensed
+    | NeedJudged
     | Answered
 )

@@ -31,7 +31,9 @@ __all__ = [
     "is_tag",
     "json_object",
     "opened_thought",
+    "parse_choice",
     "parse_finding",
+    "parse_lines",
     "parse_proposal",
     "without_thought",
 ]
@@ -216,6 +218,58 @@ def _proposal(reply: str) -> Proposal | None:
     if paragraph.count("```") % 2:  # the label stands in the fence that ends here
         paragraph = paragraph.removesuffix("```").rstrip()
     return Proposal(final_answer=parse_finding(paragraph))
+
+
+_ITEM = re.compile(r"\s*(?:[-*\u2022]|\(?\d{1,3}[.):])\s+")
+
+
+def parse_lines(text: str, most: int) -> list[str]:
+    """The items of a list in a reply, one a line: without bullets, numbers, quotes and the label `Search:`.
+
+    A reply in JSON may hold them as the list of its only field.
+
+    Args:
+        text: The reply.
+        most: Most items.
+    """
+    fields = json_object(text) or {}
+    listed = next((value for value in fields.values() if isinstance(value, list)), None)
+    reply = clean_text(without_thought(text))
+    lines = reply.splitlines() if listed is None else [str(item) for item in listed]
+    items = []
+    for line in lines:
+        bare = _ITEM.sub("", line, count=1)
+        label = _LABEL.match(bare)
+        item = _unquoted(one_line(bare[label.end() :] if label else bare))
+        if re.search(r"\w", item) and not item.startswith("```"):
+            items.append(item)
+    return items[:most]
+
+
+def parse_choice(text: str, words: Sequence[str]) -> tuple[int, int] | None:
+    """Which of `words` a reply chooses, and where it stands; `None` if it names none, or several.
+
+    The word that the reply begins with counts, in markup, quotes or behind a label too; else the only one
+    that occurs in it.
+
+    Args:
+        text: The reply.
+        words: Different words, compared without regard to case.
+    """
+    start, end = answer_span(text)
+    either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    one = re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
+    first = re.compile(
+        rf"\W*+(?:\w[\w ]{{0,30}}[\s*_`\"']{{0,4}}[:\uff1a]\W{{0,20}})?({either})(?!\w)", re.IGNORECASE
+    )
+    numbers = {word.casefold(): number for number, word in enumerate(words)}
+    if (led := first.match(text, start, end)) is not None:
+        return numbers[led[1].casefold()], led.start(1)
+    found = {match[0].casefold(): match.start() for match in reversed(list(one.finditer(text, start, end)))}
+    if len(found) != 1:
+        return None
+    ((word, at),) = found.items()
+    return numbers[word], at
 
 
 def parse_finding(text: str) -> str:

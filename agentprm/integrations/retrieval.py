@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, NotRequired, cast
 
 from langchain_core.documents import Document
@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.integrations.trajectories import trajectory_of
 from agentprm.integrations.unseen import aunseen, unseen
-from agentprm.nodes import CondenseQuestion, Retrieve
+from agentprm.nodes import CondenseQuestion, Decide, Retrieve, as_decision, need_of
 from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts, joined
 from agentprm.rewards.base import ProcessRewardModel, check_scores
@@ -36,12 +36,6 @@ except ImportError as error:
 
 __all__ = ["Lookup", "RetrievalControl", "RetrievalState"]
 
-_NEED = (
-    "Must documents be looked up to answer the last message of the user well? Not for a greeting, for what "
-    "everybody knows, or for what the conversation already holds."
-)
-
-Decide = Callable[[str], bool | float]
 _Ask = Callable[[ModelRequest[Any], bool], Plan[ModelResponse[Any]]]
 
 
@@ -78,9 +72,9 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
     Args:
         retriever: Whatever `agentprm.nodes.Retrieve` takes; with a `FeedbackRetriever` the first hits
             improve the query.
-        decide: A decision model of `langchain_core.decisions`, or a function from the question to a
-            truth value or a probability. By default it is looked up at once without a reward, and with
-            one only for a weak answer.
+        decide: A decision model of `langchain_core.decisions`, an `agentprm.nodes.RetrievalNeed`, a language
+            model, or a function from the question to a truth value or a probability. By default it is
+            looked up at once without a reward, and with one only for a weak answer.
         reward: Scores answers that were given without passages; a reward, or a function.
         below: A score under which an answer is weak, in the reward's space.
         k: Passages.
@@ -89,7 +83,7 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
         prompts: Templates; `context` is used.
 
     Raises:
-        ConfigurationError: If `decide` is neither.
+        ConfigurationError: If `decide` is none of these.
 
     Example:
         >>> from langchain.agents import create_agent
@@ -116,18 +110,12 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
         prompts: Prompts = PROMPTS,
     ) -> None:
         super().__init__()
-        from agentprm.rerank.decisions import is_decision_model
-
-        if decide is not None and not is_decision_model(decide) and not callable(decide):
-            raise ConfigurationError(
-                "decide must be a decision model or a function from the question, not a "
-                f"{type(decide).__name__}."
-            )
         if not math.isfinite(below):
             raise ConfigurationError(f"below must be a finite number, not {below}.")
         self.tools = []
         self.search = Retrieve(retriever, k=k)
-        self.decide, self.reward = decide, None if reward is None else as_reward(reward)
+        self.decide = None if decide is None else as_decision(decide)
+        self.reward = None if reward is None else as_reward(reward)
         self.below, self.condense, self.prompts = below, condense, prompts
 
     def before_agent(self, state: RetrievalState[ResponseT], runtime: Any) -> dict[str, Any]:
@@ -170,7 +158,8 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
             lookup = Lookup(documents=[], need=None, score=None)
             needed = bool(question) and self.reward is None
             if self.decide is not None and question:
-                lookup["need"] = need = yield from self._need(question, request.messages)
+                judged = yield from need_of(self.decide, question, request.messages)
+                lookup["need"] = need = 1.0 if judged.probability is None else judged.probability
                 needed = need >= 0.5
             if needed:
                 lookup["documents"] = yield from self._documents(request, question)
@@ -187,19 +176,6 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
                 better = again is None or (yield from self._score(request, again, documents)) >= score
                 response = second if better else response
         return ExtendedModelResponse(model_response=response, command=Command(update={"prm_lookup": lookup}))
-
-    def _need(self, question: str, messages: Sequence[Any]) -> Plan[float]:
-        from agentprm.rerank.decisions import is_decision_model
-
-        decide: Any = self.decide
-        if not is_decision_model(decide):
-            return float((yield from wait_in_thread(decide, question)))
-        from langchain_core.decisions import Noul
-
-        asked = {"state": list(messages), "questions": {"needed": Noul(instructions=_NEED)}}
-        response = yield from wait(decide.invoke, decide.ainvoke, asked)
-        answer = response.nouls.get("needed")
-        return 1.0 if answer is None else float(answer.noul)
 
     def _documents(self, request: ModelRequest[Any], question: str) -> Plan[list[Document]]:
         state: dict[str, Any] = {"question": question}

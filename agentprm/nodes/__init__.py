@@ -4,6 +4,7 @@ What lives where, in the order in which a search uses it:
 
 - `node`: what all nodes share. `models`: how they call models. `tree`: what they ask of a search tree.
 - `condense_question`: a follow-up becomes a question that stands alone.
+- `decide_retrieval`: whether passages are needed at all. `choices`: a model chooses one of a few words.
 - `start_search`, `propose_steps`: the tree is planted, and grows.
 - `retrieve`, `rerank`: passages for the question, or for each step.
 - `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
@@ -16,6 +17,14 @@ from agentprm.nodes.answer import Answer, AnswerFromSteps
 from agentprm.nodes.caching import cache_policy
 from agentprm.nodes.complete_steps import CompleteSteps
 from agentprm.nodes.condense_question import CondenseQuestion
+from agentprm.nodes.decide_retrieval import (
+    Decide,
+    DecideRetrieval,
+    Need,
+    RetrievalNeed,
+    as_decision,
+    need_of,
+)
 from agentprm.nodes.judge_answer import JudgeAnswer
 from agentprm.nodes.look_ahead import LookAhead
 from agentprm.nodes.node import Node, apply_update
@@ -33,14 +42,18 @@ __all__ = [
     "AnswerFromSteps",
     "CompleteSteps",
     "CondenseQuestion",
+    "Decide",
+    "DecideRetrieval",
     "JudgeAnswer",
     "LookAhead",
+    "Need",
     "Node",
     "PairwiseRerank",
     "ProposeSteps",
     "RefineStep",
     "Rerank",
     "RerankSteps",
+    "RetrievalNeed",
     "Retrieve",
     "RetrieveSteps",
     "RetrieverLike",
@@ -48,6 +61,8 @@ __all__ = [
     "SelectSteps",
     "StartSearch",
     "apply_update",
+    "as_decision",
     "cache_policy",
+    "need_of",
     "retry_policy",
 ]

@@ -165,6 +165,8 @@ _CHANNELS: dict[str, Any] = {
     "answer": str,
     "citations": list[Citation],
     "score": float | None,
+    "need": float | None,
+    "route": str,
     "judgements": list[Judgement],
     "prm_steps": Annotated[list[Step], merge_steps],
     "prm_documents": Annotated[list[Document], merge_documents],

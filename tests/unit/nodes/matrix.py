@@ -21,12 +21,13 @@ from langgraph.types import CachePolicy, Send
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from agentprm.graphs import create_rag_graph, create_reasoning_graph
+from agentprm.graphs import create_adaptive_rag_graph, create_rag_graph, create_reasoning_graph
 from agentprm.nodes import (
     Answer,
     AnswerFromSteps,
     CompleteSteps,
     CondenseQuestion,
+    DecideRetrieval,
     JudgeAnswer,
     LookAhead,
     ProposeSteps,
@@ -118,7 +119,7 @@ class World:
         if "Last question" in text or text.endswith("Search:"):
             asked = text.rpartition("Last question:")[2]
             return f" {BRUNEL if 'Brunel' in asked else PARIS}"
-        return ANSWERS[BRUNEL] if TEXTS[BRUNEL] in text else ANSWERS[PARIS]
+        return ANSWERS[BRUNEL] if TEXTS[BRUNEL] in text or BRUNEL in text else ANSWERS[PARIS]
 
     def rank(self, state, query, documents):
         self.work()
@@ -169,12 +170,16 @@ ROWS: dict[str, Callable[[World], list[Any]]] = {
     "Rerank": lambda w: [Rerank(w.rank)],
     "Answer": lambda w: [Answer(w.model)],
     "JudgeAnswer": lambda w: [JudgeAnswer(w.reward)],
+    "DecideRetrieval": lambda w: [DecideRetrieval(w.model)],
     "the nodes of a search": searching,
+    "create_adaptive_rag_graph": lambda w: [
+        create_adaptive_rag_graph(w.model, w.search, lambda question: True).compile()
+    ],
     "create_rag_graph": lambda w: [create_rag_graph(w.model, w.search).compile()],
     "create_reasoning_graph": lambda w: [create_reasoning_graph(w.model, w.search, w.reward).compile()],
 }
-PLAINLY_CACHED = {"Retrieve", "Rerank", "Answer", "JudgeAnswer"}
-GRAPHS = {"create_rag_graph", "create_reasoning_graph"}
+PLAINLY_CACHED = {"Retrieve", "Rerank", "Answer", "JudgeAnswer", "DecideRetrieval"}
+GRAPHS = {row for row in ROWS if row.startswith("create_")}
 
 
 def given(row, kind, question, number=0):
