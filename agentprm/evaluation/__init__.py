@@ -6,6 +6,7 @@ models (by the definitions of the published benchmarks), `bootstrap` says how su
 puts it into tables. It builds on the other packages; none of them builds on it.
 """
 
+from agentprm.evaluation.attribution import CAUSES, Cause, failure_cause, scored_answers
 from agentprm.evaluation.bootstrap import Interval, bootstrap_difference, bootstrap_interval
 from agentprm.evaluation.data import QaDataset, QaQuestion, read_dataset
 from agentprm.evaluation.qa import (
@@ -18,8 +19,12 @@ from agentprm.evaluation.qa import (
 )
 from agentprm.evaluation.report import QaReport, markdown_table, qa_report
 from agentprm.evaluation.runner import QaRecord, evidence_order, read_records, run_questions
+from agentprm.evaluation.significance import Comparison, compare_paired, randomisation_test
 
 __all__ = [
+    "CAUSES",
+    "Cause",
+    "Comparison",
     "Interval",
     "QaDataset",
     "QaQuestion",
@@ -27,16 +32,20 @@ __all__ = [
     "QaReport",
     "bootstrap_difference",
     "bootstrap_interval",
+    "compare_paired",
     "contains_answer",
     "evidence_order",
     "exact_match",
+    "failure_cause",
     "markdown_table",
     "normalize_answer",
     "normalize_unicode",
     "qa_report",
+    "randomisation_test",
     "read_dataset",
     "read_records",
     "recall_at_k",
     "run_questions",
+    "scored_answers",
     "token_f1",
 ]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from agentprm.errors import InputError
 
-__all__ = ["Interval", "bootstrap_difference", "bootstrap_interval"]
+__all__ = ["Interval", "bootstrap_difference", "bootstrap_interval", "resampled_means"]
 
 _BLOCK = 1_000_000  # resampled values held at a time
 
@@ -36,21 +37,34 @@ def bootstrap_interval(
     Raises:
         InputError: If there are no values, one is not finite, or an argument is out of range.
     """
+    if not 0 < level < 1:
+        raise InputError("A bootstrap interval needs 0 < level < 1.")
+    means = resampled_means(values, resamples=resamples, seed=seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.mean(np.asarray(values, dtype=np.float64))), float(low), float(high))
+
+
+def resampled_means(
+    values: Sequence[float], *, resamples: int = 10_000, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """Means of `resamples` samples of the values, drawn with replacement.
+
+    Raises:
+        InputError: If there are no values, one is not finite, or there is no resample.
+    """
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
         raise InputError("A bootstrap interval needs a list of at least one finite number.")
-    if not 0 < level < 1 or resamples < 1:
-        raise InputError("A bootstrap interval needs 0 < level < 1 and at least one resample.")
+    if resamples < 1:
+        raise InputError("A bootstrap interval needs at least one resample.")
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // data.size)
-    means = np.concatenate(
+    return np.concatenate(
         [
             data[generator.integers(data.size, size=(min(block, resamples - start), data.size))].mean(axis=1)
             for start in range(0, resamples, block)
         ]
     )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(data.mean()), float(low), float(high))
 
 
 def bootstrap_difference(

@@ -18,6 +18,7 @@ from agentprm.errors import InputError
 from agentprm.text import fold, words
 
 __all__ = [
+    "CLOSED_ANSWERS",
     "contains_answer",
     "exact_match",
     "normalize_answer",
@@ -29,7 +30,8 @@ __all__ = [
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ANY_PUNCTUATION = regex.compile(r"[\p{P}\p{S}]++")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
-_CLOSED = frozenset({"yes", "no", "noanswer"})
+# Answers of which a part is no answer at all.
+CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 
 
 def normalize_answer(text: str) -> str:
@@ -100,7 +102,7 @@ def token_f1(
 
 
 def _f1(said: str, gold: str, hotpot: bool) -> float:
-    if hotpot and said != gold and (said in _CLOSED or gold in _CLOSED):
+    if hotpot and said != gold and (said in CLOSED_ANSWERS or gold in CLOSED_ANSWERS):
         return 0.0
     tokens, gold_tokens = said.split(), gold.split()
     shared = sum((Counter(tokens) & Counter(gold_tokens)).values())
