@@ -1,0 +1,134 @@
+"""Plans read off the syntax of a question."""
+
+import time
+
+import pytest
+
+from agentprm.decomposing import decompose
+from agentprm.plan_text import parse_plan, plan_references, render_plan
+
+CASES = {
+    "Where was the director of film Up born?": ["Who directed Up?", "Where was #1 born?"],
+    "What is the date of death of the composer of film Down?": ["Who composed Down?", "When did #1 die?"],
+    "When is the director of film Up 's birthday?": ["Who directed Up?", "When was #1 born?"],
+    "Which country the performer of song Hey (Ann Song) is from?": [
+        "Who is the performer of Hey (Ann Song)?",
+        "What is the country of citizenship of #1?",
+    ],
+    "When did Ann Of Lee's father die?": ["Who is the father of Ann Of Lee?", "When did #1 die?"],
+    "Who is the paternal grandfather of Ann Lee?": [
+        "Who is the father of Ann Lee?",
+        "Who is the father of #1?",
+    ],
+    "Who is Ann Lee's mother-in-law?": ["Who is the spouse of Ann Lee?", "Who is the mother of #1?"],
+    "Who is the mother of the director of film Up?": ["Who directed Up?", "Who is the mother of #1?"],
+    "What is the capital of the country of origin of Up?": [
+        "What is the country of origin of Up?",
+        "What is the capital of #1?",
+    ],
+    "When was the company that published Vogue founded?": [
+        "Which company published Vogue?",
+        "When was #1 founded?",
+    ],
+    "On which continent is the territory in which New Delhi is located?": [
+        "In which territory is New Delhi located?",
+        "On which continent is #1?",
+    ],
+    "Where is the headquarters of the owner of Celtic Park?": [
+        "Who owns Celtic Park?",
+        "Where is the headquarters of #1?",
+    ],
+    "Who is older, Ann Lee or Bob Ray?": [
+        "When was Ann Lee born?",
+        "When was Bob Ray born?",
+        "Compare #1 and #2: Who is older, Ann Lee or Bob Ray?",
+    ],
+    "Who lived longer, Ann Lee or Bob Ray?": [
+        "When was Ann Lee born?",
+        "When did Ann Lee die?",
+        "When was Bob Ray born?",
+        "When did Bob Ray die?",
+        "Compare #1 and #2 and #3 and #4: Who lived longer, Ann Lee or Bob Ray?",
+    ],
+    "Which film has the director who died first, Up or Down?": [
+        "Who directed Up?",
+        "Who directed Down?",
+        "When did #1 die?",
+        "When did #2 die?",
+        "Compare #3 and #4: Which film has the director who died first, Up or Down?",
+    ],
+    "Are the directors of both films Up and Down from the same country?": [
+        "Who directed Up?",
+        "Who directed Down?",
+        "What is the country of citizenship of #1?",
+        "What is the country of citizenship of #2?",
+        "Compare #3 and #4: Are the directors of both films Up and Down from the same country?",
+    ],
+    "Do director of film Up and director of film Down share the same nationality?": [
+        "Who directed Up?",
+        "Who directed Down?",
+        "What is the country of citizenship of #1?",
+        "What is the country of citizenship of #2?",
+        "Compare #3 and #4: Do director of film Up and director of film Down share the same nationality?",
+    ],
+    "Are Ann Lee and Bob Ray both from the same country?": [
+        "What is the country of citizenship of Ann Lee?",
+        "What is the country of citizenship of Bob Ray?",
+        "Compare #1 and #2: Are Ann Lee and Bob Ray both from the same country?",
+    ],
+    "Did the movies A Lot of One and The Two, originate from the same country?": [
+        "What is the country of origin of A Lot of One?",
+        "What is the country of origin of The Two?",
+        "Compare #1 and #2: Did the movies A Lot of One and The Two, originate from the same country?",
+    ],
+}
+
+
+@pytest.mark.parametrize("question", CASES)
+def test_a_question_is_split_by_its_syntax(question):
+    assert decompose(question) == CASES[question]
+
+
+@pytest.mark.parametrize("question", CASES)
+def test_a_plan_is_one_that_can_be_read_back(question):
+    plan = decompose(question)
+    assert parse_plan(render_plan(plan)) == plan
+    for place, step in enumerate(plan):
+        assert all(1 <= reference <= place for reference in plan_references(step))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who directed Up?",
+        "What is the capital of France?",
+        "Who is the author of The Wolf of Wall Street?",
+        "Which writer was African-American, Patrick White or Ernest Gaines?",
+        "Who wrote the novel that the film Up is based on?",
+        "Are both Shiba Inu and Leonberger large dog breeds?",
+        "Wo wurde der Regisseur von Up geboren?",
+        "谁导演了这部电影？",
+        "#1 of the #2 of #3?",
+        "of of of",
+        "",
+    ],
+)
+def test_what_it_does_not_know_is_left_as_it_is(question):
+    assert decompose(question) == [question]
+
+
+def test_long_questions_take_no_time():
+    # The time of a regular expression that backtracks would grow beyond all bounds.
+    for text in (
+        "the father of ",
+        "Who is a's b's ",
+        "Are A and B and ",
+        "who, or ",
+        "a's ",
+        "A, B or ",
+        "#1 ",
+    ):
+        for length in (500, 100_000):
+            start = time.perf_counter()
+            decompose(f"Who is {text * (length // len(text))}Ann Lee?")
+            assert time.perf_counter() - start < 20
