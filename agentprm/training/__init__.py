@@ -2,7 +2,7 @@
 
 What lives where: `data` defines the records and their files, `splits` divides them by question and drops
 near-duplicates. `labels` makes labels of steps of what is known about them, `choosing` says which steps,
-questions and domains to use.
+questions and domains to use. `span_reader` trains a reader that quotes (`agentprm.readers.SpanReader`).
 """
 
 from agentprm.training.choosing import annotator, balanced, choose_questions, domain_weights

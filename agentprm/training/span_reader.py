@@ -1,0 +1,515 @@
+"""Trains a span reader: `train_span_reader`.
+
+An example is a question with a passage that answers it and passages that do not (distractors of its own
+record, and others that share its words), or with distractors alone. The loss is the negative logarithm of
+the probability of the right answer among all answers of all these passages and none (see
+`agentprm.readers.span_reader`), and, for each distractor by itself, of none.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import logging
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import nn
+from langchain_core.documents import Document
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from agentprm.errors import InputError
+from agentprm.evaluation import exact_match, token_f1
+from agentprm.readers.span_reader import (
+    SpanModel,
+    SpanReader,
+    SpanSettings,
+    Window,
+    collate,
+    load_encoder,
+    windows,
+)
+from agentprm.retrievers.lexical import Bm25Index
+from agentprm.text import terms
+from agentprm.training.data import Passage, PlanRecord, ReadingRecord
+
+__all__ = ["ReadingExample", "SpanTraining", "reading_examples", "train_span_reader"]
+
+_logger = logging.getLogger(__name__)
+
+_MOST_FACTS = 1500
+"""Characters of the facts of a yes-no question that are read as one passage."""
+
+
+class Shown(NamedTuple):
+    """What is read of a passage."""
+
+    title: str
+    text: str
+
+    @classmethod
+    def of(cls, passage: Passage) -> Self:
+        """A record's passage."""
+        return cls(passage.title, passage.text)
+
+
+@dataclass(frozen=True)
+class ReadingExample:
+    """A question with what answers it.
+
+    Attributes:
+        question: The question.
+        answers: Accepted answers; `yes` or `no` alone is a yes-no question.
+        gold: The passage that answers.
+        distractors: Passages that do not, the hardest first.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    gold: Shown
+    distractors: tuple[Shown, ...]
+
+    @property
+    def boolean(self) -> bool:
+        """Whether it is answered by yes or no."""
+        return self.answers[0].lower() in ("yes", "no")
+
+
+@dataclass(frozen=True)
+class SpanTraining:
+    """How a span reader is trained. The defaults made the reader that comes with agentprm.
+
+    Attributes:
+        epochs: Passes over the examples.
+        learning_rate: Peak rate of the encoder.
+        head_rate: Peak rate of the heads, which begin at random.
+        groups: Questions of one step.
+        distractors: Passages beside the gold one.
+        dropped: Share of questions whose gold passage is left out.
+        alone: Weight of the loss of each distractor by itself.
+        warmup: Share of the steps until the peak.
+        seed: Seed of everything.
+        held_out: Examples that are kept for evaluation while training.
+        evaluations: How often that is, over the whole training.
+        max_steps: Most steps; -1 goes by `epochs`.
+    """
+
+    epochs: float = 1.0
+    learning_rate: float = 1.5e-4
+    head_rate: float = 1e-3
+    groups: int = 8
+    distractors: int = 1
+    dropped: float = 0.12
+    alone: float = 0.3
+    warmup: float = 0.06
+    seed: int = 0
+    held_out: int = 100
+    evaluations: int = 3
+    max_steps: int = -1
+
+
+def occurrences(text: str, answers: Iterable[str]) -> list[tuple[int, int]]:
+    """Where whole-word occurrences of any answer lie in a text, in characters, whatever the case."""
+    found = []
+    for answer in answers:
+        if not answer.strip():
+            continue
+        left = r"(?<!\w)" if answer[0].isalnum() else ""
+        right = r"(?!\w)" if answer[-1].isalnum() else ""
+        found += [
+            m.span() for m in re.finditer(left + re.escape(answer) + right, text, re.IGNORECASE)
+        ]
+    return sorted(set(found))
+
+
+def reading_examples(
+    readings: Sequence[ReadingRecord],
+    plans: Sequence[PlanRecord] = (),
+    *,
+    per_set: int = 1500,
+    hard: int = 4,
+    seed: int = 0,
+) -> list[ReadingExample]:
+    """Examples from records of reading, and from the steps of plans about the same questions.
+
+    A question that needs several passages is left out, since the reader sees one at a time; the steps of
+    its plan come in its place, with the passages of its record.
+
+    Args:
+        readings: Records of reading.
+        plans: Plans; those whose `id` is that of a record of reading give a question for each step.
+        per_set: Most examples of one `set`, drawn at random, so that none drowns the others.
+        hard: Distractors found by BM25 among all passages, besides the record's own.
+        seed: Seed of the draw.
+    """
+    rng = random.Random(seed)
+    by_set: dict[str, list[ReadingExample]] = {}
+    passages = {record.id: record.passages for record in readings}
+    for record in readings:
+        example = _example(record)
+        if example is not None:
+            by_set.setdefault(record.set, []).append(example)
+    for plan in plans:
+        by_set.setdefault(f"{plan.set} steps", []).extend(_step_examples(plan, passages.get(plan.id, ())))
+    chosen: list[ReadingExample] = []
+    for name, examples in sorted(by_set.items()):
+        drawn = examples if len(examples) <= per_set else rng.sample(examples, per_set)
+        if examples:
+            _logger.info("%s: %d of %d examples.", name, len(drawn), len(examples))
+        chosen += drawn
+    return list(_with_hard_distractors(chosen, readings, hard))
+
+
+def _example(record: ReadingRecord) -> ReadingExample | None:
+    """The record as an example, or `None` where no single passage answers."""
+    gold = [p for p in record.passages if p.gold]
+    answers = tuple(record.answers)
+    if not gold or not answers:
+        return None
+    told = Shown.of(gold[0])
+    if answers[0].lower() in ("yes", "no"):
+        if len(gold) > 1:  # facts of a sentence or two each
+            told = Shown("", " ".join(p.text for p in gold))
+            if len(told.text) > _MOST_FACTS:
+                return None
+    elif len(gold) > 1 or not occurrences(told.text, answers):
+        return None
+    return ReadingExample(
+        record.question, answers, told, tuple(Shown.of(p) for p in record.passages if not p.gold)
+    )
+
+
+def _step_examples(plan: PlanRecord, passages: Sequence[Passage]) -> Iterator[ReadingExample]:
+    """The steps of a plan whose answer stands in a gold passage that is named by the step."""
+    known: dict[int, str] = {}
+    gold = [p for p in passages if p.gold]
+    for number, step in enumerate(plan.steps, 1):
+        if not step.answer:
+            continue
+        known[number] = step.answer
+        question = re.sub(r"#(\d+)", lambda m: known.get(int(m[1]), m[0]), step.question)
+        if "#" in question or re.match(r"(?i)compare\b", question):
+            continue
+        for p in gold:
+            name = re.sub(r"\s*\(.*?\)$", "", p.title)
+            if name and name.lower() in question.lower() and occurrences(p.text, [step.answer]):
+                rest = tuple(Shown.of(other) for other in passages if other is not p)
+                yield ReadingExample(question, (step.answer,), Shown.of(p), rest)
+                break
+
+
+def _with_hard_distractors(
+    examples: Sequence[ReadingExample], readings: Sequence[ReadingRecord], hard: int
+) -> Iterator[ReadingExample]:
+    pool = list(dict.fromkeys(Shown.of(p) for r in readings for p in r.passages if len(p.text) > 80))
+    index = Bm25Index(terms)
+    index.add((str(i), f"{p.title} {p.text}") for i, p in enumerate(pool))
+    for example in examples:
+        others = [p for p in example.distractors if p != example.gold]
+        if example.boolean:
+            # Others may well say something to it; only its own are known to be of no use.
+            yield replace(example, distractors=tuple(others))
+            continue
+        weights = {word: 1.0 for word in terms(example.question)}
+        near = [pool[int(i)] for i, _ in index.best(weights, hard + 4)]
+        near = [p for p in near if p != example.gold][:hard]
+        kept = [p for p in [*near, *others] if not occurrences(p.text, example.answers)]
+        yield replace(example, distractors=tuple(dict.fromkeys(kept)))
+
+
+@dataclass(frozen=True)
+class Group:
+    """One question in tokens: windows, and for each the spans that answer it or the choice that does."""
+
+    rows: list[Window]
+    spans: list[list[tuple[int, int]]]
+    choices: list[int | None]
+    gold: list[bool]
+
+
+class _Groups(Dataset[Group]):
+    """Examples in tokens, each drawn from its own seed, so that any order gives the same."""
+
+    def __init__(
+        self, examples: Sequence[ReadingExample], tokenizer: Any, settings: SpanSettings, how: SpanTraining
+    ) -> None:
+        self.examples, self.tokenizer, self.settings, self.how = examples, tokenizer, settings, how
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, i: int) -> Group:
+        example, how = self.examples[i], self.how
+        rng = random.Random(f"{how.seed}/{i}")
+        others = list(example.distractors[: how.distractors * 6])
+        rng.shuffle(others)
+        drop = len(others) > 1 and not example.boolean and rng.random() < how.dropped
+        shown = [] if drop else [example.gold]
+        shown += others[: how.distractors + drop]
+        group = Group([], [], [], [])
+        for passage in shown:
+            cut = windows(self.tokenizer, example.question, passage.title, passage.text, self.settings)
+            for row in _trained_on(cut, passage is example.gold, rng):
+                is_gold = passage is example.gold
+                group.rows.append(row)
+                choice = ("yes", "no").index(example.answers[0].lower()) if is_gold and example.boolean else None
+                spans = [] if example.boolean or not is_gold else _token_spans(row, passage.text, example.answers)
+                answers = bool(spans) or choice is not None
+                group.spans.append(spans)
+                group.choices.append(choice)
+                group.gold.append(answers)
+        return group
+
+
+def _trained_on(cut: list[Window], gold: bool, rng: random.Random) -> list[Window]:
+    """All windows of a passage are read later; training takes one, of a gold passage the first."""
+    return cut[:1] if gold else [rng.choice(cut)]
+
+
+def _token_spans(row: Window, text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
+    """First token and width, less one, of every occurrence of an answer in a window."""
+    places = [(i, o) for i, o in enumerate(row.offsets) if o is not None]
+    if not places:
+        return []
+    begins = [o[0] for _, o in places]
+    found = []
+    for start, end in occurrences(text, answers):
+        first = bisect.bisect_right(begins, start) - 1
+        last = bisect.bisect_left(begins, end) - 1
+        if first < 0 or last < first or end > places[-1][1][1]:
+            continue
+        found.append((places[first][0], last - first))
+    return found
+
+
+def span_loss(
+    spans: Sequence[torch.Tensor], choices: Sequence[torch.Tensor], groups: Sequence[Group], alone: float
+) -> torch.Tensor:
+    """Mean loss of some questions.
+
+    Args:
+        spans: For every window, one after another, the log-odds of its spans [t, w].
+        choices: And those of yes and no [2].
+        groups: The questions.
+        alone: Weight of the loss of each distractor by itself.
+    """
+    losses = []
+    at = 0
+    for group in groups:
+        n = len(group.rows)
+        span, choice = spans[at : at + n], choices[at : at + n]
+        at += n
+        zero = choice[0].new_zeros(1)
+        right = [
+            span[i][first, width]
+            for i, places in enumerate(group.spans)
+            for first, width in places
+            if width < span[i].shape[1]
+        ]
+        right += [choice[i][pick] for i, pick in enumerate(group.choices) if pick is not None]
+        each = [torch.logsumexp(torch.cat([span[i].flatten(), choice[i]]), 0) for i in range(n)]
+        every = torch.logsumexp(torch.stack([*each, zero[0]]), 0)
+        losses.append(every - (torch.logsumexp(torch.stack(right), 0) if right else zero[0]))
+        wrong = [each[i] for i in range(n) if not group.gold[i]]
+        if alone and wrong and len(wrong) < n:
+            losses.append(alone * nn.functional.softplus(torch.stack(wrong)).mean())
+    return torch.stack(losses).sum() / len(groups)
+
+
+class _Batches(Sampler[list[int]]):
+    """Questions of like length together, in an order that the seed alone decides."""
+
+    def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
+        self.lengths, self.size, self.seed, self.epoch = lengths, size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for another pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = random.Random(f"{self.seed}/{self.epoch}")
+        # Some noise, so that a batch is not the same in every pass.
+        order = sorted(range(len(self.lengths)), key=lambda i: self.lengths[i] * rng.uniform(0.8, 1.2))
+        batches = [order[at : at + self.size] for at in range(0, len(order), self.size)]
+        rng.shuffle(batches)
+        return iter(batches)
+
+
+class _Trainer(Trainer):
+    """transformers' trainer with batches of like length, our loss, and a faster rate for the heads."""
+
+    how: SpanTraining
+    lengths: Sequence[int]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        batches = _Batches(self.lengths, self.how.groups, self.how.seed)
+        return DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+        )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            parts = {True: [], False: []}  # type: dict[bool, list[torch.nn.Parameter]]
+            for name, value in self.model.named_parameters():
+                if value.requires_grad:
+                    parts[name.startswith("encoder.")].append(value)
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {"params": parts[True], "lr": self.how.learning_rate},
+                    {"params": parts[False], "lr": self.how.head_rate},
+                ],
+                weight_decay=0.01,
+            )
+        return self.optimizer
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> torch.Tensor:
+        groups = inputs["groups"]
+        count = sum(len(group.rows) for group in groups)
+        spans: list[Any] = [None] * count
+        choices: list[Any] = [None] * count
+        for places, part in inputs["parts"]:
+            some, chosen = model(**part)
+            for place, span, choice in zip(places, some, chosen, strict=True):
+                spans[place], choices[place] = span, choice
+        return span_loss(spans, choices, groups, self.how.alone)
+
+
+def evaluate_reader(reader: SpanReader, examples: Sequence[ReadingExample]) -> dict[str, float]:
+    """EM and F1 over the gold passage alone, and among three distractors; refusal of distractors alone."""
+    asked = [example.question for example in examples]
+    rows = {}
+    for name, count, with_gold in (("gold", 0, True), ("among", 3, True), ("none", 3, False)):
+        shown = [
+            [
+                Document(p.text, metadata={"title": p.title})
+                for p in [*([e.gold] if with_gold else []), *e.distractors[:count]]
+            ]
+            for e in examples
+        ]
+        found = reader.candidates(asked, shown, n=1)
+        said = [answers[0].text if answers else "" for answers in found]
+        if with_gold:
+            rows[f"{name}_em"] = sum(exact_match(s, e.answers) for s, e in zip(said, examples, strict=True))
+            rows[f"{name}_f1"] = sum(token_f1(s, e.answers) for s, e in zip(said, examples, strict=True))
+        refused = sum(not answers or answers[0].no_answer > reader.refusal for answers in found)
+        rows[f"{name}_refused"] = refused
+    return {name: round(value / len(examples), 4) for name, value in rows.items()}
+
+
+class _Evaluation(TrainerCallback):
+    """Writes how well the held-out examples are read, a few times in a training."""
+
+    def __init__(self, reader: SpanReader, examples: Sequence[ReadingExample], log: Path, times: int) -> None:
+        self.reader, self.examples, self.log, self.times = reader, examples, log, times
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        every = max(1, state.max_steps // self.times)
+        if state.global_step % every and state.global_step != state.max_steps:
+            return
+        row = {"step": state.global_step, **evaluate_reader(self.reader, self.examples)}
+        _logger.info("%s", row)
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def train_span_reader(
+    examples: Sequence[ReadingExample],
+    folder: str | Path,
+    *,
+    settings: SpanSettings = SpanSettings(),
+    how: SpanTraining = SpanTraining(),
+) -> SpanReader:
+    """Trains a span reader and writes it to a folder; a training that was killed goes on.
+
+    The embeddings of tokens stay as they are: they hold half of a small encoder's weights, so that what is
+    trained is small enough to be sent along. On a CPU with bf16 units (AMX) matrices are multiplied in bf16.
+    One thread with the same seed gives the same weights on one machine.
+
+    Args:
+        examples: Questions with passages.
+        folder: Where the reader, the log of its evaluation and the checkpoints go.
+        settings: The encoder and its lengths.
+        how: Rates, sizes, seed.
+
+    Raises:
+        InputError: If there are not more examples than are held out.
+    """
+    if len(examples) <= how.held_out:
+        raise InputError(f"{len(examples)} examples, of which {how.held_out} are held out: too few to train.")
+    target = Path(folder)
+    work = target / "checkpoints"
+    torch.manual_seed(how.seed)
+    encoder, tokenizer = load_encoder(settings.base)
+    encoder.embeddings.requires_grad_(False)
+    model = SpanModel(encoder, settings.answer_tokens)
+    mixed = list(examples)
+    random.Random(how.seed).shuffle(mixed)
+    held, used = mixed[: how.held_out], mixed[how.held_out :]
+    groups = _Groups(used, tokenizer, settings, how)
+    lengths = [len(e.question) + len(e.gold.text) for e in used]
+    cpu = not torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=how.epochs,
+        max_steps=how.max_steps,
+        learning_rate=how.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=how.warmup,
+        max_grad_norm=1.0,
+        logging_steps=50,
+        save_steps=200,
+        save_total_limit=1,
+        bf16=_has_bf16(),
+        use_cpu=cpu,
+        seed=how.seed,
+        data_seed=how.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to=[],
+        label_names=[],
+    )
+    pad = tokenizer.pad_token_id or 0
+
+    def together(rows: list[Group]) -> dict[str, Any]:
+        # Gold passages and distractors differ in length: windows of like length go through together.
+        every = [row for group in rows for row in group.rows]
+        order = sorted(range(len(every)), key=lambda i: len(every[i].input_ids))
+        size = -(-len(order) // 3)
+        cuts = [order[at : at + size] for at in range(0, len(order), size)]
+        parts = [(cut, collate([every[i] for i in cut], pad)) for cut in cuts]
+        return {"groups": rows, "parts": parts}
+
+    trainer = _Trainer(model=model, args=arguments, train_dataset=groups, data_collator=together)
+    trainer.how, trainer.lengths = how, lengths
+    reader = SpanReader.of(model, tokenizer, settings)
+    if held:
+        log = target / "evaluation.jsonl"
+        target.mkdir(parents=True, exist_ok=True)
+        trainer.add_callback(_Evaluation(reader, held, log, how.evaluations))
+    last = get_last_checkpoint(str(work)) if work.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    reader.save(target)
+    return reader
+
+
+def _has_bf16() -> bool:
+    """Whether bf16 matrices are fast here."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    supported: bool = torch.cpu._is_amx_tile_supported()
+    return supported
