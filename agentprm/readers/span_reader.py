@@ -69,12 +69,12 @@ class Window(NamedTuple):
     offsets: list[tuple[int, int] | None]
 
 
-def windows(
-    tokenizer: Any, question: str, title: str, text: str, settings: SpanSettings
-) -> list[Window]:
+def windows(tokenizer: Any, question: str, title: str, text: str, settings: SpanSettings) -> list[Window]:
     """A question and a passage in tokens; the title is read but never quoted."""
     head = f"{title}. " if title else ""
-    asked = tokenizer(question, truncation=True, max_length=settings.max_length // 2, add_special_tokens=False)
+    asked = tokenizer(
+        question, truncation=True, max_length=settings.max_length // 2, add_special_tokens=False
+    )
     coded = tokenizer(head + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     q, ids = asked["input_ids"], coded["input_ids"]
     places = [
@@ -371,7 +371,7 @@ def _open(folder: Path) -> tuple[SpanSettings, dict[str, torch.Tensor]]:
         raise ConfigurationError(f"{path} must hold {', '.join(kinds)}; it holds {', '.join(config)}.")
     digest = config.pop("sha256")
     settings = SpanSettings(**config)
-    if not (16 <= settings.max_length and 1 <= settings.answer_tokens and 0 <= settings.stride):
+    if not (settings.max_length >= 16 and settings.answer_tokens >= 1 and settings.stride >= 0):
         raise ConfigurationError(f"{path} has numbers out of their range.")
     weights = folder.expanduser() / _WEIGHTS
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import json
 import logging
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
-from torch import nn
 from langchain_core.documents import Document
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -44,6 +44,9 @@ from agentprm.training.data import Passage, PlanRecord, ReadingRecord
 __all__ = ["ReadingExample", "SpanTraining", "reading_examples", "train_span_reader"]
 
 _logger = logging.getLogger(__name__)
+
+_SAVED_EVERY = 200
+"""Steps from one checkpoint to the next."""
 
 _MOST_FACTS = 1500
 """Characters of the facts of a yes-no question that are read as one passage."""
@@ -124,9 +127,7 @@ def occurrences(text: str, answers: Iterable[str]) -> list[tuple[int, int]]:
             continue
         left = r"(?<!\w)" if answer[0].isalnum() else ""
         right = r"(?!\w)" if answer[-1].isalnum() else ""
-        found += [
-            m.span() for m in re.finditer(left + re.escape(answer) + right, text, re.IGNORECASE)
-        ]
+        found += [m.span() for m in re.finditer(left + re.escape(answer) + right, text, re.IGNORECASE)]
     return sorted(set(found))
 
 
@@ -218,7 +219,7 @@ def _with_hard_distractors(
             # Others may well say something to it; only its own are known to be of no use.
             yield replace(example, distractors=tuple(others))
             continue
-        weights = {word: 1.0 for word in terms(example.question)}
+        weights = dict.fromkeys(terms(example.question), 1.0)
         near = [pool[int(i)] for i, _ in index.best(weights, hard + 4)]
         near = [p for p in near if p != example.gold][:hard]
         kept = [p for p in [*near, *others] if not occurrences(p.text, example.answers)]
@@ -260,8 +261,12 @@ class _Groups(Dataset[Group]):
             for row in _trained_on(cut, passage is example.gold, rng):
                 is_gold = passage is example.gold
                 group.rows.append(row)
-                choice = ("yes", "no").index(example.answers[0].lower()) if is_gold and example.boolean else None
-                spans = [] if example.boolean or not is_gold else _token_spans(row, passage.text, example.answers)
+                choice = (
+                    ("yes", "no").index(example.answers[0].lower()) if is_gold and example.boolean else None
+                )
+                spans = (
+                    [] if example.boolean or not is_gold else _token_spans(row, passage.text, example.answers)
+                )
                 answers = bool(spans) or choice is not None
                 group.spans.append(spans)
                 group.choices.append(choice)
@@ -335,7 +340,7 @@ class _Batches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.size)
+        return math.ceil(len(self.lengths) / self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = random.Random(f"{self.seed}/{self.epoch}")
@@ -346,7 +351,7 @@ class _Batches(Sampler[list[int]]):
         return iter(batches)
 
 
-class _Trainer(Trainer):
+class _Trainer(Trainer):  # type: ignore[misc]
     """transformers' trainer with batches of like length, our loss, and a faster rate for the heads."""
 
     how: SpanTraining
@@ -355,18 +360,18 @@ class _Trainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         batches = _Batches(self.lengths, self.how.groups, self.how.seed)
         return DataLoader(
-            self.train_dataset,  # type: ignore[arg-type]
+            self.train_dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
+        if getattr(self, "optimizer", None) is None:
             parts = {True: [], False: []}  # type: dict[bool, list[torch.nn.Parameter]]
             for name, value in self.model.named_parameters():
                 if value.requires_grad:
                     parts[name.startswith("encoder.")].append(value)
-            self.optimizer = torch.optim.AdamW(
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
                 [
                     {"params": parts[True], "lr": self.how.learning_rate},
                     {"params": parts[False], "lr": self.how.head_rate},
@@ -411,7 +416,7 @@ def evaluate_reader(reader: SpanReader, examples: Sequence[ReadingExample]) -> d
     return {name: round(value / len(examples), 4) for name, value in rows.items()}
 
 
-class _Evaluation(TrainerCallback):
+class _Evaluation(TrainerCallback):  # type: ignore[misc]
     """Writes how well the held-out examples are read, a few times in a training."""
 
     def __init__(self, reader: SpanReader, examples: Sequence[ReadingExample], log: Path, times: int) -> None:
@@ -427,12 +432,15 @@ class _Evaluation(TrainerCallback):
             file.write(json.dumps(row) + "\n")
 
 
+_SETTINGS, _TRAINING = SpanSettings(), SpanTraining()
+
+
 def train_span_reader(
     examples: Sequence[ReadingExample],
     folder: str | Path,
     *,
-    settings: SpanSettings = SpanSettings(),
-    how: SpanTraining = SpanTraining(),
+    settings: SpanSettings = _SETTINGS,
+    how: SpanTraining = _TRAINING,
 ) -> SpanReader:
     """Trains a span reader and writes it to a folder; a training that was killed goes on.
 
@@ -472,7 +480,7 @@ def train_span_reader(
         warmup_steps=how.warmup,
         max_grad_norm=1.0,
         logging_steps=50,
-        save_steps=200,
+        save_steps=_SAVED_EVERY,
         save_total_limit=1,
         bf16=_has_bf16(),
         use_cpu=cpu,
@@ -510,6 +518,6 @@ def train_span_reader(
 def _has_bf16() -> bool:
     """Whether bf16 matrices are fast here."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     supported: bool = torch.cpu._is_amx_tile_supported()
     return supported

@@ -1,0 +1,218 @@
+"""Training of the span reader on tiny models: its loss by hand, that it learns, repeats and resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agentprm.errors import InputError
+from agentprm.readers import SpanReader
+from agentprm.readers.span_reader import SpanSettings, Window
+from agentprm.training import PlanRecord, ReadingRecord
+from agentprm.training.span_reader import (
+    Group,
+    ReadingExample,
+    Shown,
+    SpanTraining,
+    evaluate_reader,
+    occurrences,
+    reading_examples,
+    span_loss,
+    train_span_reader,
+)
+
+NAMES = ["Anna", "Bert", "Carl", "Dora", "Emil", "Frida", "Gustav", "Hanna"]
+
+
+def toy_examples() -> list[ReadingExample]:
+    found = []
+    for i, name in enumerate(NAMES):
+        for j, mother in enumerate(NAMES):
+            if i != j:
+                gold = Shown(name, f"The mother of {name} was {mother}.")
+                other = Shown(mother, f"The father of {mother} was {NAMES[(i + j) % 8]}.")
+                far = Shown("Rome", f"{name} ruled Rome in 1901.")
+                found.append(ReadingExample(f"Who was the mother of {name}?", (mother,), gold, (other, far)))
+    return found
+
+
+HOW = SpanTraining(learning_rate=3e-3, head_rate=1e-2, epochs=12, held_out=8, evaluations=1, groups=8, seed=3)
+
+
+def settings(folder: Path) -> SpanSettings:
+    return SpanSettings(str(folder), max_length=48, stride=4, answer_tokens=4)
+
+
+def test_the_loss_is_that_of_the_probabilities() -> None:
+    window = Window([0], [0], [None])
+    spans = [torch.tensor([[0.5, -1.0], [2.0, -torch.inf]]), torch.tensor([[0.1, 0.2], [0.3, -torch.inf]])]
+    choices = [torch.tensor([0.4, -0.7]), torch.tensor([-0.2, 0.6])]
+    odds = [
+        [math.exp(v) for v in (0.5, -1.0, 2.0, 0.4, -0.7)],
+        [math.exp(v) for v in (0.1, 0.2, 0.3, -0.2, 0.6)],
+    ]
+    total = 1 + sum(odds[0]) + sum(odds[1])
+
+    answered = Group([window, window], [[(0, 0), (1, 0)], []], [None, None], [True, False])
+    expected = -math.log((math.exp(0.5) + math.exp(2.0)) / total) + 0.3 * math.log(1 + sum(odds[1]))
+    assert span_loss(spans, choices, [answered], 0.3).item() == pytest.approx(expected, rel=1e-5)
+
+    boolean = Group([window, window], [[], []], [1, None], [True, False])
+    expected = -math.log(math.exp(-0.7) / total)
+    assert span_loss(spans, choices, [boolean], 0.0).item() == pytest.approx(expected, rel=1e-5)
+
+    nothing = Group([window, window], [[], []], [None, None], [False, False])
+    assert span_loss(spans, choices, [nothing], 0.3).item() == pytest.approx(math.log(total), rel=1e-5)
+    mean = span_loss(spans * 2, choices * 2, [answered, nothing], 0.0).item()
+    each = [span_loss(spans, choices, [g], 0.0).item() for g in (answered, nothing)]
+    assert mean == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
+def test_a_reader_learns_and_refuses(encoder_folder: Path, tmp_path: Path) -> None:
+    reader = train_span_reader(toy_examples(), tmp_path, settings=settings(encoder_folder), how=HOW)
+    score = evaluate_reader(reader, toy_examples())
+    assert score["gold_em"] > 0.9
+    assert score["among_em"] > 0.9
+    assert score["none_refused"] > 0.9
+    assert score["gold_refused"] < 0.1
+    log = [json.loads(line) for line in (tmp_path / "evaluation.jsonl").read_text().splitlines()]
+    assert log[-1]["gold_em"] > 0.8
+    saved = SpanReader(tmp_path)
+    assert evaluate_reader(saved, toy_examples())["gold_em"] > 0.9
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "span_reader.safetensors").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_weights_also_after_a_kill(
+    encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentprm.training.span_reader._SAVED_EVERY", 3)
+    short = replace(HOW, max_steps=8)
+    there = settings(encoder_folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name in ("one", "two"):
+            train_span_reader(toy_examples(), tmp_path / name, settings=there, how=short)
+        assert weights(tmp_path / "one") == weights(tmp_path / "two")
+
+        class KilledError(Exception):
+            pass
+
+        calls = []
+
+        def dies(*arguments: object) -> torch.Tensor:
+            calls.append(1)
+            if len(calls) == 6:
+                raise KilledError
+            return span_loss(*arguments)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patched:
+            patched.setattr("agentprm.training.span_reader.span_loss", dies)
+            with pytest.raises(KilledError):
+                train_span_reader(toy_examples(), tmp_path / "three", settings=there, how=short)
+        assert not (tmp_path / "three" / "span_reader.safetensors").exists()
+        train_span_reader(toy_examples(), tmp_path / "three", settings=there, how=short)
+        assert weights(tmp_path / "three") == weights(tmp_path / "one")
+        other = replace(short, seed=4)
+        train_span_reader(toy_examples(), tmp_path / "four", settings=there, how=other)
+        assert weights(tmp_path / "four") != weights(tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_too_few_examples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too few"):
+        train_span_reader(toy_examples()[:3], tmp_path)
+
+
+def test_occurrences_are_whole_words() -> None:
+    assert occurrences("Rome, Romeo, rome", ["Rome"]) == [(0, 4), (13, 17)]
+    assert occurrences("in 1901 (1901)", ["1901"]) == [(3, 7), (9, 13)]
+    assert occurrences("A+ is A+", ["A+", " "]) == [(0, 2), (6, 8)]
+
+
+def test_examples_come_from_records_and_from_the_steps_of_plans() -> None:
+    passages = [
+        {"title": "Get Up (song)", "text": "Get Up is a song by Dillon Smith. " + "x" * 80, "gold": True},
+        {
+            "title": "Dillon Smith",
+            "text": "Dillon Smith was born on 5 October 1987. " + "y" * 80,
+            "gold": True,
+        },
+        {"title": "Other", "text": "Another song came out in 1990. " + "z" * 80, "gold": False},
+    ]
+    two_hop = ReadingRecord.model_validate(
+        {
+            "id": "a",
+            "set": "s",
+            "question": "When was the performer of Get Up born?",
+            "answers": ["5 October 1987"],
+            "passages": passages,
+        }
+    )
+    one_hop = ReadingRecord.model_validate(
+        {
+            "id": "b",
+            "set": "t",
+            "question": "When did another song come out?",
+            "answers": ["1990"],
+            "passages": [{**passages[2], "gold": True}],
+        }
+    )
+    boolean = ReadingRecord.model_validate(
+        {
+            "id": "c",
+            "set": "u",
+            "question": "Is it a song?",
+            "answers": ["yes"],
+            "passages": [
+                {"title": "", "text": "It sounds.", "gold": True},
+                {"title": "", "text": "It is sung.", "gold": True},
+            ],
+        }
+    )
+    hopeless = ReadingRecord.model_validate(
+        {
+            "id": "d",
+            "set": "t",
+            "question": "Why?",
+            "answers": ["because"],
+            "passages": [{**passages[2], "gold": True}],
+        }
+    )
+    plan = PlanRecord.model_validate(
+        {
+            "id": "a",
+            "set": "s",
+            "question": two_hop.question,
+            "steps": [
+                {"question": "Who performed Get Up?", "answer": "Dillon Smith"},
+                {"question": "When was #1 born?", "answer": "5 October 1987"},
+                {"question": "Compare #1 and #2", "answer": "Dillon Smith"},
+            ],
+        }
+    )
+    found = reading_examples([two_hop, one_hop, boolean, hopeless], [plan], hard=2)
+    by_question = {e.question: e for e in found}
+    assert set(by_question) == {
+        "Who performed Get Up?",
+        "When was Dillon Smith born?",
+        "When did another song come out?",
+        "Is it a song?",
+    }
+    assert by_question["Who performed Get Up?"].gold.title == "Get Up (song)"
+    assert by_question["When was Dillon Smith born?"].gold.title == "Dillon Smith"
+    # A distractor that holds the answer is none.
+    assert "Dillon Smith" not in {p.title for p in by_question["Who performed Get Up?"].distractors}
+    assert by_question["Is it a song?"].gold.text == "It sounds. It is sung."
+    assert by_question["Is it a song?"].distractors == ()
+    drawn = reading_examples([one_hop, one_hop, one_hop], per_set=2, hard=0)
+    assert len(drawn) == 2
