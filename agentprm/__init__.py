@@ -6,7 +6,10 @@ What lives where, from a question to its answer:
   `conversation` reads messages, `budget` bounds and counts what a run costs.
 - Models: `prompts` asks, `lm` has the contract and the backends, `engine` runs local ones, `replies` reads
   what they say. `packaged` has models that come with a package, `model_names` tells folders from hubs.
-- Passages: `retrievers` finds them, `rerank` orders them, `citations` says which ones support a claim.
+- Questions: `plan_text` writes and reads plans of sub-questions, `decomposing` makes them by syntax,
+  `comparing` decides comparisons, with `quantities` and `countries`.
+- Passages: `retrievers` finds them, `rerank` orders them, `readers` quote answers from them, `citations` says
+  which ones support a claim.
 - Judgement: `rewards` scores steps, `search` makes values of scores and chooses.
 - Around it: `integrations` for agents, `cli` for the shell, `scale` for many questions, `evaluation`, `trace`
   to see a search, `training` for models of your own, `testing` without models, `demo` documents.
