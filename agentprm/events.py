@@ -21,6 +21,7 @@ __all__ = [
     "SearchStopped",
     "StepCommitted",
     "StepCompleted",
+    "StepCriticised",
     "StepProposed",
     "StepScored",
 ]
@@ -80,6 +81,15 @@ class StepScored(TypedDict):
     value: float | None
 
 
+class StepCriticised(TypedDict):
+    """A weak step was explained: where its fault lies, if the explanation says so, and what to do better."""
+
+    type: Literal["agentprm.step_criticised"]
+    step_id: str
+    fault: str | None
+    critique: str
+
+
 class StepCommitted(TypedDict):
     """A step was chosen."""
 
@@ -136,6 +146,7 @@ SearchEvent = (
     | DocumentsReranked
     | StepCompleted
     | StepScored
+    | StepCriticised
     | StepCommitted
     | SearchStopped
     | AnswerJudged

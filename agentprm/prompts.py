@@ -16,7 +16,7 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm.base import LanguageModel, Prompt, Role, SamplingParams
-from agentprm.replies import inert
+from agentprm.replies import FAULTS, inert
 from agentprm.state import Step, title_of
 from agentprm.text import cut, one_line
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from agentprm.rewards.base import RewardStep
 
 __all__ = [
+    "CRITIQUE",
     "PROMPTS",
-    "PROPOSAL",
     "ChatTemplate",
     "Prompts",
     "in_form",
@@ -33,30 +33,68 @@ __all__ = [
     "known_text",
     "passage_line",
     "passages_text",
+    "proposal_schema",
     "reply_params",
+    "with_recall",
 ]
 
 #: How a proposal to search begins; the other form is `Final answer:`.
 SEARCH = "Search:"
 
-#: A proposal in JSON, for models that are held to a schema.
-PROPOSAL = {
-    "title": "next_step",
-    "description": "What to do next: search for one thing, or give the final answer. The other one is null.",
+#: A critique in JSON, for models that are held to a schema.
+CRITIQUE = {
+    "title": "critique",
+    "description": "What is wrong with a step of a search, and what to do better.",
     "type": "object",
     "properties": {
-        "search": {
-            "type": ["string", "null"],
-            "description": "A short question about one thing that is not known yet.",
-        },
-        "final_answer": {
-            "type": ["string", "null"],
-            "description": "The answer to the question, once it is known.",
-        },
+        "fault": {"type": "string", "enum": list(FAULTS), "description": "Where the fault lies."},
+        "advice": {"type": "string", "description": "What to do better, in one or two sentences."},
     },
-    "required": ["search", "final_answer"],
+    "required": ["fault", "advice"],
     "additionalProperties": False,
 }
+
+_ACTIONS: Mapping[str, Mapping[str, Any]] = {
+    "search": {
+        "type": ["string", "null"],
+        "description": "A short question about one thing that is not known yet.",
+    },
+    "recall": {
+        "type": ["string", "null"],
+        "description": "A short question that you can answer without a search.",
+    },
+    "flip": {
+        "type": ["boolean", "null"],
+        "description": "Keep the step's question, but search for it if it was not, or do not if it was.",
+    },
+    "final_answer": {
+        "type": ["string", "null"],
+        "description": "The answer to the question, once it is known.",
+    },
+}
+
+
+def proposal_schema(*, recall: bool = False, flip: bool = False) -> dict[str, Any]:
+    """A proposal in JSON, for models that are held to a schema; `parse_proposal` reads it.
+
+    Args:
+        recall: A question may be answered without a search.
+        flip: The search flag of a step may be flipped.
+    """
+    offered = {"search": True, "recall": recall, "flip": flip, "final_answer": True}
+    names = [name for name, is_offered in offered.items() if is_offered]
+    doing = "search for one thing, or give the final answer. The other one is null."
+    if recall or flip:
+        doing = "exactly one of these; the others are null."
+    return {
+        "title": "next_step",
+        "description": f"What to do next: {doing}",
+        "type": "object",
+        "properties": {name: dict(_ACTIONS[name]) for name in names},
+        "required": names,
+        "additionalProperties": False,
+    }
+
 
 _ROOM = 256  # tokens of a reply that is not led by a prefix: some words may stand before what is asked for
 
@@ -120,7 +158,7 @@ def reply_params(
         max_tokens: Most tokens of what is asked for.
         temperature: See `SamplingParams`.
         seed: See `SamplingParams`.
-        schema: JSON schema of the reply, for instance `PROPOSAL`.
+        schema: JSON schema of the reply, for instance `proposal_schema()`.
         lines: It may have several lines from any model.
     """
     can = model.capabilities
@@ -167,8 +205,8 @@ class Prompts:
         proceed: Next search or conclusion; fields `question`, `known`.
         complete: Finding of a step; fields `passages`, `known`, `query`.
         critique: What is wrong with a step; fields `question`, `known`, `query`, `passages`,
-            `thought`, `score`, `future`.
-        refine: A better step; the same fields without `score` and `future`, and `critique`.
+            `thought`, `score`, `remarks`, `future`.
+        refine: A better step; the same fields without `score` and `future`, `fault` and `critique`.
         answer: Answer from passages; fields `passages`, `question`.
         recall: Answer without passages; field `question`.
         summarise: Answer from the chain; fields `question`, `known`.
@@ -241,6 +279,22 @@ def in_form(prompts: Prompts, form: str | None = None, language: str | None = No
     )
 
 
+def with_recall(prompts: Prompts) -> Prompts:
+    """The prompts with `Recall: …` beside `Search: …`, for steps that need no search, and `Flip`.
+
+    Args:
+        prompts: Templates; `propose`, `proceed` and `refine` are changed.
+    """
+    recall = "\n\nWhere no search is needed to answer the next question, write 'Recall: ...' instead."
+    flip = " Write 'Flip' to keep the step's question and search for it if it was not, or not if it was."
+    return replace(
+        prompts,
+        propose=replace(prompts.propose, user=prompts.propose.user + recall),
+        proceed=replace(prompts.proceed, user=prompts.proceed.user + recall),
+        refine=replace(prompts.refine, user=prompts.refine.user + recall + flip),
+    )
+
+
 _READ = "Read the text and answer the question with a few words copied from the text."
 _BRIEF = (" with a few words copied from the text", " with a few words")
 _STEP = "Question: {question}\nKnown:\n{known}\nStep: {query}\nPassages:\n{passages}\nFinding: {thought}"
@@ -293,24 +347,30 @@ PROMPTS = Prompts(
         prefix="Answer:",
     ),
     critique=ChatTemplate(
-        fields=(*_STEP_FIELDS, "score", "future"),
+        fields=(*_STEP_FIELDS, "score", "remarks", "future"),
         system=(
             "You review one step of a search for the answer to a question. A reward model gave it a low "
-            "score. Look for a fault in the decomposition (the step asks too much, something known, or "
-            "something beside the point), in the retrieval (the passages do not speak of what was asked) "
-            "and in the finding (not supported by the passages, wrong entity, incomplete). Say in one or "
-            "two sentences what to do better."
+            "score. Its fault is one of these:\n"
+            "decomposition: the step asks too much at once, something that is known, something beside the "
+            "point, or names nothing that can be searched for\n"
+            "retrieval: the passages do not speak of what was asked, speak of another thing of that name, "
+            "or there should (or need) not have been a search\n"
+            "finding: it is not supported by the passages, names the wrong thing, is incomplete, or "
+            "contradicts what is known\n"
+            "Reply with one line: 'Fault: <decomposition, retrieval or finding>. <what to do better, in "
+            "one or two sentences>'."
         ),
-        user=_STEP + "\nScore: {score}\nWhat would follow: {future}",
+        user=_STEP + "\nScore: {score}\nRemarks on it: {remarks}\nWhat would follow: {future}",
+        prefix="Fault:",
     ),
     refine=ChatTemplate(
-        fields=(*_STEP_FIELDS, "critique"),
+        fields=(*_STEP_FIELDS, "remarks", "fault", "critique"),
         system=(
             "Replace a weak step of a search for the answer to a question by a better one, following the "
             "critique. Reply with one line: 'Search: <a short question about one thing>', or, if the answer "
             "is known, 'Final answer: <short answer>'."
         ),
-        user=_STEP + "\nCritique: {critique}",
+        user=_STEP + "\nRemarks on it: {remarks}\nFault: {fault}\nCritique: {critique}",
         prefix=SEARCH,
     ),
     answer=ChatTemplate(

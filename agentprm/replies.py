@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from agentprm.lm.base import Completion
 
 __all__ = [
+    "FAULTS",
+    "Critique",
     "Proposal",
     "answer_span",
     "begins_thinking",
@@ -32,6 +34,7 @@ __all__ = [
     "json_object",
     "opened_thought",
     "parse_choice",
+    "parse_critique",
     "parse_finding",
     "parse_lines",
     "parse_proposal",
@@ -150,23 +153,61 @@ def cut_reply(text: str, stop: Sequence[str], *, led: bool) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A parsed line of the model: a search or a conclusion."""
+    """A parsed line of the model: a question to go on with, a conclusion, or a flipped search flag.
+
+    Attributes:
+        query: The question; empty for the others.
+        final_answer: The conclusion, if it is one.
+        retrieve: Whether the question is searched for, rather than answered from what is known.
+        flip: The question stays; it is searched for if it was not, and the other way round.
+    """
 
     query: str = ""
     final_answer: str | None = None
+    retrieve: bool = True
+    flip: bool = False
+
+
+#: What can be wrong with a step: what it asks, what was found for it, what it made of that.
+FAULTS = ("decomposition", "retrieval", "finding")
+
+
+@dataclass(frozen=True)
+class Critique:
+    """What an explanation says is wrong with a step.
+
+    Attributes:
+        advice: What to do better; empty if there was no usable reply.
+        fault: One of `FAULTS`; `None` if the reply names none.
+    """
+
+    advice: str
+    fault: str | None = None
 
 
 # A model that was led to write "Search:" may write the label once more, or conclude all the same. Every
 # pattern here is linear in its text: possessive, or bounded.
 _QUERY = r"(?:\s{1,4}(?:query|question|for))?"
-_LABEL = re.compile(
-    rf"\W*+(?:next\s{{1,4}})?(search(?={_QUERY}\W)|final\s{{1,4}}answer){_QUERY}\W*[:\uff1a]", re.IGNORECASE
-)
-# Further on in a reply a label counts where a sentence could begin, and not in "I did a search: …".
-_LATER = re.compile(
-    r"(?:^|[.!?\u2026:;,\u2014\u3002\uff1a)])[\s*_#>`\"'-]{0,8}"
-    rf"(?=(?:(?:next\s{{1,4}})?search{_QUERY}|final\s{{1,4}}answer)[\s*_`]{{0,8}}[:\uff1a])",
-    re.IGNORECASE | re.MULTILINE,
+
+
+def _labels(words: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """The label that a reply begins with, and one further on.
+
+    Further on in a reply a label counts where a sentence could begin, and not in "I did a search: …".
+    """
+    first = rf"\W*+(?:next\s{{1,4}})?((?:{words})(?={_QUERY}\W)|final\s{{1,4}}answer){_QUERY}\W*[:\uff1a]"
+    later = (
+        r"(?:^|[.!?\u2026:;,\u2014\u3002\uff1a)])[\s*_#>`\"'-]{0,8}"
+        rf"(?=(?:(?:next\s{{1,4}})?(?:{words}){_QUERY}|final\s{{1,4}}answer)[\s*_`]{{0,8}}[:\uff1a])"
+    )
+    return re.compile(first, re.IGNORECASE), re.compile(later, re.IGNORECASE | re.MULTILINE)
+
+
+_SEARCHING = _labels("search")
+_RECALLING = _labels("search|recall")
+_FLIP = re.compile(r"[\s*_#>`\"'(\[-]{0,20}flip\b[^\n?]{0,80}(?=\n|\Z)", re.IGNORECASE)
+_FAULT = re.compile(
+    rf"\W{{0,20}}(?:fault|error|family)?\W{{0,8}}({'|'.join(FAULTS)})\b[\W_]{{0,8}}", re.IGNORECASE
 )
 _ANSWER_LABEL = re.compile(
     r"[\s*_#>`\"']{0,20}(?:final\s{1,4}answer|answer|finding)[\s*_`\"']{0,20}[:\uff1a][\s*_`]{0,20}",
@@ -177,47 +218,75 @@ _FIRST_QUESTION = re.compile(r"[^?\uff1f\u061f]*[?\uff1f\u061f]?")
 _MARKS = " \t\"'*`"
 
 
-def parse_proposal(text: str, shown: str = "") -> Proposal | None:
+def parse_proposal(
+    text: str, shown: str = "", *, recall: bool = False, flip: bool = False
+) -> Proposal | None:
     """Reads what a model wants to do next; `None` if it says neither `Search:` nor `Final answer:`.
 
     The first line that is not blank counts. If it has no label, the first label after it where a
-    sentence begins does, or a reply in JSON (`agentprm.prompts.PROPOSAL`). Thinking is not read. Where
-    the text that the model was shown holds a label itself, a later line might be a copy of it, and only
-    the first one is read.
+    sentence begins does, or a reply in JSON (`agentprm.prompts.proposal_schema`). Thinking is not read.
+    Where the text that the model was shown holds a label itself, a later line might be a copy of it, and
+    only the first one is read.
 
     Args:
         text: The reply, after the prompt's prefix if it has one.
         shown: What the model was shown that is not ours: the question, findings and passages.
+        recall: `Recall:` is a label too: a question to be answered without a search.
+        flip: `Flip` is a reply too.
     """
+    labels = _RECALLING if recall else _SEARCHING
     reply = clean_text(without_thought(text)).strip()
     fields = json_object(reply)
     if fields is not None:
-        query, answer = fields.get("search"), fields.get("final_answer")
-        reply = f"Search: {query}" if query else f"Final answer: {answer}" if answer else ""
-    found = _proposal(reply)
-    if found is None and not _LATER.search(shown):
-        later = _LATER.search(reply)
-        found = _proposal(reply[later.end() :]) if later else None
+        if flip and fields.get("flip") is True:
+            return Proposal(flip=True)
+        given = {"Search": fields.get("search"), "Recall": recall and fields.get("recall")}
+        given["Final answer"] = fields.get("final_answer")
+        reply = next((f"{label}: {value}" for label, value in given.items() if value), "")
+    found = _proposal(reply, labels[0])
+    # A model that was led to search may flip all the same.
+    if flip and _FLIP.match(reply if found is None else found.query):
+        return Proposal(flip=True)
+    if found is None and not labels[1].search(shown):
+        later = labels[1].search(reply)
+        found = _proposal(reply[later.end() :], labels[0]) if later else None
     return found
 
 
-def _proposal(reply: str) -> Proposal | None:
+def _proposal(reply: str, labels: re.Pattern[str]) -> Proposal | None:
     """The proposal that `reply` begins with."""
     label, at = "", 0
-    while not label.startswith("final") and (match := _LABEL.match(reply, at)):
+    while not label.startswith("final") and (match := labels.match(reply, at)):
         label, at = match.group(1).lower(), match.end()
     rest = reply[at:].strip().removeprefix("**").lstrip()
     if not label or not re.search(r"\w", rest):
         return None
-    if label == "search":
+    if not label.startswith("final"):
         # One question; what a small model babbles after it is not part of it.
         line = rest.splitlines()[0].lstrip(_MARKS)
         query = one_line(_FIRST_QUESTION.match(line)[0]).rstrip("*`")  # type: ignore[index]
-        return Proposal(query=query) if re.search(r"\w", query) else None
+        return Proposal(query=query, retrieve=label == "search") if re.search(r"\w", query) else None
     paragraph = re.split(r"\n[ \t]*+\n", rest, maxsplit=1)[0]
     if paragraph.count("```") % 2:  # the label stands in the fence that ends here
         paragraph = paragraph.removesuffix("```").rstrip()
     return Proposal(final_answer=parse_finding(paragraph))
+
+
+def parse_critique(text: str) -> Critique:
+    """Reads what is wrong with a step: `Fault: retrieval. …`, JSON, or a text that names no fault.
+
+    An explanation in words of its own is still one; only a reply without a word in it says nothing.
+    """
+    reply = clean_text(without_thought(text)).strip()
+    fields = json_object(reply)
+    if fields is not None:
+        fault, advice = fields.get("fault"), fields.get("advice")
+        return Critique(
+            one_line(advice) if isinstance(advice, str) else "", fault if fault in FAULTS else None
+        )
+    named = _FAULT.match(reply)
+    advice = one_line(reply[named.end() :] if named else reply)
+    return Critique(advice if re.search(r"\w", advice) else "", named.group(1).lower() if named else None)
 
 
 _ITEM = re.compile(r"\s*(?:[-*\u2022]|\(?\d{1,3}[.):])\s+")
@@ -239,7 +308,7 @@ def parse_lines(text: str, most: int) -> list[str]:
     items = []
     for line in lines:
         bare = _ITEM.sub("", line, count=1)
-        label = _LABEL.match(bare)
+        label = _SEARCHING[0].match(bare)
         item = _unquoted(one_line(bare[label.end() :] if label else bare))
         if re.search(r"\w", item) and not item.startswith("```"):
             items.append(item)

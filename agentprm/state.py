@@ -76,6 +76,8 @@ class Step(TypedDict):
         status: See `StepStatus`.
         usage: The step's share of the cost of the nodes that worked on it.
         cited_ids: The passages that support the thought.
+        remarks: What the reward said of the step besides its score: critiques, evidence of checkers.
+        fault: Where the fault of the step that this one refines lies, if the critique says so.
         critique: What was wrong with the step that this one refines.
         refines: Id of the step that this one refines.
         output: The model's raw text, kept where it could not be parsed.
@@ -94,6 +96,8 @@ class Step(TypedDict):
     status: StepStatus
     usage: Usage
     cited_ids: NotRequired[list[str]]
+    remarks: NotRequired[str]
+    fault: NotRequired[str]
     critique: NotRequired[str]
     refines: NotRequired[str]
     output: NotRequired[str]

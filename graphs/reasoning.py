@@ -55,6 +55,7 @@ def create_reasoning_graph(
     passages: int | None = None,
     value: ValueFunction | None = None,
     shallow: int = 3,
+    recall: bool = False,
     threshold: float | Literal["reward"] | None = "reward",
     accept: Accept = "if_better",
     critic: LanguageModel | BaseChatModel | str | None = None,
@@ -95,11 +96,13 @@ def create_reasoning_graph(
             look-ahead. It costs two to three times as much, and the paper's own ablations find it the
             least valuable part; try it where the reward model is a trained one.
         shallow: Deepest steps that are looked ahead from; 3 in the paper.
+        recall: Offer steps that are answered from what is known, without a search, and refinements that
+            flip this flag of a step (as in the paper).
         threshold: Gate of the refinement, in the reward's space. By default the reward's own: that of
             its calibration or family, else the middle of its space, .5 (as in the paper) or 0. `None`
             never refines.
         accept: `if_better`, or `always` as in the paper.
-        critic: A model of its own for the critique; `None` means `model`.
+        critic: The explanation model, which says what is wrong with a weak step; `None` means `model`.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
             it out.
         condense: Make a follow-up of a conversation a question that stands alone before the search: with
@@ -142,6 +145,7 @@ def create_reasoning_graph(
         "min_steps": min_steps,
         "temperature": temperature,
         "seed": seed,
+        "recall": recall,
         "prompts": prompts,
         "budget": budget,
     }
@@ -179,6 +183,7 @@ def create_reasoning_graph(
         RefineStep(
             language_model,
             critic=critic,
+            recall=recall,
             temperature=temperature,
             seed=seed,
             prompts=prompts,

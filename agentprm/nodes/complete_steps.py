@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
-from agentprm.lm import LanguageModel, as_language_model
+from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit
 from agentprm.nodes.tree import ancestors, concludes, documents_of
@@ -34,7 +35,7 @@ class CompleteSteps(SearchNode):
         temperature: 0, greedy, since a finding should be read off and not invented.
         seed: Seed of the sampling, where the temperature is not 0.
         max_tokens: Most tokens of a finding.
-        prompts: Templates; `complete` is used.
+        prompts: Templates; `complete` is used, and `summarise` for a step without retrieval.
         keys: Own names for `question` and `messages`.
         budget: Bounds of the run. One model call is kept back for the answer.
     """
@@ -76,12 +77,7 @@ class CompleteSteps(SearchNode):
         steps = steps[:allowed]
         shown = [documents_of(state, step["doc_ids"])[: self.setting("passages")] for step in steps]
         prompts = [
-            self.prompts.complete.render(
-                passages=passages_text(passages),
-                known=known_text(ancestors(state, step)),
-                query=one_line(step["query"]),
-                prefill=self.model.capabilities.prefill,
-            )
+            self._prompt(step, passages, known_text(ancestors(state, step)))
             for step, passages in zip(steps, shown, strict=True)
         ]
         params = reply_params(
@@ -105,3 +101,11 @@ class CompleteSteps(SearchNode):
             emit({"type": "agentprm.step_completed", "step_id": step["id"], "thought": thought})
         cut = {"prm_stop_reason": "budget: model_calls"} if allowed < wanted else {}
         return {"prm_steps": finished, **cut}
+
+    def _prompt(self, step: Step, passages: Sequence[Document], known: str) -> Prompt:
+        query, prefill = one_line(step["query"]), self.model.capabilities.prefill
+        if not step["retrieve"] and not passages:
+            return self.prompts.summarise.render(question=query, known=known, prefill=prefill)
+        return self.prompts.complete.render(
+            passages=passages_text(passages), known=known, query=query, prefill=prefill
+        )

@@ -103,6 +103,9 @@ class LookAhead(SearchNode):
         simulated: list[Step] = [
             s if s["status"] == "unparsed" else {**s, "status": "simulated"} for s in grown
         ]
+        if ended or local.get("prm_stop_reason"):
+            # Values with a look-ahead and without one do not compare: all stand by their own scores.
+            rollouts = {s["id"]: [s] for s in open_steps(steps, "scored")}
         valued = [self._valued(steps, rollout) for rollout in rollouts.values()]
         update = {"prm_steps": [*valued, *simulated], "prm_documents": local.get("prm_documents", [])}
         if local.get("prm_stop_reason"):

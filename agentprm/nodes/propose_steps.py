@@ -13,7 +13,7 @@ from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
 from agentprm.nodes.tree import new_step, same_text
-from agentprm.prompts import PROMPTS, PROPOSAL, Prompts, known_text, reply_params
+from agentprm.prompts import PROMPTS, Prompts, known_text, proposal_schema, reply_params, with_recall
 from agentprm.replies import finished_text, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to
 from agentprm.text import one_line
@@ -40,6 +40,9 @@ class ProposeSteps(SearchNode):
         min_steps: Committed steps before a conclusion is offered.
         temperature: Sampling temperature.
         seed: Seed of the sampling.
+        recall: Offer steps that are answered from what is known, without retrieval (ReARTeR's search
+            flag). A model that continues a prefix gets one more candidate, its first search without a
+            search; others choose (`Recall: …`).
         look_ahead: Propose look-ahead steps (ids with `~`) rather than candidates.
         max_tokens: Most tokens of a proposal.
         prompts: Templates; `propose` and `proceed` are used.
@@ -58,6 +61,7 @@ class ProposeSteps(SearchNode):
         min_steps: int = 1,
         temperature: float = 0.7,
         seed: int | None = 0,
+        recall: bool = False,
         look_ahead: bool = False,
         max_tokens: int = 32,
         prompts: Prompts = PROMPTS,
@@ -68,7 +72,8 @@ class ProposeSteps(SearchNode):
         self.model = as_language_model(model)
         self.n, self.max_steps, self.min_steps = n, max_steps, min_steps
         self.temperature, self.seed, self.max_tokens = temperature, seed, max_tokens
-        self.look_ahead, self.prompts = look_ahead, prompts
+        self.recall, self.look_ahead = recall, look_ahead
+        self.prompts = with_recall(prompts) if recall else prompts
         super().__init__(
             name=name,
             keys=keys,
@@ -101,7 +106,7 @@ class ProposeSteps(SearchNode):
             max_tokens=self.max_tokens,
             temperature=self.setting("temperature"),
             seed=self.setting("seed"),
-            schema=PROPOSAL,
+            schema=proposal_schema(recall=self.recall),
         )
         outputs: list[list[str]] = []
         shown: list[str] = []
@@ -169,17 +174,19 @@ class ProposeSteps(SearchNode):
         steps: list[Step] = []
         asked = [step["query"] for step in path]
 
-        def add(query: str) -> Step:
+        def add(query: str, *, retrieve: bool = True) -> Step:
             number = taken + len(steps) + 1
             if self.look_ahead:
                 step_id = f"{parent['id'] if parent else ''}~{number}"
             else:
                 step_id = f"{parent['id']}.{number}" if parent else str(number)
-            steps.append(new_step(step_id, parent, query))
-            return steps[-1]
+            step = new_step(step_id, parent, query)
+            step["retrieve"] = step["retrieve"] and retrieve
+            steps.append(step)
+            return step
 
         for output in outputs:
-            proposal = parse_proposal(output, shown)
+            proposal = parse_proposal(output, shown, recall=self.recall)
             if proposal is None:
                 step = add("")
                 step["status"], step["output"] = "unparsed", output[:500]
@@ -193,7 +200,10 @@ class ProposeSteps(SearchNode):
                 if same_text(proposal.query, state["question"]) and self.model.capabilities.prefill:
                     continue  # that is the conclusion, which is enumerated below
                 asked.append(proposal.query)
-                add(proposal.query)
+                add(proposal.query, retrieve=proposal.retrieve)
+        searches = [step for step in steps if step["status"] == "proposed" and step["retrieve"]]
+        if self.recall and searches and self.model.capabilities.prefill and self.setting("n") > 1:
+            add(searches[0]["query"], retrieve=False)
         new = [step for step in steps if step["status"] != "unparsed"]
         enumerated = self._offers_conclusion(path) and self.setting("n") > 1
         if enumerated or not outputs or (not new and len(steps) < len(outputs)):

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
-from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
+from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
+from agentprm.nodes.node import NodePlan, SearchNode, emit, emit_proposed
 from agentprm.nodes.tree import ancestors, documents_of, new_step, same_text
-from agentprm.prompts import PROMPTS, PROPOSAL, Prompts, known_text, passages_text, reply_params
-from agentprm.replies import finished_text, parse_proposal, without_thought
+from agentprm.plans import Plan
+from agentprm.prompts import (
+    CRITIQUE,
+    PROMPTS,
+    Prompts,
+    known_text,
+    passages_text,
+    proposal_schema,
+    reply_params,
+    with_recall,
+)
+from agentprm.replies import Critique, finished_text, parse_critique, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to
 from agentprm.text import one_line
 
@@ -21,15 +31,23 @@ __all__ = ["RefineStep"]
 
 
 class RefineStep(SearchNode):
-    """Proposes one better step in place of each weak one: critique, then a new action (ReARTeR, 1.2).
+    """Explains what is wrong with each weak step and proposes one in its place (ReARTeR, 1.2).
+
+    The explanation model is shown the step, its passages, its score, what the reward remarked (a judge's
+    critique, a checker's evidence) and what look-ahead found to follow. It says where the fault lies, in
+    the decomposition, the retrieval or the finding, and what to do better. The policy then chooses an
+    action: a new query, with `recall` also one without a search or the step's own query with its search
+    flag flipped, or the final answer.
 
     The refinement becomes a sibling of the weak step and goes the same way as any candidate:
     retrieval, completion, scoring, look-ahead, selection. Selection decides whether it is taken. An
-    action that cannot be parsed leaves the refinement `unparsed`; it never means to finish.
+    action that cannot be parsed leaves the refinement `unparsed`; it never means to finish. With `recall`
+    a model that continues a prefix is led to search, so the flipped step is proposed beside its query.
 
     Args:
         model: A language model, or any LangChain chat model, that proposes the new action.
-        critic: Another one that writes the critique; `None` means the same.
+        critic: The explanation model, which writes the critique; `None` means the same.
+        recall: Also offer steps without a search, and to flip the step's search flag.
         temperature: Sampling temperature of the new action.
         seed: Seed of the sampling.
         max_tokens: Most tokens of the critique; a new action has at most 48.
@@ -43,6 +61,7 @@ class RefineStep(SearchNode):
         model: LanguageModel | BaseChatModel | str,
         *,
         critic: LanguageModel | BaseChatModel | str | None = None,
+        recall: bool = False,
         temperature: float = 0.7,
         seed: int | None = 0,
         max_tokens: int = 64,
@@ -53,7 +72,8 @@ class RefineStep(SearchNode):
     ) -> None:
         self.model = as_language_model(model)
         self.critic = as_language_model(critic) if critic is not None else self.model
-        self.temperature, self.seed, self.max_tokens, self.prompts = temperature, seed, max_tokens, prompts
+        self.temperature, self.seed, self.max_tokens = temperature, seed, max_tokens
+        self.recall, self.prompts = recall, with_recall(prompts) if recall else prompts
         super().__init__(
             name=name,
             reads=("prm_weak",),
@@ -73,29 +93,48 @@ class RefineStep(SearchNode):
         if spent or budget.affordable("model_calls", 2 * len(weak), usage, reserve=1) < 2 * len(weak):
             return {"prm_weak": [], "prm_stop_reason": f"budget: {spent or 'model_calls'}"}
         fields = [self._fields(state, step) for step in weak]
-        greedy = SamplingParams(max_tokens=self.max_tokens, temperature=0.0, seed=self.setting("seed"))
-        reviews = [self.prompts.critique.render(prefill=False, **values) for values in fields]
-        critiques = yield from sampled(self.critic, reviews, 1, greedy)
-        texts = [one_line(without_thought(row[0].text)) for row in critiques]
+        critiques = yield from self._critiques(weak, fields)
         params = reply_params(
             self.model,
             max_tokens=48,
             temperature=self.setting("temperature"),
             seed=self.setting("seed"),
-            schema=PROPOSAL,
+            schema=proposal_schema(recall=self.recall, flip=self.recall),
         )
         prefill = self.model.capabilities.prefill
         prompts = [
-            self.prompts.refine.render(**values, critique=text, prefill=prefill)
-            for values, text in zip(fields, texts, strict=True)
+            self.prompts.refine.render(
+                **values, fault=found.fault or "unknown", critique=found.advice or "none", prefill=prefill
+            )
+            for values, found in zip(fields, critiques, strict=True)
         ]
         actions = yield from sampled(self.model, prompts, 1, params)
         refined = [
-            self._refined(state, step, text, prompt, finished_text(row[0]))
-            for step, text, prompt, row in zip(weak, texts, prompts, actions, strict=True)
+            refinement
+            for step, found, prompt, row in zip(weak, critiques, prompts, actions, strict=True)
+            for refinement in self._refined(state, step, found, prompt, finished_text(row[0]))
         ]
         emit_proposed(refined)
         return {"prm_steps": refined, "prm_weak": []}
+
+    def _critiques(self, weak: Sequence[Step], fields: Sequence[Mapping[str, str]]) -> Plan[list[Critique]]:
+        params = reply_params(
+            self.critic, max_tokens=self.max_tokens, seed=self.setting("seed"), schema=CRITIQUE
+        )
+        prefill = self.critic.capabilities.prefill
+        prompts = [self.prompts.critique.render(**values, prefill=prefill) for values in fields]
+        rows = yield from sampled(self.critic, prompts, 1, params)
+        critiques = [parse_critique(row[0].text) for row in rows]
+        for step, found in zip(weak, critiques, strict=True):
+            emit(
+                {
+                    "type": "agentprm.step_criticised",
+                    "step_id": step["id"],
+                    "fault": found.fault,
+                    "critique": found.advice,
+                }
+            )
+        return critiques
 
     def _fields(self, state: ReasoningState, step: Step) -> dict[str, str]:
         future = [
@@ -110,21 +149,43 @@ class RefineStep(SearchNode):
             "passages": passages_text(documents_of(state, step["doc_ids"])[:3], max_chars=600),
             "thought": one_line(step["thought"]),
             "score": "unknown" if step["value"] is None else f"{step['value']:.2f}",
+            "remarks": one_line(step.get("remarks", "")) or "none",
             "future": one_line("; ".join(future)) or "unknown",
         }
 
-    def _refined(self, state: ReasoningState, weak: Step, critique: str, prompt: Prompt, reply: str) -> Step:
+    def _refined(
+        self, state: ReasoningState, weak: Step, critique: Critique, prompt: Prompt, reply: str
+    ) -> list[Step]:
         parents = ancestors(state, weak)
         parent = parents[-1] if parents else None
+
+        def sibling(mark: str, query: str) -> Step:
+            step = new_step(f"{weak['id']}{mark}", parent, query)
+            step["refines"], step["critique"] = weak["id"], critique.advice
+            if critique.fault:
+                step["fault"] = critique.fault
+            return step
+
+        def flipped(mark: str) -> Step:
+            step = sibling(mark, weak["query"])
+            step["retrieve"] = not weak["retrieve"]
+            return step
+
         output = prompt.prefix + reply
-        proposal = parse_proposal(output, prompt.messages[-1][1])
-        step = new_step(f"{weak['id']}r", parent, proposal.query if proposal else "")
-        step["refines"], step["critique"] = weak["id"], critique
+        proposal = parse_proposal(output, prompt.messages[-1][1], recall=self.recall, flip=self.recall)
+        if proposal is not None and weak["query"]:
+            same = self.recall and same_text(proposal.query, weak["query"])
+            if proposal.flip or (same and proposal.retrieve != weak["retrieve"]):
+                return [flipped("r")]
+        step = sibling("r", proposal.query if proposal else "")
         asked = [weak["query"], *(step["query"] for step in parents)]
-        if proposal is None or any(same_text(proposal.query, query) for query in asked if proposal.query):
+        if proposal is None or proposal.flip or any(same_text(proposal.query, q) for q in asked if q):
             # An action that asks nothing new cannot be better, and could go round for ever.
             step["status"], step["output"] = "unparsed", output[:500]
         elif proposal.final_answer is not None:
             step["final_answer"] = step["thought"] = proposal.final_answer
             step["status"] = "completed"
-        return step
+        else:
+            step["retrieve"] = proposal.retrieve
+        led = self.recall and self.model.capabilities.prefill and weak["query"]
+        return [step, flipped("f")] if led else [step]

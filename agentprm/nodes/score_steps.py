@@ -12,11 +12,14 @@ from agentprm.budget import SearchBudget
 from agentprm.nodes.models import reported
 from agentprm.nodes.node import NodePlan, SearchNode, emit
 from agentprm.nodes.tree import ancestors, reward_step
-from agentprm.plans import Plan
+from agentprm.plans import Plan, wait
 from agentprm.rewards import ProcessRewardModel, Trajectory, as_reward, check_scores
 from agentprm.state import ReasoningState, Step, StepStatus, open_steps
+from agentprm.text import cut, one_line
 
 __all__ = ["ScoreSteps", "last_scores"]
+
+_LONGEST_REMARK = 400  # characters of a remark that a step keeps: checkpoints and prompts stay small
 
 
 def last_scores(
@@ -38,7 +41,7 @@ class ScoreSteps(SearchNode):
 
     Unfinished and unparsed steps are never scored. A step for which the reward has no score (NaN: no
     sample held a verdict, or it does not fit the reward model's context) becomes `unparsed` and takes
-    no further part.
+    no further part. What the reward says of a step besides its score is kept as its `remarks`.
 
     Args:
         reward: A process reward model; or a function from the question and the steps to the score of the
@@ -76,10 +79,14 @@ class ScoreSteps(SearchNode):
         steps = steps[:allowed]
         trajectories = [[reward_step(state, s) for s in [*ancestors(state, step), step]] for step in steps]
         scores = yield from last_scores(self.reward, state["question"], trajectories)
+        remarks = yield from wait(self.reward.remarks, self.reward.aremarks, state["question"], trajectories)
         scored: list[Step] = []
-        for step, score in zip(steps, scores, strict=True):
+        for step, score, remark in zip(steps, scores, remarks, strict=True):
             status: StepStatus = "unparsed" if score is None else "scored"
-            scored.append({**step, "score": score, "value": score, "status": status})
+            done: Step = {**step, "score": score, "value": score, "status": status}
+            if remark:
+                done["remarks"] = cut(one_line(remark), _LONGEST_REMARK)
+            scored.append(done)
             emit({"type": "agentprm.step_scored", "step_id": step["id"], "score": score, "value": score})
-        cut = {"prm_stop_reason": f"budget: {short}"} if allowed < wanted else {}
-        return {"prm_steps": scored, **cut}
+        short_of = {"prm_stop_reason": f"budget: {short}"} if allowed < wanted else {}
+        return {"prm_steps": scored, **short_of}

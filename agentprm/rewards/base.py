@@ -100,6 +100,18 @@ class ProcessRewardModel(ABC):
         """Async twin of `score`; by default it runs in a thread."""
         return await asyncio.to_thread(self.score, question, trajectories)
 
+    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """What there is to say about the last step of each trajectory besides its score; "" for nothing.
+
+        Critiques that a judge wrote, evidence that a checker found: they reach whoever refines the step.
+        Asked after `score`, of the same trajectories, so what was remembered costs nothing.
+        """
+        return [""] * len(trajectories)
+
+    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """Async twin of `remarks`; by default it runs in a thread."""
+        return await asyncio.to_thread(self.remarks, question, trajectories)
+
     def __repr__(self) -> str:
         inner = getattr(self, "model", None)
         return f"{type(self).__name__}({'' if inner is None else type(inner).__name__})"

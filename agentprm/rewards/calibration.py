@@ -269,6 +269,14 @@ class Calibrated(ProcessRewardModel):
         """See `ProcessRewardModel.model_calls`."""
         return self.reward.model_calls(steps)
 
+    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """See `ProcessRewardModel.remarks`."""
+        return self.reward.remarks(question, trajectories)
+
+    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """Async twin of `remarks`."""
+        return await self.reward.aremarks(question, trajectories)
+
     def __repr__(self) -> str:
         return f"Calibrated({self.reward!r}, {self.calibration.method!r})"
 

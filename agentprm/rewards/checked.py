@@ -100,6 +100,26 @@ class Checked(ProcessRewardModel):
         """For each step what each checker says, in the order of the checkers; for critiques and traces."""
         return self._checks(question, [trajectory])[0]
 
+    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """See `ProcessRewardModel.remarks`: the evidence of the checkers that came to a verdict."""
+        inner = (
+            [""] * len(trajectories) if self.reward is None else self.reward.remarks(question, trajectories)
+        )
+        return self._remarks(question, trajectories, inner)
+
+    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """Async twin of `remarks`."""
+        if self.reward is None:
+            return await asyncio.to_thread(self.remarks, question, trajectories)
+        inner = await self.reward.aremarks(question, trajectories)
+        return await asyncio.to_thread(self._remarks, question, trajectories, inner)
+
+    def _remarks(self, question: str, trajectories: Sequence[Trajectory], inner: list[str]) -> list[str]:
+        return [
+            "; ".join(filter(None, [*map(_said, rows[-1]), remark]))
+            for rows, remark in zip(self._checks(question, trajectories), inner, strict=True)
+        ]
+
     def _fuse(
         self, question: str, trajectories: Sequence[Trajectory], rows: list[list[float]]
     ) -> list[list[float]]:
@@ -124,6 +144,10 @@ class Checked(ProcessRewardModel):
         recall = self._known.recall(question, [[step_key(step) for step in row] for row in trajectories])
         prefixes = [trajectories[i][: k + 1] for i, k in recall.new.values()]
         return self._known.settle(recall, [[c.check(question, p) for c in self.checkers] for p in prefixes])
+
+
+def _said(result: CheckResult) -> str:
+    return "" if result.label == "unknown" else f"{result.label} by {result.checker}: {result.evidence}"
 
 
 def check_weights(

@@ -68,6 +68,14 @@ class Fused(ProcessRewardModel):
         """See `ProcessRewardModel.model_calls`."""
         return sum(reward.model_calls(steps) for reward in self.rewards)
 
+    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """See `ProcessRewardModel.remarks`: what all of them say."""
+        return _together([reward.remarks(question, trajectories) for reward in self.rewards])
+
+    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """Async twin of `remarks`."""
+        return _together([await reward.aremarks(question, trajectories) for reward in self.rewards])
+
     def __repr__(self) -> str:
         return f"Fused({self.rewards!r}, {self.how!r})"
 
@@ -84,6 +92,10 @@ class Fused(ProcessRewardModel):
         if self.how == "mean":
             return math.fsum(w * s for w, s in zip(self.weights, scores, strict=True))
         return float(math.prod(s**w for w, s in zip(self.weights, scores, strict=True)))
+
+
+def _together(rows: list[list[str]]) -> list[str]:
+    return ["; ".join(filter(None, said)) for said in zip(*rows, strict=True)]
 
 
 def reliability(
@@ -171,6 +183,15 @@ class Routed(ProcessRewardModel):
         """Async twin of `score`; the route is taken in a thread, as it may embed the question."""
         expert = await asyncio.to_thread(self.expert, question)
         return await expert.ascore(question, trajectories)
+
+    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """See `ProcessRewardModel.remarks`: what the expert says."""
+        return self.expert(question).remarks(question, trajectories)
+
+    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """Async twin of `remarks`."""
+        expert = await asyncio.to_thread(self.expert, question)
+        return await expert.aremarks(question, trajectories)
 
 
 class NearestType:

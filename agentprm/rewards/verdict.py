@@ -15,10 +15,12 @@ from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_la
 from agentprm.memory import PrefixMemory, Recall
 from agentprm.numeric import sigmoid
 from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
+from agentprm.replies import without_thought
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Continuation, Found, Judge, VerdictTemplate, Writing
 from agentprm.rewards.verdict_tokens import listed_probability
+from agentprm.text import one_line
 
 __all__ = ["Verdict", "VerdictReward"]
 
@@ -142,6 +144,14 @@ class VerdictReward(ProcessRewardModel):
     async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """Async twin of `score`."""
         return [[_number(v) for v in row] for row in await self.ajudge(question, trajectories)]
+
+    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """See `ProcessRewardModel.remarks`: the first critique with a verdict, without its thinking."""
+        return [_remark(row[-1]) for row in self.judge(question, trajectories)]
+
+    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """Async twin of `remarks`."""
+        return [_remark(row[-1]) for row in await self.ajudge(question, trajectories)]
 
     def judge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
         """The verdicts behind the scores, with votes and critiques."""
@@ -314,3 +324,7 @@ def _verdict(samples: Sequence[tuple[str, float | None]]) -> Verdict:
 
 def _number(verdict: Verdict) -> float:
     return math.nan if verdict.score is None else verdict.score
+
+
+def _remark(verdict: Verdict) -> str:
+    return one_line(without_thought(verdict.critiques[0])) if verdict.votes else ""

@@ -234,7 +234,14 @@ _STEP_KEYS: dict[str, type | tuple[type, ...]] = {
     "status": str,
     "usage": dict,
 }
-_OPTIONAL_STEP_KEYS: dict[str, type] = {"cited_ids": list, "critique": str, "refines": str, "output": str}
+_OPTIONAL_STEP_KEYS: dict[str, type] = {
+    "cited_ids": list,
+    "remarks": str,
+    "fault": str,
+    "critique": str,
+    "refines": str,
+    "output": str,
+}
 _DOCUMENT_KEYS = ("id", "title", "source", "text")
 _CITATION_KEYS = ("doc_id", "title", "source", "text")
 

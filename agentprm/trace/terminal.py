@@ -144,7 +144,8 @@ def step_lines(step: Step, titles: Mapping[str, str]) -> list[tuple[str, str]]:
         ("found", step["thought"] if step["thought"] != step["final_answer"] else ""),
         ("answer", step["final_answer"] or ""),
         ("cites" if cited else "read", "; ".join(named)),
-        ("critique", step.get("critique", "")),
+        ("remarks", step.get("remarks", "")),
+        ("critique", ": ".join(filter(None, [step.get("fault", ""), step.get("critique", "")]))),
         ("output", step.get("output", "") if step["status"] == "unparsed" else ""),
         ("", "; ".join(filter(None, [status, cost_line(step["usage"])]))),
     ]
