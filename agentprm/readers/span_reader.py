@@ -243,19 +243,20 @@ class SpanReader(Reader):
         if n < 1:
             raise InputError(f"n must be at least 1, not {n}.")
         rows: list[Window] = []
-        owners: list[tuple[int, int]] = []
+        owners: list[tuple[int, int, int]] = []
         for number, (question, documents) in enumerate(zip(questions, passages, strict=True)):
             asked = clean_text(question)
             for place, document in enumerate(documents):
                 title = str(document.metadata.get("title") or "")
+                body = _body(title, document.page_content)
                 with self._lock:  # A fast tokenizer must not be used by two threads at once.
-                    cut = windows(self._tokenizer, asked, title, document.page_content, self.settings)
+                    cut = windows(self._tokenizer, asked, title, document.page_content[body:], self.settings)
                 rows += cut
-                owners += [(number, place)] * len(cut)
+                owners += [(number, place, body)] * len(cut)
         scored = self._score(rows, n)
         found: list[list[_Found]] = [[] for _ in questions]
         totals = [0.0] * len(questions)
-        for (number, place), row, (options, total) in zip(owners, rows, scored, strict=True):
+        for (number, place, body), row, (options, total) in zip(owners, rows, scored, strict=True):
             totals[number] = _add_logs(totals[number], total)
             for odds, start, end in options:
                 if start < 0:
@@ -264,8 +265,9 @@ class SpanReader(Reader):
                 first, last = row.offsets[start], row.offsets[end]
                 assert first is not None
                 assert last is not None
-                text = passages[number][place].page_content[first[0] : last[1]]
-                found[number].append(_Found(text, odds, place, first[0], last[1]))
+                begin, stop = body + first[0], body + last[1]
+                text = passages[number][place].page_content[begin:stop]
+                found[number].append(_Found(text, odds, place, begin, stop))
         return [_ranked(some, total, n) for some, total in zip(found, totals, strict=True)]
 
     def _score(self, rows: list[Window], n: int) -> list[tuple[list[tuple[float, int, int]], float]]:
@@ -326,6 +328,13 @@ class _Found(NamedTuple):
     passage: int
     start: int
     end: int
+
+
+def _body(title: str, content: str) -> int:
+    """Where a passage begins whose title stands on its first line, as in `load_folder`'s documents."""
+    first = content.split("\n", 1)[0]
+    whole = len(first) < len(content) and title and first.strip() == title.strip()
+    return len(first) + 1 if whole else 0
 
 
 def _ranked(found: list[_Found], total: float, n: int) -> list[ReaderAnswer]:

@@ -99,6 +99,17 @@ def test_company_changes_nothing(reader: SpanReader) -> None:
         assert [a.score for a in alone] == pytest.approx([a.score for a in answers], rel=1e-4)
 
 
+def test_a_title_on_the_first_line_is_read_once_and_never_quoted(reader: SpanReader) -> None:
+    bare, headed = (
+        PASSAGES[0],
+        PASSAGES[0].model_copy(update={"page_content": f"Anna\n{PASSAGES[0].page_content}"}),
+    )
+    ours, theirs = (reader.candidates([QUESTION], [[d]], n=3)[0] for d in (bare, headed))
+    assert [(a.text, a.score) for a in ours] == [(a.text, a.score) for a in theirs]
+    for answer in theirs:
+        assert answer.start < 0 or headed.page_content[answer.start : answer.end] == answer.text
+
+
 def test_nothing_to_read_is_no_answer(reader: SpanReader) -> None:
     assert reader.read([QUESTION], [[]]) == [ReaderAnswer("", 1.0, 1.0)]
     assert reader.read([], []) == []
