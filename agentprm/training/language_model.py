@@ -1,0 +1,226 @@
+"""Supervised fine-tuning of a causal language model with LoRA: a prompt, and the reply it should get.
+
+Only the reply is learned. Prompts are rendered as `TransformersLM` renders them, so that the model is asked
+as it was taught.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from agentprm.engine.loading import load_model, max_context
+from agentprm.engine.tokenizing import PromptText, as_data, load_tokenizer, span_of
+from agentprm.errors import InputError
+from agentprm.lm.base import Prompt
+from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit, use_bfloat16
+from agentprm.training.folder import TrainingFolder, digest
+from agentprm.training.lora import LoraSettings, add_lora, lower_frozen, save_lora
+
+__all__ = [
+    "CausalRow",
+    "TextExample",
+    "causal_objective",
+    "causal_rows",
+    "decoder_and_head",
+    "train_language_model",
+]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextExample:
+    """A prompt and the reply that the model should give.
+
+    Attributes:
+        prompt: The prompt.
+        reply: The reply, without an end token.
+    """
+
+    prompt: Prompt
+    reply: str
+
+
+@dataclass(frozen=True)
+class CausalRow:
+    """An example as tokens.
+
+    Attributes:
+        ids: Prompt, reply and end token.
+        start: Index of the first token of the reply.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+
+
+def causal_rows(examples: Sequence[TextExample], text: PromptText) -> list[CausalRow]:
+    """Examples as tokens, each reply closed by the tokenizer's end token.
+
+    Raises:
+        InputError: If a reply is empty.
+    """
+    end = text.tokenizer.eos_token_id
+    rows = []
+    trunks = [text.render(example.prompt, answering=True) for example in examples]
+    replies = [as_data(example.reply, text.tokenizer, own_turn=True) for example in examples]
+    if any(not reply for reply in replies):
+        raise InputError("A reply to learn must not be empty.")
+    joint = text.encode([trunk + reply for trunk, reply in zip(trunks, replies, strict=True)])
+    for trunk, ids, reply in zip(text.encode(trunks), joint, replies, strict=True):
+        span = span_of(trunk, ids, reply)
+        rows.append(CausalRow((*span.ids, *([] if end is None else [end])), span.start))
+    return rows
+
+
+def causal_objective(model: Any, pad: int) -> Objective[CausalRow]:
+    """Mean negative log-likelihood of the replies' tokens, end tokens included.
+
+    The vocabulary's logits are computed where a token of a reply is predicted, and nowhere else.
+
+    Args:
+        model: The causal language model, with or without an adapter in it.
+        pad: Token id that fills short rows; it is never attended to.
+    """
+    decoder, head = decoder_and_head(model)
+
+    def collate(rows: Sequence[CausalRow]) -> dict[str, Any]:
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        read: list[int] = []
+        wanted: list[int] = []
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = torch.tensor(row.ids)
+            mask[number, : len(row.ids)] = 1
+            read += [number * longest + at - 1 for at in range(row.start, len(row.ids))]
+            wanted += row.ids[row.start :]
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "read": torch.tensor(read),
+            "wanted": torch.tensor(wanted),
+        }
+
+    def loss(_: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, float]:
+        hidden = decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        logits = head(hidden.flatten(0, 1)[batch["read"]])
+        total = F.cross_entropy(logits.float(), batch["wanted"], reduction="sum")
+        return total, len(batch["wanted"])
+
+    return Objective(lambda row: len(row.ids), collate, loss)
+
+
+def decoder_and_head(model: Any) -> tuple[Any, Any]:
+    """A causal language model as a function to hidden states and one from these to logits.
+
+    Models that treat their logits in a way of their own (scaled, capped) are run whole instead, which is
+    checked on a few tokens; then the first function gives logits, and the second leaves them.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone, output = causal.base_model, causal.get_output_embeddings()
+
+    def hidden(**inputs: Any) -> torch.Tensor:
+        states: torch.Tensor = backbone(**inputs, use_cache=False).last_hidden_state
+        return states
+
+    def logits(**inputs: Any) -> torch.Tensor:
+        found: torch.Tensor = causal(**inputs, use_cache=False).logits
+        return found
+
+    tokens = torch.arange(8, device=causal.device)[None] % causal.config.get_text_config().vocab_size
+    with torch.no_grad():
+        theirs = logits(input_ids=tokens).float()
+        ours = output(hidden(input_ids=tokens)).float() if output is not None else None
+    if ours is not None and torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+        return hidden, output
+    return logits, lambda found: found
+
+
+def train_language_model(
+    examples: Sequence[TextExample],
+    out: str | Path,
+    *,
+    kind: str = "language model",
+    base: str | Path | None = None,
+    dev: Sequence[TextExample] = (),
+    settings: TrainSettings | None = None,
+    lora: LoraSettings | None = None,
+    max_length: int = 1024,
+    device: str | torch.device | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> FitReport | None:
+    """Teaches a language model the replies of examples, and writes the adapter that does it.
+
+    Killed, the same call goes on from its last checkpoint. The same examples, settings and seed give the
+    same weights on one machine, with one thread.
+
+    Args:
+        examples: What to learn.
+        out: The folder to write: the adapter as peft has it, `card.json` and `README.md`.
+        kind: What it becomes, for the card.
+        base: The model; by default the packaged one.
+        dev: Examples to evaluate on while training.
+        settings: How to train.
+        lora: The adapter's form.
+        max_length: Tokens of an example at most; longer ones are left out, which the card says.
+        device: As in `TransformersLM`.
+        notes: More for the card.
+        progress: Called after every step.
+
+    Returns:
+        How it went; `None` if the folder holds this very training already.
+
+    Raises:
+        InputError: If no example is left, or the folder holds something else.
+    """
+    settings, lora = settings or TrainSettings(), lora or LoraSettings()
+    run = {
+        "kind": kind,
+        "base": PACKAGED_LANGUAGE_MODEL if base is None else str(base),
+        "settings": asdict(settings),
+        "adapter": asdict(lora),
+        "max_length": max_length,
+        "examples": len(examples),
+        "examples_sha256": digest([_plain(example) for example in examples]),
+        "held_out": len(dev),
+        "held_out_sha256": digest([_plain(example) for example in dev]),
+    }
+    folder = TrainingFolder(out, run)
+    if folder.card is not None:
+        return None
+    source = language_model_folder() if base is None else base
+    text = PromptText(load_tokenizer(str(source)))
+    model = load_model(str(source), torch.float32, device)
+    longest = min(max_length, max_context(model.config.get_text_config()) or max_length)
+    rows, held_out = causal_rows(examples, text), causal_rows(dev, text)
+    fitting = [[row for row in some if len(row.ids) <= longest] for some in (rows, held_out)]
+    if lost := len(rows) + len(held_out) - sum(map(len, fitting)):
+        _logger.warning("%d examples have more than %d tokens and are left out.", lost, longest)
+    lower = use_bfloat16(settings.precision, model.device)
+    if lower and model.device.type == "cpu":
+        model.set_attn_implementation("eager")  # the fused one is slow in bfloat16
+    model = add_lora(model, lora, settings.seed)
+    objective = causal_objective(model, text.tokenizer.pad_token_id or 0)
+    if lower:
+        lower_frozen(model)
+    report = fit(
+        model, fitting[0], objective, folder.checkpoints, settings, dev=fitting[1], progress=progress
+    )
+    folder.finish(
+        lambda path: save_lora(model, path, str(run["base"])), report, {**(notes or {}), "left_out": lost}
+    )
+    return report
+
+
+def _plain(example: TextExample) -> Any:
+    return [example.prompt.messages, example.prompt.prefix, example.reply]
