@@ -1,6 +1,7 @@
 """The models that come as Python packages: what the demo and the defaults run on, offline.
 
-`default_embeddings` is all-MiniLM-L6-v2, a complete folder inside its package.
+`default_reader` is a small reader that agentprm was trained to bring along, on the encoder of
+`default_embeddings`, which is all-MiniLM-L6-v2, a complete folder inside its package.
 `default_language_model` is SmolLM2-135M-Instruct, a quantized GGUF file inside its package; reading
 one takes many seconds, so it is converted once into the user's cache folder (`AGENTPRM_CACHE`, else
 `XDG_CACHE_HOME/agentprm`, else `~/.cache/agentprm`).
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
     from agentprm.lm.transformers import TransformersLM
+    from agentprm.readers.span_reader import SpanReader
 
 __all__ = [
     "PACKAGED_LANGUAGE_MODEL",
@@ -37,6 +39,7 @@ __all__ = [
     "default_embeddings",
     "default_encoder_folder",
     "default_language_model",
+    "default_reader",
     "language_model_folder",
 ]
 
@@ -123,6 +126,22 @@ def language_model_folder() -> Path:
     if importlib.util.find_spec("transformers") is None:
         raise MissingDependencyError.for_extra("transformers", "transformers")
     return _converted(source)
+
+
+def default_reader(**options: Any) -> SpanReader:
+    """The reader that comes with agentprm: 11 million trained weights on the packaged encoder.
+
+    How it was trained and how well it reads stands in the card beside its weights (`trained/reader`).
+
+    Args:
+        options: Keyword arguments of `agentprm.readers.SpanReader`, for instance `device`.
+
+    Raises:
+        MissingDependencyError: If the packaged encoder or the extra `transformers` is not installed.
+    """
+    from agentprm.readers import SpanReader
+
+    return SpanReader(Path(__file__).parent / "trained" / "reader", **options)
 
 
 def cache_dir() -> Path:

@@ -29,7 +29,7 @@ from agentprm.packaged import default_encoder_folder
 from agentprm.readers.base import Reader, ReaderAnswer
 from agentprm.text import clean_text, fold
 
-__all__ = ["SpanModel", "SpanReader", "SpanSettings", "Window", "windows"]
+__all__ = ["SpanModel", "SpanReader", "SpanSettings", "Window", "load_span_model", "windows"]
 
 _CONFIG, _WEIGHTS = "span_reader.json", "span_reader.safetensors"
 _FORMAT = 1
@@ -182,6 +182,19 @@ def load_encoder(base: str) -> tuple[Any, Any]:
     return encoder, tokenizer
 
 
+def load_span_model(folder: str | Path) -> tuple[SpanModel, Any, SpanSettings]:
+    """What a folder of a span reader holds: the model, its tokenizer and its settings.
+
+    Raises:
+        ConfigurationError: If the folder is none of a span reader, or does not fit its encoder.
+    """
+    settings, weights = _open(Path(folder))
+    encoder, tokenizer = load_encoder(settings.base)
+    model = SpanModel(encoder, settings.answer_tokens)
+    _fill(model, weights, Path(folder))
+    return model, tokenizer, settings
+
+
 class SpanReader(Reader):
     """Answers by quoting: the likeliest span of the passages, or yes, or no.
 
@@ -203,10 +216,7 @@ class SpanReader(Reader):
         batch_tokens: int = 8192,
         refusal: float = 0.5,
     ) -> None:
-        settings, weights = _open(Path(folder))
-        encoder, tokenizer = load_encoder(settings.base)
-        model = SpanModel(encoder, settings.answer_tokens)
-        _fill(model, weights, Path(folder))
+        model, tokenizer, settings = load_span_model(folder)
         self._set_up(model, tokenizer, settings, device, batch_tokens, refusal)
 
     @classmethod

@@ -35,6 +35,7 @@ from agentprm.readers.span_reader import (
     Window,
     collate,
     load_encoder,
+    load_span_model,
     windows,
 )
 from agentprm.retrievers.lexical import Bm25Index
@@ -441,6 +442,7 @@ def train_span_reader(
     *,
     settings: SpanSettings = _SETTINGS,
     how: SpanTraining = _TRAINING,
+    start: str | Path | None = None,
 ) -> SpanReader:
     """Trains a span reader and writes it to a folder; a training that was killed goes on.
 
@@ -453,6 +455,8 @@ def train_span_reader(
         folder: Where the reader, the log of its evaluation and the checkpoints go.
         settings: The encoder and its lengths.
         how: Rates, sizes, seed.
+        start: Folder of a span reader to go on from, whose settings then count instead of `settings`; its
+            knowledge stays best with a fifth of the usual rates.
 
     Raises:
         InputError: If there are not more examples than are held out.
@@ -462,9 +466,12 @@ def train_span_reader(
     target = Path(folder)
     work = target / "checkpoints"
     torch.manual_seed(how.seed)
-    encoder, tokenizer = load_encoder(settings.base)
-    encoder.embeddings.requires_grad_(False)
-    model = SpanModel(encoder, settings.answer_tokens)
+    if start is None:
+        encoder, tokenizer = load_encoder(settings.base)
+        model = SpanModel(encoder, settings.answer_tokens)
+    else:
+        model, tokenizer, settings = load_span_model(start)
+    model.encoder.embeddings.requires_grad_(False)
     mixed = list(examples)
     random.Random(how.seed).shuffle(mixed)
     held, used = mixed[: how.held_out], mixed[how.held_out :]

@@ -128,6 +128,14 @@ def test_the_same_seed_gives_the_same_weights_also_after_a_kill(
         torch.set_num_threads(threads)
 
 
+def test_a_training_goes_on_from_another_reader(encoder_folder: Path, tmp_path: Path) -> None:
+    train_span_reader(toy_examples(), tmp_path / "first", settings=settings(encoder_folder), how=HOW)
+    still = replace(HOW, max_steps=2, learning_rate=0.0, head_rate=0.0)
+    reader = train_span_reader(toy_examples(), tmp_path / "second", how=still, start=tmp_path / "first")
+    assert reader.settings == settings(encoder_folder)
+    assert weights(tmp_path / "second") == weights(tmp_path / "first")
+
+
 def test_too_few_examples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="too few"):
         train_span_reader(toy_examples()[:3], tmp_path)
