@@ -3,7 +3,8 @@
 What lives where, from a question to its answer:
 
 - Graphs and nodes: `graphs` are ready-made, of `nodes`; `state` and `events` are what passes between them,
-  `conversation` reads messages, `budget` bounds and counts what a run costs.
+  `rounds` what loops that gather evidence keep, `conversation` reads messages, `budget` bounds and counts
+  what a run costs.
 - Models: `prompts` asks, `lm` has the contract and the backends, `engine` runs local ones, `replies` reads
   what they say. `packaged` has models that come with a package, `model_names` tells folders from hubs.
 - Questions: `plan_text` writes and reads plans of sub-questions, `decomposing` makes them by syntax,

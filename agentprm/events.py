@@ -17,6 +17,8 @@ __all__ = [
     "DocumentsRetrieved",
     "NeedJudged",
     "QuestionCondensed",
+    "RoundDone",
+    "RoundPlanned",
     "SearchEvent",
     "SearchStopped",
     "StepCommitted",
@@ -39,7 +41,7 @@ class StepProposed(TypedDict):
 
 
 class DocumentsRetrieved(TypedDict):
-    """Passages were found for a step, or for the question (`step_id` is then `None`)."""
+    """Passages were found for a step or a round, or for the question (`step_id` is then `None`)."""
 
     type: Literal["agentprm.documents_retrieved"]
     step_id: str | None
@@ -124,6 +126,26 @@ class QuestionCondensed(TypedDict):
     reason: str
 
 
+class RoundPlanned(TypedDict):
+    """A round of a loop that gathers evidence begins."""
+
+    type: Literal["agentprm.round_planned"]
+    round_id: str
+    goal: str
+    queries: list[str]
+
+
+class RoundDone(TypedDict):
+    """A round has ended; `kept` says whether it brought something on."""
+
+    type: Literal["agentprm.round_done"]
+    round_id: str
+    kept: bool
+    score: float | None
+    note: str
+    facts: int
+
+
 class NeedJudged(TypedDict):
     """How likely it is that the question needs passages, and where that leads; `None` if nobody was asked."""
 
@@ -152,5 +174,7 @@ SearchEvent = (
     | AnswerJudged
     | QuestionCondensed
     | NeedJudged
+    | RoundPlanned
+    | RoundDone
     | Answered
 )

@@ -83,6 +83,9 @@ class SearchContext(TypedDict, total=False):
     k: int
     passages: int
     n: int
+    max_documents: int
+    max_failures: int
+    max_rounds: int
     max_steps: int
     min_steps: int
     max_tokens: int

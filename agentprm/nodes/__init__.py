@@ -9,6 +9,7 @@ What lives where, in the order in which a search uses it:
 - `retrieve`, `rerank`: passages for the question, or for each step.
 - `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
 - `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
+- `gathering`: what loops that gather evidence share; `notes`, `evidence` and `goals` are such loops.
 - `answer`: the answer from documents, or from the steps. `judge_answer`: what the reward says of it.
 - `caching`, `retry`: LangGraph's policies for nodes.
 """
@@ -25,9 +26,13 @@ from agentprm.nodes.decide_retrieval import (
     as_decision,
     need_of,
 )
+from agentprm.nodes.evidence import DistilFacts, JudgeFacts, PlanGap, Sufficiency
+from agentprm.nodes.gathering import AnswerFromRounds, GatherNode, RetrieveRound, StartGathering
+from agentprm.nodes.goals import Reflect, SetGoal
 from agentprm.nodes.judge_answer import JudgeAnswer
 from agentprm.nodes.look_ahead import LookAhead
 from agentprm.nodes.node import Node, apply_update
+from agentprm.nodes.notes import ImproveNote, PlanQueries
 from agentprm.nodes.propose_steps import ProposeSteps
 from agentprm.nodes.refine_step import RefineStep
 from agentprm.nodes.rerank import PairwiseRerank, Rerank, RerankSteps
@@ -39,27 +44,39 @@ from agentprm.nodes.start_search import StartSearch
 
 __all__ = [
     "Answer",
+    "AnswerFromRounds",
     "AnswerFromSteps",
     "CompleteSteps",
     "CondenseQuestion",
     "Decide",
     "DecideRetrieval",
+    "DistilFacts",
+    "GatherNode",
+    "ImproveNote",
     "JudgeAnswer",
+    "JudgeFacts",
     "LookAhead",
     "Need",
     "Node",
     "PairwiseRerank",
+    "PlanGap",
+    "PlanQueries",
     "ProposeSteps",
     "RefineStep",
+    "Reflect",
     "Rerank",
     "RerankSteps",
     "RetrievalNeed",
     "Retrieve",
+    "RetrieveRound",
     "RetrieveSteps",
     "RetrieverLike",
     "ScoreSteps",
     "SelectSteps",
+    "SetGoal",
+    "StartGathering",
     "StartSearch",
+    "Sufficiency",
     "apply_update",
     "as_decision",
     "cache_policy",

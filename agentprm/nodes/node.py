@@ -22,6 +22,7 @@ from agentprm.budget import SearchBudget, Usage, add_usage, metered, share_usage
 from agentprm.conversation import answer_text, as_messages, last_question
 from agentprm.errors import ConfigurationError, InputError, unknown_name
 from agentprm.events import SearchEvent
+from agentprm.rounds import Round, merge_rounds
 from agentprm.search.selection import Accept
 from agentprm.state import (
     Citation,
@@ -83,6 +84,9 @@ SETTINGS: dict[str, Check] = {
     "accept": _accept,
     "budget": lambda name, value: SearchBudget.of(value),
     "k": _integer(1),
+    "max_documents": _integer(1),
+    "max_failures": _integer(1),
+    "max_rounds": _integer(1),
     "max_steps": _integer(1),
     "max_tokens": _integer(1),
     "min_steps": _integer(0),
@@ -170,6 +174,7 @@ _CHANNELS: dict[str, Any] = {
     "judgements": list[Judgement],
     "prm_steps": Annotated[list[Step], merge_steps],
     "prm_documents": Annotated[list[Document], merge_documents],
+    "prm_rounds": Annotated[list[Round], merge_rounds],
     "prm_usage": Annotated[Usage, add_usage],
     "prm_frontier": list[str],
     "prm_weak": list[str],

@@ -5,6 +5,6 @@ import pytest
 from tests.integration.test_readme import ROOT, run
 
 
-@pytest.mark.parametrize("page", ["retrieval_control.md"])
+@pytest.mark.parametrize("page", ["memory.md", "retrieval_control.md"])
 async def test_page(page):
     assert await run(ROOT / "docs" / page, {}) >= 1

@@ -21,7 +21,14 @@ from langgraph.types import CachePolicy, Send
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from agentprm.graphs import create_adaptive_rag_graph, create_rag_graph, create_reasoning_graph
+from agentprm.graphs import (
+    create_adaptive_rag_graph,
+    create_evidence_graph,
+    create_goal_graph,
+    create_note_graph,
+    create_rag_graph,
+    create_reasoning_graph,
+)
 from agentprm.nodes import (
     Answer,
     AnswerFromSteps,
@@ -175,6 +182,9 @@ ROWS: dict[str, Callable[[World], list[Any]]] = {
     "create_adaptive_rag_graph": lambda w: [
         create_adaptive_rag_graph(w.model, w.search, lambda question: True).compile()
     ],
+    "create_note_graph": lambda w: [create_note_graph(w.model, w.search, max_rounds=1).compile()],
+    "create_evidence_graph": lambda w: [create_evidence_graph(w.model, w.search, max_rounds=1).compile()],
+    "create_goal_graph": lambda w: [create_goal_graph(w.model, w.search, max_rounds=1).compile()],
     "create_rag_graph": lambda w: [create_rag_graph(w.model, w.search).compile()],
     "create_reasoning_graph": lambda w: [create_reasoning_graph(w.model, w.search, w.reward).compile()],
 }
