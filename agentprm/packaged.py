@@ -41,6 +41,7 @@ __all__ = [
     "default_language_model",
     "default_reader",
     "language_model_folder",
+    "packaged_reader_folder",
 ]
 
 #: The hub's name of the packaged language model; what was trained on it names it so.
@@ -141,7 +142,12 @@ def default_reader(**options: Any) -> SpanReader:
     """
     from agentprm.readers import SpanReader
 
-    return SpanReader(Path(__file__).parent / "trained" / "reader", **options)
+    return SpanReader(packaged_reader_folder(), **options)
+
+
+def packaged_reader_folder() -> Path:
+    """Where the weights and the card of the reader lie that comes with agentprm."""
+    return Path(__file__).parent / "trained" / "reader"
 
 
 def cache_dir() -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentprm.cli.console import error_console, show, tell
 from agentprm.cli.options import add_command, amount, count
+from agentprm.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,21 +37,34 @@ def add(commands: Any) -> None:
         "planner splits questions into sub-questions, a reader answers from passages. A command that was "
         "stopped goes on when it is repeated.",
         "agentprm train planner plans.jsonl -o my-planner\n"
-        "  agentprm train reader reading.jsonl --kind lm -o my-reader --limit 1000",
+        "  agentprm train reader reading.jsonl --from packaged -o my-reader",
     )
     command.add_argument("what", choices=tuple(_TRAINERS), help="what to train")
     command.add_argument(
         "data", metavar="DATA", nargs="+", help="files of examples, or folders that hold them"
     )
     command.add_argument("-o", "--output", metavar="OUT", required=True, help="folder to write")
-    command.add_argument("--kind", choices=("lm",), default="lm", help="of reader (lm)")
+    command.add_argument(
+        "--kind",
+        choices=("span", "lm"),
+        default="span",
+        help="of reader: an encoder that quotes, or a language model (span)",
+    )
+    command.add_argument(
+        "--plans",
+        metavar="FILE",
+        nargs="*",
+        default=[],
+        help="for a span reader: plans, whose steps it learns",
+    )
+    command.add_argument(
+        "--from", dest="start", metavar="FOLDER", help="for a span reader: one to go on from, or 'packaged'"
+    )
     command.add_argument(
         "--base", metavar="NAME", help="model to train, a name or folder (default: packaged)"
     )
     command.add_argument("--limit", type=count, metavar="N", help="only N examples, drawn at random")
-    command.add_argument(
-        "--dev", type=amount, default=0.1, metavar="SHARE", help="of questions held out (0.1)"
-    )
+    command.add_argument("--dev", type=amount, metavar="SHARE", help="of questions held out (0.1)")
     command.add_argument("--epochs", type=amount, metavar="N", help="passes over the examples")
     command.add_argument("--max-steps", type=count, metavar="N", help="steps at most")
     command.add_argument("--learning-rate", type=amount, metavar="RATE", help="at its peak")
@@ -60,7 +74,7 @@ def add(commands: Any) -> None:
         "--patience", type=count, metavar="N", help="evaluations without gain until it stops"
     )
     command.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="of products (auto)")
-    command.add_argument("--rank", type=count, default=16, metavar="N", help="of the adapter (16)")
+    command.add_argument("--rank", type=count, metavar="N", help="of the adapter (16)")
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, … (default: cuda if there is any)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same weights (0)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -90,13 +104,57 @@ def _planner(args: argparse.Namespace, progress: Console) -> FitReport | None:
     return _train_text(args, progress, PlanRecord, plan_examples)
 
 
+# What a span reader's training has no use for.
+_OF_LANGUAGE_MODELS = (
+    "dev", "batch_tokens", "evaluate_every", "patience", "precision", "rank", "device",
+)  # fmt: skip
+
+
 def _reader(args: argparse.Namespace, progress: Console) -> FitReport | None:
+    if args.kind == "span":
+        return _span_reader(args, progress)
+    if args.plans or args.start:
+        raise ConfigurationError("--plans and --from are for span readers (--kind span).")
     from agentprm.training.data import ReadingRecord
     from agentprm.training.language_reader import reading_examples
 
     return _train_text(
         args, progress, ReadingRecord, lambda records: reading_examples(records, seed=args.seed)
     )
+
+
+def _span_reader(args: argparse.Namespace, progress: Console) -> FitReport | None:
+    import random
+    from dataclasses import replace
+
+    from agentprm.packaged import packaged_reader_folder
+    from agentprm.readers.span_reader import SpanSettings
+    from agentprm.training.data import PlanRecord, ReadingRecord, read_records
+    from agentprm.training.span_reader import SpanTraining, reading_examples, train_span_reader
+
+    for name in _OF_LANGUAGE_MODELS:
+        if getattr(args, name) is not None:
+            raise ConfigurationError(f"--{name.replace('_', '-')} is for language models (--kind lm).")
+    if args.start and args.base:
+        raise ConfigurationError("A reader to go on from (--from) has its encoder already: leave out --base.")
+    start = packaged_reader_folder() if args.start == "packaged" else args.start
+    readings = [record for path in args.data for record in read_records(path, ReadingRecord)]
+    plans = [record for path in args.plans for record in read_records(path, PlanRecord)]
+    tell(progress, f"Looking for hard distractors among the passages of {len(readings):,} records")
+    examples = reading_examples(readings, plans, seed=args.seed)
+    if args.limit:
+        examples = random.Random(args.seed).sample(examples, min(args.limit, len(examples)))
+    how = SpanTraining(seed=args.seed)
+    if start:  # what is known already is kept best with smaller steps
+        how = replace(how, learning_rate=how.learning_rate / 3, head_rate=how.head_rate / 3)
+    given = {"epochs": args.epochs, "max_steps": args.max_steps, "learning_rate": args.learning_rate}
+    how = replace(how, **{name: value for name, value in given.items() if value is not None})
+    settings = SpanSettings(args.base) if args.base else SpanSettings()
+    notes = {"command": _command(), "sets": dict(Counter(record.set for record in readings))}
+    with _bar(progress) as advance:
+        return train_span_reader(
+            examples, args.output, settings=settings, how=how, start=start, notes=notes, progress=advance
+        )
 
 
 _TRAINERS: dict[str, Callable[[argparse.Namespace, Any], Any]] = {"planner": _planner, "reader": _reader}
@@ -127,7 +185,7 @@ def _train_text(
             base=args.base,
             dev=held_out,
             settings=_settings(args),
-            lora=LoraSettings(rank=args.rank, alpha=2 * args.rank),
+            lora=LoraSettings(rank=args.rank or 16, alpha=2 * (args.rank or 16)),
             device=args.device,
             notes={"command": _command(), "sets": dict(Counter(record.set for record in train))},
             progress=advance,
@@ -142,7 +200,7 @@ def _records(args: argparse.Namespace, kind: type[Record]) -> tuple[list[Any], l
     from agentprm.training.splits import split_by_question
 
     records = [record for path in args.data for record in read_records(path, kind)]
-    train, dev = split_by_question(records, args.dev, seed=args.seed)
+    train, dev = split_by_question(records, 0.1 if args.dev is None else args.dev, seed=args.seed)
     rng = random.Random(args.seed)
     rng.shuffle(train)
     rng.shuffle(dev)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from langchain_core.documents import Document
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -330,6 +330,11 @@ def trained_weights(model: SpanModel) -> dict[str, torch.Tensor]:
         for name, value in model.state_dict().items()
         if not name.startswith("encoder.embeddings.") and value.is_floating_point()
     }
+
+
+def trained_digest(model: SpanModel) -> str:
+    """SHA-256 of the weights that training changes, as they are saved."""
+    return hashlib.sha256(save(trained_weights(model))).hexdigest()
 
 
 class _Found(NamedTuple):

@@ -9,13 +9,13 @@ the probability of the right answer among all answers of all these passages and 
 from __future__ import annotations
 
 import bisect
-import json
 import logging
 import math
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -23,7 +23,7 @@ import torch
 from langchain_core.documents import Document
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from agentprm.errors import InputError
@@ -36,11 +36,14 @@ from agentprm.readers.span_reader import (
     collate,
     load_encoder,
     load_span_model,
+    trained_digest,
     windows,
 )
 from agentprm.retrievers.lexical import Bm25Index
 from agentprm.text import terms
 from agentprm.training.data import Passage, PlanRecord, ReadingRecord
+from agentprm.training.fitting import FitReport, Progress
+from agentprm.training.folder import TrainingFolder, digest
 
 __all__ = ["ReadingExample", "SpanTraining", "reading_examples", "train_span_reader"]
 
@@ -417,20 +420,30 @@ def evaluate_reader(reader: SpanReader, examples: Sequence[ReadingExample]) -> d
     return {name: round(value / len(examples), 4) for name, value in rows.items()}
 
 
-class _Evaluation(TrainerCallback):  # type: ignore[misc]
-    """Writes how well the held-out examples are read, a few times in a training."""
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Tells of every step, and a few times in a training how well the held-out examples are read."""
 
-    def __init__(self, reader: SpanReader, examples: Sequence[ReadingExample], log: Path, times: int) -> None:
-        self.reader, self.examples, self.log, self.times = reader, examples, log, times
+    def __init__(
+        self,
+        reader: SpanReader,
+        held: Sequence[ReadingExample],
+        how: SpanTraining,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.reader, self.held, self.how, self.progress = reader, held, how, progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        every = max(1, state.max_steps // self.times)
-        if state.global_step % every and state.global_step != state.max_steps:
-            return
-        row = {"step": state.global_step, **evaluate_reader(self.reader, self.examples)}
-        _logger.info("%s", row)
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        every = max(1, state.max_steps // max(1, self.how.evaluations))
+        ends = state.global_step % every == 0 or state.global_step == state.max_steps
+        if self.held and self.how.evaluations and ends:
+            # With the trainer's own log, so that a training that was killed still knows it.
+            row = {f"read_{name}": value for name, value in evaluate_reader(self.reader, self.held).items()}
+            state.log_history.append({"step": state.global_step, **row})
+            _logger.info("step %d: %s", state.global_step, row)
+        if self.progress is not None:
+            losses = [row["loss"] for row in state.log_history if "loss" in row]
+            loss = losses[-1] if losses else math.nan
+            self.progress(Progress(state.global_step, state.max_steps, loss, math.nan))
 
 
 _SETTINGS, _TRAINING = SpanSettings(), SpanTraining()
@@ -438,33 +451,39 @@ _SETTINGS, _TRAINING = SpanSettings(), SpanTraining()
 
 def train_span_reader(
     examples: Sequence[ReadingExample],
-    folder: str | Path,
+    out: str | Path,
     *,
     settings: SpanSettings = _SETTINGS,
     how: SpanTraining = _TRAINING,
     start: str | Path | None = None,
-) -> SpanReader:
-    """Trains a span reader and writes it to a folder; a training that was killed goes on.
+    notes: Mapping[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> FitReport | None:
+    """Trains a span reader and writes it to a folder that `SpanReader` reads.
 
     The embeddings of tokens stay as they are: they hold half of a small encoder's weights, so that what is
     trained is small enough to be sent along. On a CPU with bf16 units (AMX) matrices are multiplied in bf16.
-    One thread with the same seed gives the same weights on one machine.
+    Killed, the same call goes on from its last checkpoint; with one thread the same examples, settings and
+    seed give the same weights on one machine.
 
     Args:
         examples: Questions with passages.
-        folder: Where the reader, the log of its evaluation and the checkpoints go.
+        out: The folder to write: the weights, their settings, `card.json` and `README.md`.
         settings: The encoder and its lengths.
         how: Rates, sizes, seed.
-        start: Folder of a span reader to go on from, whose settings then count instead of `settings`; its
-            knowledge stays best with a fifth of the usual rates.
+        start: Folder of a span reader to go on from, whose settings then count instead of `settings`. What it
+            knows is kept best with a third of the usual rates.
+        notes: More for the card.
+        progress: Called after every step.
+
+    Returns:
+        How it went; `None` if the folder holds this very training already.
 
     Raises:
-        InputError: If there are not more examples than are held out.
+        InputError: If there are not more examples than are held out, or the folder holds something else.
     """
     if len(examples) <= how.held_out:
         raise InputError(f"{len(examples)} examples, of which {how.held_out} are held out: too few to train.")
-    target = Path(folder)
-    work = target / "checkpoints"
     torch.manual_seed(how.seed)
     if start is None:
         encoder, tokenizer = load_encoder(settings.base)
@@ -472,32 +491,21 @@ def train_span_reader(
     else:
         model, tokenizer, settings = load_span_model(start)
     model.encoder.embeddings.requires_grad_(False)
+    run = {
+        "kind": "span reader",
+        "base": settings.base,
+        "settings": asdict(settings),
+        "training": asdict(how),
+        "start": trained_digest(model) if start is not None else None,
+        "examples": len(examples),
+        "examples_sha256": digest([asdict(example) for example in examples]),
+    }
+    folder = TrainingFolder(out, run)
+    if folder.card is not None:
+        return None
     mixed = list(examples)
     random.Random(how.seed).shuffle(mixed)
     held, used = mixed[: how.held_out], mixed[how.held_out :]
-    groups = _Groups(used, tokenizer, settings, how)
-    lengths = [len(e.question) + len(e.gold.text) for e in used]
-    cpu = not torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=how.epochs,
-        max_steps=how.max_steps,
-        learning_rate=how.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=how.warmup,
-        max_grad_norm=1.0,
-        logging_steps=50,
-        save_steps=_SAVED_EVERY,
-        save_total_limit=1,
-        bf16=_has_bf16(),
-        use_cpu=cpu,
-        seed=how.seed,
-        data_seed=how.seed,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        report_to=[],
-        label_names=[],
-    )
     pad = tokenizer.pad_token_id or 0
 
     def together(rows: list[Group]) -> dict[str, Any]:
@@ -509,17 +517,56 @@ def train_span_reader(
         parts = [(cut, collate([every[i] for i in cut], pad)) for cut in cuts]
         return {"groups": rows, "parts": parts}
 
-    trainer = _Trainer(model=model, args=arguments, train_dataset=groups, data_collator=together)
-    trainer.how, trainer.lengths = how, lengths
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(folder.checkpoints, how),
+        train_dataset=_Groups(used, tokenizer, settings, how),
+        data_collator=together,
+    )
+    trainer.how = how
+    trainer.lengths = [len(example.question) + len(example.gold.text) for example in used]
     reader = SpanReader.of(model, tokenizer, settings)
-    if held:
-        log = target / "evaluation.jsonl"
-        target.mkdir(parents=True, exist_ok=True)
-        trainer.add_callback(_Evaluation(reader, held, log, how.evaluations))
-    last = get_last_checkpoint(str(work)) if work.is_dir() else None
+    trainer.add_callback(_Watch(reader, held, how, progress))
+    trainer.remove_callback(PrinterCallback)
+    last = get_last_checkpoint(str(folder.checkpoints)) if folder.checkpoints.is_dir() else None
+    begun = time.monotonic()
     trainer.train(resume_from_checkpoint=last)
-    reader.save(target)
-    return reader
+    log = trainer.state.log_history
+    report = FitReport(
+        steps=trainer.state.global_step,
+        planned=trainer.state.max_steps,
+        resumed_at=int(Path(last).name.rpartition("-")[2]) if last else 0,
+        losses=[(row["step"], row["loss"]) for row in log if "loss" in row],
+        best_step=trainer.state.global_step,
+        seconds=time.monotonic() - begun,
+    )
+    read = [row for row in log if "read_gold_em" in row]
+    folder.finish(reader.save, report, {**(notes or {}), "held_out_read": read})
+    return report
+
+
+def _arguments(checkpoints: Path, how: SpanTraining) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=how.epochs,
+        max_steps=how.max_steps,
+        learning_rate=how.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=how.warmup,
+        max_grad_norm=1.0,
+        logging_steps=50,
+        save_steps=_SAVED_EVERY,
+        save_total_limit=1,
+        bf16=_has_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        seed=how.seed,
+        data_seed=how.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to=[],
+        label_names=[],
+        disable_tqdm=True,
+    )
 
 
 def _has_bf16() -> bool:

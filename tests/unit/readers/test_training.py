@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from agentprm.cli import main
 from agentprm.errors import InputError
 from agentprm.readers import SpanReader
 from agentprm.readers.span_reader import SpanSettings, Window
@@ -74,16 +75,32 @@ def test_the_loss_is_that_of_the_probabilities() -> None:
 
 
 def test_a_reader_learns_and_refuses(encoder_folder: Path, tmp_path: Path) -> None:
-    reader = train_span_reader(toy_examples(), tmp_path, settings=settings(encoder_folder), how=HOW)
+    steps = []
+    report = train_span_reader(
+        toy_examples(),
+        tmp_path / "out",
+        settings=settings(encoder_folder),
+        how=HOW,
+        notes={"command": "agentprm train"},
+        progress=lambda state: steps.append(state.step),
+    )
+    assert report is not None
+    assert steps == list(range(1, report.planned + 1))
+    reader = SpanReader(tmp_path / "out")
     score = evaluate_reader(reader, toy_examples())
     assert score["gold_em"] > 0.9
     assert score["among_em"] > 0.9
     assert score["none_refused"] > 0.9
     assert score["gold_refused"] < 0.1
-    log = [json.loads(line) for line in (tmp_path / "evaluation.jsonl").read_text().splitlines()]
-    assert log[-1]["gold_em"] > 0.8
-    saved = SpanReader(tmp_path)
-    assert evaluate_reader(saved, toy_examples())["gold_em"] > 0.9
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["held_out_read"][-1]["read_gold_em"] > 0.8
+    assert card["command"] == "agentprm train"
+    assert card["files"].keys() == {"span_reader.json", "span_reader.safetensors"}
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    again = train_span_reader(toy_examples(), tmp_path / "out", settings=settings(encoder_folder), how=HOW)
+    assert again is None
+    with pytest.raises(InputError, match="another examples"):
+        train_span_reader(toy_examples()[1:], tmp_path / "out", settings=settings(encoder_folder), how=HOW)
 
 
 def weights(folder: Path) -> bytes:
@@ -131,8 +148,8 @@ def test_the_same_seed_gives_the_same_weights_also_after_a_kill(
 def test_a_training_goes_on_from_another_reader(encoder_folder: Path, tmp_path: Path) -> None:
     train_span_reader(toy_examples(), tmp_path / "first", settings=settings(encoder_folder), how=HOW)
     still = replace(HOW, max_steps=2, learning_rate=0.0, head_rate=0.0)
-    reader = train_span_reader(toy_examples(), tmp_path / "second", how=still, start=tmp_path / "first")
-    assert reader.settings == settings(encoder_folder)
+    train_span_reader(toy_examples(), tmp_path / "second", how=still, start=tmp_path / "first")
+    assert SpanReader(tmp_path / "second").settings == settings(encoder_folder)
     assert weights(tmp_path / "second") == weights(tmp_path / "first")
 
 
@@ -224,3 +241,45 @@ def test_examples_come_from_records_and_from_the_steps_of_plans() -> None:
     assert by_question["Is it a song?"].distractors == ()
     drawn = reading_examples([one_hop, one_hop, one_hop], per_set=2, hard=0)
     assert len(drawn) == 2
+
+
+def test_the_command_refuses_settings_of_another_kind(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "reading.jsonl").write_text(
+        '{"question": "Who?", "answers": ["Ann"], "passages": [{"text": "Ann."}]}\n'
+    )
+    given = ["train", "reader", str(tmp_path), "-o", str(tmp_path / "out")]
+    for extra, said in (
+        (["--rank", "4"], "--rank is for language models"),
+        (["--kind", "lm", "--from", "packaged"], "--plans and --from are for span readers"),
+        (["--from", "packaged", "--base", "x"], "leave out --base"),
+    ):
+        assert main([*given, *extra]) == 2
+        assert said in capsys.readouterr().err
+    assert main(given) == 2
+    assert "too few to train" in capsys.readouterr().err
+
+
+def test_the_command_trains_a_reader(
+    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [
+        {
+            "id": str(i),
+            "question": e.question,
+            "answers": list(e.answers),
+            "passages": [
+                {"title": e.gold.title, "text": e.gold.text, "gold": True},
+                *({"title": p.title, "text": p.text} for p in e.distractors),
+            ],
+        }
+        for i, e in enumerate(toy_examples() * 2)
+    ]
+    (tmp_path / "reading.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    given = ["train", "reader", str(tmp_path), "-o", str(tmp_path / "out"), "--base", str(encoder_folder)]
+    assert main([*given, "--max-steps", "3", "-q"]) == 0
+    assert "3 steps" in capsys.readouterr().out
+    assert SpanReader(tmp_path / "out").candidates(["Who?"], [[]], n=1) == [[]]
+    assert main([*given, "--max-steps", "3", "-q"]) == 0
+    assert "trained to its end" in " ".join(capsys.readouterr().out.split())
