@@ -1,15 +1,17 @@
-"""Which passages support a claim, without a model: by the words they share."""
+"""Which passages, and which sentences of them, support a claim, without a model: by the words they share."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from langchain_core.documents import Document
 
 from agentprm.state import title_of
-from agentprm.text import terms
+from agentprm.text import sentence_ends, terms
 
-__all__ = ["supporting"]
+__all__ = ["sentence_around", "supporting", "supporting_sentence"]
 
 # Function words carry no support; a closed list of the commonest is enough here.
 _STOP = frozenset(
@@ -49,4 +51,51 @@ def supporting(claim: str, documents: Sequence[Document], query: str = "") -> li
         rank = (len(wanted & held) / len(wanted), len(asked & held) / (len(asked) or 1))
         if rank[0] >= 0.5 and rank > best:
             best, chosen = rank, [document]
+    return chosen
+
+
+# A full stop behind an initial or one of these ends no sentence.
+_ABBREVIATED = re.compile(
+    r"(?:^|[\s(.])(?:[A-Z]|St|Dr|Mr|Mrs|Ms|Jr|Sr|No|Vol|Gen|Col|Lt|Capt|Prof|Rev|c|ca|vs|etc|e\.g|i\.e)\.$"
+)
+
+
+def _sentences(text: str) -> list[tuple[int, int]]:
+    """Where the sentences of a text stand, without the white space around them."""
+    ends = [end for end in sentence_ends(text) if not _ABBREVIATED.search(text[max(0, end - 8) : end])]
+    bounds = [0, *ends, len(text)]
+    found = []
+    for start, end in pairwise(bounds):
+        inner = text[start:end].strip()
+        if inner:
+            begin = start + text[start:end].index(inner)
+            found.append((begin, begin + len(inner)))
+    return found
+
+
+def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """The sentence, or the sentences, of a text that hold the characters from `start` to `end`.
+
+    Example:
+        >>> text = "It rains. Ann R. Lee was born in Rome. So what?"
+        >>> slice(*sentence_around(text, 33, 37)), text[slice(*sentence_around(text, 33, 37))]
+        (slice(10, 38, None), 'Ann R. Lee was born in Rome.')
+    """
+    touched = [s for s in _sentences(text) if s[0] < end and start < s[1]]
+    return (touched[0][0], touched[-1][1]) if touched else (start, end)
+
+
+def supporting_sentence(claim: str, text: str, query: str = "") -> tuple[int, int] | None:
+    """Where the sentence of `text` stands that best supports `claim`, by the rules of `supporting`."""
+    wanted = _words(claim)
+    if not wanted:
+        return None
+    asked = _words(query) - wanted
+    best: tuple[float, float] = (0.0, 0.0)
+    chosen: tuple[int, int] | None = None
+    for start, end in _sentences(text):
+        held = _words(text[start:end], single=True)
+        rank = (len(wanted & held) / len(wanted), len(asked & held) / (len(asked) or 1))
+        if rank[0] >= 0.5 and rank > best:
+            best, chosen = rank, (start, end)
     return chosen

@@ -17,6 +17,7 @@ __all__ = [
     "DocumentsRetrieved",
     "NeedJudged",
     "QuestionCondensed",
+    "QuestionPlanned",
     "RoundDone",
     "RoundPlanned",
     "SearchEvent",
@@ -146,6 +147,15 @@ class RoundDone(TypedDict):
     facts: int
 
 
+class QuestionPlanned(TypedDict):
+    """A question was split into sub-questions; `planner` says by what: its class or function, or `syntax`."""
+
+    type: Literal["agentprm.question_planned"]
+    question: str
+    plan: list[str]
+    planner: str
+
+
 class NeedJudged(TypedDict):
     """How likely it is that the question needs passages, and where that leads; `None` if nobody was asked."""
 
@@ -173,6 +183,7 @@ SearchEvent = (
     | SearchStopped
     | AnswerJudged
     | QuestionCondensed
+    | QuestionPlanned
     | NeedJudged
     | RoundPlanned
     | RoundDone

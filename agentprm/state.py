@@ -29,6 +29,7 @@ from agentprm.text import clean_text
 __all__ = [
     "Citation",
     "Judgement",
+    "Quote",
     "RagState",
     "ReasoningState",
     "Step",
@@ -58,6 +59,20 @@ StepStatus = Literal[
 ]
 
 
+class Quote(TypedDict):
+    """A place in a passage.
+
+    Attributes:
+        doc_id: The passage's id.
+        start: First character in its text.
+        end: The character after the last one.
+    """
+
+    doc_id: str
+    start: int
+    end: int
+
+
 class Step(TypedDict):
     """One reasoning step of the search tree.
 
@@ -81,6 +96,8 @@ class Step(TypedDict):
         critique: What was wrong with the step that this one refines.
         refines: Id of the step that this one refines.
         output: The model's raw text, kept where it could not be parsed.
+        quote: Where in a passage the thought stands, if it was read off word for word.
+        confidence: Probability that a reader gives the thought among all answers and none.
     """
 
     id: str
@@ -101,6 +118,8 @@ class Step(TypedDict):
     critique: NotRequired[str]
     refines: NotRequired[str]
     output: NotRequired[str]
+    quote: NotRequired[Quote]
+    confidence: NotRequired[float]
 
 
 class Citation(TypedDict):
@@ -111,6 +130,9 @@ class Citation(TypedDict):
         title: Its title.
         source: Its source.
         text: Its text.
+        quote: The sentence of the text that says so; missing where none can be told.
+        start: The first character of that sentence in the text.
+        end: The character after its last one.
         metadata: What else it says of itself in texts and finite numbers: page, url, …; missing if that is
             nothing.
     """
@@ -119,6 +141,9 @@ class Citation(TypedDict):
     title: str
     source: str
     text: str
+    quote: NotRequired[str]
+    start: NotRequired[int]
+    end: NotRequired[int]
     metadata: NotRequired[dict[str, str | int | float]]
 
 
@@ -179,6 +204,8 @@ class ReasoningState(RagState, total=False):
         prm_steps: The search tree.
         prm_documents: Every passage that a step refers to.
         prm_frontier: Ids of the committed steps to go on from; empty at the root.
+        prm_plan: The sub-questions that the search follows, where it follows a plan; `#n` in one stands
+            for what was found for the n-th.
         prm_weak: Ids of the steps to be refined before anything is committed.
         prm_stop_reason: Why the search ended; empty while it runs.
     """
@@ -186,6 +213,7 @@ class ReasoningState(RagState, total=False):
     prm_steps: Annotated[list[Step], merge_steps]
     prm_documents: Annotated[list[Document], merge_documents]
     prm_frontier: list[str]
+    prm_plan: list[str]
     prm_weak: list[str]
 
 
@@ -311,8 +339,15 @@ def title_of(document: Document) -> str:
     return str(metadata.get("title") or metadata.get("source") or document.id or "")
 
 
-def cite(documents: Sequence[Document]) -> list[Citation]:
-    """Citations of `documents`, each once, in order."""
+def cite(
+    documents: Sequence[Document], sentences: Mapping[str, tuple[int, int]] | None = None
+) -> list[Citation]:
+    """Citations of `documents`, each once, in order.
+
+    Args:
+        documents: What is cited.
+        sentences: Where in their texts stands what they are cited for, by their ids.
+    """
     citations = []
     for document in merge_documents([], list(documents)):
         citation = Citation(
@@ -321,6 +356,9 @@ def cite(documents: Sequence[Document]) -> list[Citation]:
             source=str(document.metadata.get("source", "")),
             text=document.page_content,
         )
+        start, end = (sentences or {}).get(str(document.id), (0, 0))
+        if start < end:
+            citation |= {"quote": document.page_content[start:end], "start": start, "end": end}
         more = {
             key: value
             for key, value in document.metadata.items()

@@ -15,6 +15,7 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Answer, CondenseQuestion, PairwiseRerank, Retrieve, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
 from agentprm.prompts import PROMPTS, Prompts
+from agentprm.readers.base import Reader
 from agentprm.rerank import Comparator
 
 __all__ = ["create_rag_graph"]
@@ -24,6 +25,7 @@ def create_rag_graph(
     model: LanguageModel | BaseChatModel | str,
     retriever: RetrieverLike,
     *,
+    reader: Reader | None = None,
     k: int | None = None,
     passages: int | None = None,
     reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
@@ -41,6 +43,7 @@ def create_rag_graph(
         model: Reads the passages and writes the answer.
         retriever: Any LangChain retriever or vector store, or a function from a query to documents; a
             `FeedbackRetriever` for relevance feedback.
+        reader: Quotes the answer from the passages in the place of `model`; see `agentprm.readers`.
         k: Passages that are found; by default as many as are read, and 10 with a reranker, which chooses
             among them.
         passages: Passages that are read; 5 by default.
@@ -87,7 +90,7 @@ def create_rag_graph(
     chain.append(Retrieve(retriever, k=found, budget=budget))
     if reranker is not None:
         chain.append(PairwiseRerank(reranker, budget=budget))
-    chain.append(Answer(language_model, passages=read, speak=True, budget=budget, **answering))
+    chain.append(Answer(reader or language_model, passages=read, speak=True, budget=budget, **answering))
     builder.add_node("begin", begin)
     builder.add_edge(START, "begin")
     previous = "begin"

@@ -10,6 +10,8 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
+from agentprm.decomposing import decompose
+from agentprm.errors import ConfigurationError
 from agentprm.graphs.state import (
     Question,
     ReasoningGraphState,
@@ -23,7 +25,9 @@ from agentprm.nodes import (
     AnswerFromSteps,
     CompleteSteps,
     CondenseQuestion,
+    FollowPlan,
     LookAhead,
+    PlanQuestion,
     ProposeSteps,
     RefineStep,
     RerankSteps,
@@ -33,10 +37,12 @@ from agentprm.nodes import (
     SelectSteps,
 )
 from agentprm.nodes.answer import ResponseFormat
+from agentprm.nodes.plan_question import Planner
 from agentprm.nodes.rerank import pairwise_compressor
 from agentprm.prompts import PROMPTS, Prompts
+from agentprm.readers.base import Reader
 from agentprm.rerank import Comparator
-from agentprm.rewards import ProcessRewardModel, as_reward, default_reward
+from agentprm.rewards import ProcessRewardModel, ReaderGrounding, as_reward, default_reward
 from agentprm.search import Plain, ValueFunction
 from agentprm.search.selection import Accept
 
@@ -48,15 +54,18 @@ def create_reasoning_graph(
     retriever: RetrieverLike,
     reward: ProcessRewardModel | Callable[..., Any] | None = None,
     *,
-    candidates: int = 3,
-    max_steps: int = 5,
+    mode: Literal["step", "plan"] = "step",
+    reader: Reader | None = None,
+    planner: Planner = decompose,
+    candidates: int | None = None,
+    max_steps: int | None = None,
     min_steps: int = 1,
     k: int | None = None,
     passages: int | None = None,
     value: ValueFunction | None = None,
     shallow: int = 3,
     recall: bool = False,
-    threshold: float | Literal["reward"] | None = "reward",
+    threshold: float | Literal["reward", "mode"] | None = "mode",
     accept: Accept = "if_better",
     critic: LanguageModel | BaseChatModel | str | None = None,
     reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
@@ -70,37 +79,48 @@ def create_reasoning_graph(
     language: str | None = None,
     response_format: ResponseFormat | None = None,
 ) -> StateGraph[Any, Any, Any, Any]:
-    """Builds propose → retrieve → complete → score → (look ahead) → select, until answered.
+    """Builds (plan →) propose → retrieve → complete → score → (look ahead) → select, until answered.
 
     At each step `candidates` different steps are proposed, each with its own query, passages and
     finding. The reward model scores them, the value function looks ahead where it has a horizon, and
     the best is committed. If even the best is at most `threshold`, it is criticised and refined once,
     and the refinement is kept only if it is better.
 
+    In the mode `plan` the question is split once into sub-questions, which are then asked in their order,
+    those that need nothing of each other side by side. In the mode `step` each step proposes what to ask
+    next.
+
     Args:
         model: Proposes, reads and answers.
         retriever: Any LangChain retriever or vector store, or a function from a query to documents; a
             `FeedbackRetriever` for relevance feedback.
-        reward: Scores steps; by default `Grounding` and `Relevance` fused, the training-free reward
+        reward: Scores steps; by default with a reader `ReaderGrounding`, else `Grounding` and `Relevance`
+            fused, the training-free reward
             that told right steps from wrong ones best (`benchmarks/rewards.py`); with a `model` without
             log-likelihoods, as chat models are, its own verdict on each step. Functions are taken too, see
             `agentprm.rewards.FunctionReward`.
-        candidates: Steps proposed at a time (M); 3 in the paper.
-        max_steps: Most steps of a path (T); 5 in the paper.
+        mode: `step` or `plan`.
+        reader: Reads the findings off the passages in the place of `model`, which then writes only what
+            cannot be quoted.
+        planner: Splits the question in the mode `plan`: a function from a question to its sub-questions, by
+            default by syntax (`agentprm.decomposing.decompose`), or a model; see `PlanQuestion`.
+        candidates: Steps proposed at a time (M), 3 by default and in the paper; in the mode `plan` the
+            findings of a reader for each sub-question that are scored, 1 by default.
+        max_steps: Most steps of a path (T); 5 by default and in the paper, and 8 sub-questions of a plan.
         min_steps: Committed steps before a model that continues a prefix is led to conclude.
         k: Passages found for a step; by default as many as are read, and 10 with a reranker, which
             chooses among them.
-        passages: Passages a step reads; 1 by default and in the paper. Small models read one much better
-            than several.
+        passages: Passages a step reads; 1 by default and in the paper, since small models read one much
+            better than several, and 5 with a reader.
         value: Value function: `Plain()`, a step's own score, by default; `TD()` is the paper's
             look-ahead. It costs two to three times as much, and the paper's own ablations find it the
             least valuable part; try it where the reward model is a trained one.
         shallow: Deepest steps that are looked ahead from; 3 in the paper.
         recall: Offer steps that are answered from what is known, without a search, and refinements that
             flip this flag of a step (as in the paper).
-        threshold: Gate of the refinement, in the reward's space. By default the reward's own: that of
+        threshold: Gate of the refinement, in the reward's space. `reward` takes the reward's own: that of
             its calibration or family, else the middle of its space, .5 (as in the paper) or 0. `None`
-            never refines.
+            never refines. By default a `step` search takes the reward's own, and a plan is not refined.
         accept: `if_better`, or `always` as in the paper.
         critic: The explanation model, which says what is wrong with a weak step; `None` means `model`.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
@@ -133,10 +153,19 @@ def create_reasoning_graph(
         "language": language,
         "response_format": response_format,
     }
-    found, read = passages_to(k, passages, plain=1, reranked=reranker is not None)
-    if reward is None:
+    if mode not in ("step", "plan"):
+        raise ConfigurationError(f"mode must be 'step' or 'plan', not {mode!r}.")
+    planned = mode == "plan"
+    candidates = candidates or (1 if planned else 3)
+    max_steps = max_steps or (8 if planned else 5)
+    found, read = passages_to(k, passages, plain=5 if reader else 1, reranked=reranker is not None)
+    if reward is None and reader is not None:
+        reward = ReaderGrounding(reader, passages=read)
+    elif reward is None:
         reward = default_reward(language_model, passages=read, prompts=prompts)
     reward = as_reward(reward)
+    if threshold == "mode":
+        threshold = None if planned else "reward"
     gate = reward.gate if threshold == "reward" else threshold
     value = value if value is not None else Plain()
 
@@ -154,10 +183,15 @@ def create_reasoning_graph(
         # What a step was found but not given is not read: the next step may still be given it.
         work.append(RerankSteps(pairwise_compressor(reranker), top_k=read, budget=budget))
     work += [
-        CompleteSteps(language_model, passages=read, prompts=prompts, budget=budget),
+        CompleteSteps(
+            reader or language_model,
+            passages=read,
+            findings=candidates if planned else 1,
+            prompts=prompts,
+            budget=budget,
+        ),
         ScoreSteps(reward, budget=budget),
     ]
-    rollout = [ProposeSteps(language_model, n=1, look_ahead=True, **proposing), *work]
 
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(
         ReasoningGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Searched
@@ -166,8 +200,19 @@ def create_reasoning_graph(
     if condense is not False:
         condenser = language_model if condense is True else as_language_model(condense)
         way.append(CondenseQuestion(condenser, prompts=prompts, budget=budget))
-    way += [ProposeSteps(language_model, n=candidates, **proposing), *work]
+    if planned:
+        way.append(PlanQuestion(planner, max_steps=max_steps, budget=budget))
+        way.append(FollowPlan(retriever, budget=budget))
+    else:
+        way.append(ProposeSteps(language_model, n=candidates, **proposing))
+    way += work
+    if planned and value.horizon:
+        raise ConfigurationError(
+            "A plan says what comes next, so that there is nothing to simulate: use a value function without "
+            "a horizon in the mode 'plan', or the mode 'step'."
+        )
     if not isinstance(value, Plain):
+        rollout = [ProposeSteps(language_model, n=1, look_ahead=True, **proposing), *work]
         way.append(LookAhead(rollout, value=value, shallow=shallow, budget=budget))
     way.append(SelectSteps(threshold=gate, accept=accept, max_steps=max_steps, budget=budget))
 

@@ -71,6 +71,7 @@ class Searched(Answered, total=False):
 
     prm_steps: Annotated[list[Step], merge_steps]
     prm_documents: Annotated[list[Document], merge_documents]
+    prm_plan: list[str]
 
 
 class SearchContext(TypedDict, total=False):
@@ -157,4 +158,5 @@ def begin_search(state: RagGraphState) -> dict[str, Any]:
         "prm_documents": Overwrite([]),
         "prm_frontier": [],
         "prm_weak": [],
+        "prm_plan": [],
     }

@@ -6,6 +6,7 @@ What lives where, in the order in which a search uses it:
 - `condense_question`: a follow-up becomes a question that stands alone.
 - `decide_retrieval`: whether passages are needed at all. `choices`: a model chooses one of a few words.
 - `start_search`, `propose_steps`: the tree is planted, and grows.
+- `plan_question`, `follow_plan`: or it follows a plan, made once. `reading`: a reader for a model.
 - `retrieve`, `rerank`: passages for the question, or for each step.
 - `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
 - `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
@@ -27,12 +28,14 @@ from agentprm.nodes.decide_retrieval import (
     need_of,
 )
 from agentprm.nodes.evidence import DistilFacts, JudgeFacts, PlanGap, Sufficiency
+from agentprm.nodes.follow_plan import FollowPlan
 from agentprm.nodes.gathering import AnswerFromRounds, GatherNode, RetrieveRound, StartGathering
 from agentprm.nodes.goals import Reflect, SetGoal
 from agentprm.nodes.judge_answer import JudgeAnswer
 from agentprm.nodes.look_ahead import LookAhead
 from agentprm.nodes.node import Node, apply_update
 from agentprm.nodes.notes import ImproveNote, PlanQueries
+from agentprm.nodes.plan_question import Planner, PlanQuestion
 from agentprm.nodes.propose_steps import ProposeSteps
 from agentprm.nodes.refine_step import RefineStep
 from agentprm.nodes.rerank import PairwiseRerank, Rerank, RerankSteps
@@ -51,6 +54,7 @@ __all__ = [
     "Decide",
     "DecideRetrieval",
     "DistilFacts",
+    "FollowPlan",
     "GatherNode",
     "ImproveNote",
     "JudgeAnswer",
@@ -61,6 +65,8 @@ __all__ = [
     "PairwiseRerank",
     "PlanGap",
     "PlanQueries",
+    "PlanQuestion",
+    "Planner",
     "ProposeSteps",
     "RefineStep",
     "Reflect",

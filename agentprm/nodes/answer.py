@@ -12,15 +12,17 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from pydantic import BaseModel, ValidationError
 
 from agentprm.budget import SearchBudget
-from agentprm.citations import supporting
+from agentprm.citations import sentence_around, supporting, supporting_sentence
 from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.errors import CapabilityError, ConfigurationError, ParseError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
-from agentprm.nodes.models import AnsweringModel
+from agentprm.nodes.models import AnsweringModel, reported
 from agentprm.nodes.node import Node, NodePlan, SearchNode, emit
+from agentprm.nodes.reading import ModelOrReader, quote_of
 from agentprm.nodes.tree import documents_of
 from agentprm.plans import Plan, wait
 from agentprm.prompts import PROMPTS, Prompts, in_form, known_text, passages_text, reply_params
+from agentprm.readers.base import Reader
 from agentprm.replies import json_object
 from agentprm.state import ReasoningState, Step, cite, merge_documents, path_to
 from agentprm.text import one_line
@@ -130,10 +132,11 @@ class Answer(Node):
     """Answers the question from the documents, or without any from memory, each time it runs.
 
     Its tokens are streamed as they come (`stream_mode="messages"`). The citations are the documents that
-    support the answer. If the budget has no call left, the answer is empty.
+    support the answer, with the sentences that do. If the budget has no call left, the answer is empty, and
+    so it is where a reader finds that none of the documents answers.
 
     Args:
-        model: A language model, or any LangChain chat model.
+        model: A language model, any LangChain chat model, or a reader (`agentprm.readers`), which quotes.
         passages: Most passages that are shown.
         max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
         form: How an answer should look, instead of a few words: "one sentence", "two paragraphs".
@@ -148,7 +151,7 @@ class Answer(Node):
 
     def __init__(
         self,
-        model: LanguageModel | BaseChatModel | str,
+        model: ModelOrReader,
         *,
         passages: int = 5,
         max_tokens: int = 48,
@@ -161,9 +164,14 @@ class Answer(Node):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "answer",
     ) -> None:
-        self.model = as_language_model(model)
+        self.model: LanguageModel | Reader = model if isinstance(model, Reader) else as_language_model(model)
         self.form = AnswerForm(form, language, response_format)
-        self.form.schema(self.model)
+        if not isinstance(self.model, Reader):
+            self.form.schema(self.model)
+        elif not self.form.plain:
+            raise CapabilityError(
+                "A reader quotes its answer; form, language and response_format need a language model."
+            )
         self.passages, self.max_tokens, self.speak = passages, max_tokens, speak
         self.prompts = self.form.prompts(prompts)
         super().__init__(
@@ -181,9 +189,13 @@ class Answer(Node):
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
         message, reason = AIMessage(""), state.get("prm_stop_reason", "")
+        places: dict[str, tuple[int, int]] = {}
         spent = budget.exhausted(usage)
-        if spent or not budget.affordable("model_calls", 1, usage):
+        calls = 0 if isinstance(self.model, Reader) else 1
+        if spent or budget.affordable("model_calls", calls, usage) < calls:
             reason = reason or f"budget: {spent or 'model_calls'}"
+        elif isinstance(self.model, Reader):
+            message, places = yield from _quoted(self.model, state["question"], documents)
         else:
             prefill = self.model.capabilities.prefill
             template = self.prompts.answer if documents else self.prompts.recall
@@ -192,11 +204,15 @@ class Answer(Node):
             )
             message = yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)
         answer = str(message.text)
-        cited = supporting(answer, documents, state["question"])
+        if isinstance(self.model, Reader):
+            cited = [d for d in documents if str(d.id) in places]
+        else:
+            cited = supporting(answer, documents, state["question"])
+            places = _sentences(cited, [(answer, state["question"])])
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {
             "answer": answer,
-            "citations": cite(cited),
+            "citations": cite(cited, places),
             "prm_stop_reason": reason or ("answered" if answer else "no answer"),
         }
         if self.speak:
@@ -278,13 +294,63 @@ class AnswerFromSteps(SearchNode):
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {
             "answer": answer,
-            "citations": cite(cited),
+            "citations": cite(cited, _places(state, path, cited)),
             "documents": _documents(state, path, "doc_ids"),
             "prm_stop_reason": reason or ("answered" if answer else "no answer"),
         }
         if self.speak:
             update["messages"] = spoken(state, message.model_copy(update={"content": answer}))
         return update
+
+
+def _quoted(
+    reader: Reader, question: str, documents: list[Document]
+) -> Plan[tuple[AIMessage, dict[str, tuple[int, int]]]]:
+    """What a reader answers, and where the sentence stands that says so; empty where none does."""
+    if not documents:
+        return AIMessage(""), {}
+    (answer,), _ = yield from reported(
+        type(reader).__name__,
+        question,
+        lambda: reader.read([one_line(question)], [documents]),
+        lambda: reader.aread([one_line(question)], [documents]),
+    )
+    places = {}
+    if answer.text and answer.passage is not None:
+        source = documents[answer.passage]
+        quote = quote_of(answer, documents)
+        where = quote and sentence_around(source.page_content, quote["start"], quote["end"])
+        places[str(source.id)] = where or (0, 0)  # yes and no stand nowhere
+    return AIMessage(answer.text), places
+
+
+def _sentences(
+    documents: Sequence[Document], claims: Sequence[tuple[str, str]]
+) -> dict[str, tuple[int, int]]:
+    """Where the sentences of `documents` stand that support one of the claims, each with its question."""
+    places: dict[str, tuple[int, int]] = {}
+    for document in documents:
+        for claim, question in claims:
+            place = supporting_sentence(claim, document.page_content, question)
+            if place is not None:
+                places.setdefault(str(document.id), place)
+    return places
+
+
+def _places(state: ReasoningState, path: list[Step], cited: list[Document]) -> dict[str, tuple[int, int]]:
+    """Where the sentences stand that the findings of a path were read off, or that support them."""
+    texts = {str(d.id): d.page_content for d in cited}
+    places: dict[str, tuple[int, int]] = {}
+    for step in path:
+        own = [document for document in cited if document.id in step.get("cited_ids", [])]
+        quote = step.get("quote")
+        if quote is not None and quote["doc_id"] in texts:
+            place = sentence_around(texts[quote["doc_id"]], quote["start"], quote["end"])
+            places.setdefault(quote["doc_id"], place)
+        elif step["thought"]:
+            for name, place in _sentences(own, [(step["thought"], step["query"])]).items():
+                places.setdefault(name, place)
+    return places
 
 
 def _documents(state: ReasoningState, path: list[Step], field: str) -> list[Document]:

@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
-from agentprm.lm import LanguageModel, Prompt, as_language_model
+from agentprm.comparing import decide, is_comparison
+from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan, SearchNode, emit
+from agentprm.nodes.node import NodePlan, SearchNode, checked_setting, emit
+from agentprm.nodes.reading import ModelOrReader, read_steps
 from agentprm.nodes.tree import ancestors, concludes, documents_of
+from agentprm.plans import Plan
 from agentprm.prompts import PROMPTS, Prompts, known_text, passages_text, reply_params
+from agentprm.readers.base import Reader
 from agentprm.replies import finished_text, parse_finding
-from agentprm.state import ReasoningState, Step, open_steps
+from agentprm.state import ReasoningState, Step, merge_documents, open_steps
 from agentprm.text import one_line
 
 __all__ = ["CompleteSteps"]
@@ -29,9 +32,16 @@ class CompleteSteps(SearchNode):
     holds no word, or whose tokens ran out before its first sentence ended, leaves the step `unparsed`:
     it is neither scored nor committed.
 
+    A reader quotes the finding from the passages, and says where it stands and how sure it is. A step of a
+    plan that compares what was found before is decided by the dates, amounts, countries or names themselves
+    (`agentprm.comparing`), and left to the model only where they do not tell.
+
     Args:
-        model: A language model, or any LangChain chat model.
-        passages: Most passages that are shown; 1 in the paper.
+        model: A language model, any LangChain chat model, or a reader (`agentprm.readers`).
+        passages: Most passages that are shown; 1 in the paper. A reader tells good from bad ones, so that
+            it is worth showing it more.
+        findings: Most findings that a reader gives for a step; the further ones become siblings of it. A
+            model gives one.
         temperature: 0, greedy, since a finding should be read off and not invented.
         seed: Seed of the sampling, where the temperature is not 0.
         max_tokens: Most tokens of a finding.
@@ -42,9 +52,10 @@ class CompleteSteps(SearchNode):
 
     def __init__(
         self,
-        model: LanguageModel | BaseChatModel | str,
+        model: ModelOrReader,
         *,
         passages: int = 1,
+        findings: int = 1,
         temperature: float = 0.0,
         seed: int | None = 0,
         max_tokens: int = 40,
@@ -53,11 +64,12 @@ class CompleteSteps(SearchNode):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "complete",
     ) -> None:
-        self.model = as_language_model(model)
+        self.model: LanguageModel | Reader = model if isinstance(model, Reader) else as_language_model(model)
         self.passages, self.prompts, self.max_tokens = passages, prompts, max_tokens
-        self.temperature, self.seed = temperature, seed
+        self.findings, self.temperature, self.seed = checked_setting("n", findings), temperature, seed
         super().__init__(
             name=name,
+            reads=("prm_plan",),
             keys=keys,
             budget=budget,
             settings=("temperature", "seed", "passages"),
@@ -70,23 +82,61 @@ class CompleteSteps(SearchNode):
             return {}
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        wanted = len(steps)
+        decided = [done for step in steps if (done := _decided(state, step))]
+        rest = [step for step in steps if not any(step["id"] == done["id"] for done in decided)]
+        wanted = 0 if isinstance(self.model, Reader) else len(rest)
         allowed = budget.affordable("model_calls", wanted, usage, reserve=1)
-        if budget.exhausted(usage) or not allowed:
-            return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or 'model_calls'}"}
-        steps = steps[:allowed]
-        shown = [documents_of(state, step["doc_ids"])[: self.setting("passages")] for step in steps]
-        prompts = [
-            self._prompt(step, passages, known_text(ancestors(state, step)))
-            for step, passages in zip(steps, shown, strict=True)
-        ]
+        cut = {"prm_stop_reason": "budget: model_calls"} if allowed < wanted else {}
+        if wanted:
+            rest = rest[:allowed]
+        if spent := budget.exhausted(usage):
+            return {"prm_stop_reason": f"budget: {spent}"}
+        if cut and not rest and not decided:
+            return cut
+        shown = [self._shown(state, step) for step in rest]
+        if isinstance(self.model, Reader):
+            read = yield from read_steps(self.model, state, rest, shown, self.findings)
+        else:
+            read = yield from self._written(self.model, state, rest, shown)
+        finished: list[Step] = []
+        for step in [*decided, *read]:
+            ends = bool(step["thought"]) and concludes(state, step)
+            finished.append({**step, "final_answer": step["thought"]} if ends else step)
+            emit({"type": "agentprm.step_completed", "step_id": step["id"], "thought": step["thought"]})
+        return {"prm_steps": finished, **cut}
+
+    def _shown(self, state: ReasoningState, step: Step) -> list[Document]:
+        """The passages that a step reads; without retrieval those that the findings before it stand in."""
+        if step["retrieve"] or step["doc_ids"]:
+            return documents_of(state, step["doc_ids"])[: self.setting("passages")]
+        cited = [i for ancestor in ancestors(state, step) for i in ancestor.get("cited_ids", [])]
+        return merge_documents([], documents_of(state, cited))
+
+    def _written(
+        self, model: LanguageModel, state: ReasoningState, steps: list[Step], shown: Sequence[list[Document]]
+    ) -> Plan[list[Step]]:
+        """The steps with what a language model makes of their passages."""
+        if not steps:
+            return []
+        prompts = []
+        prefill = model.capabilities.prefill
+        for step, passages in zip(steps, shown, strict=True):
+            known = known_text(ancestors(state, step))
+            query = one_line(step["query"])
+            prompts.append(
+                self.prompts.summarise.render(question=query, known=known, prefill=prefill)
+                if not step["retrieve"] and not step["doc_ids"]
+                else self.prompts.complete.render(
+                    passages=passages_text(passages), known=known, query=query, prefill=prefill
+                )
+            )
         params = reply_params(
-            self.model,
+            model,
             max_tokens=self.max_tokens,
             temperature=self.setting("temperature"),
             seed=self.setting("seed"),
         )
-        rows = yield from sampled(self.model, prompts, 1, params)
+        rows = yield from sampled(model, prompts, 1, params)
         finished: list[Step] = []
         for step, passages, row in zip(steps, shown, rows, strict=True):
             thought = parse_finding(finished_text(row[0]))
@@ -95,17 +145,28 @@ class CompleteSteps(SearchNode):
                 done["status"], done["output"] = "unparsed", row[0].text[:500]
             else:
                 done["cited_ids"] = [str(d.id) for d in supporting(thought, passages, step["query"])]
-                if concludes(state, step):
-                    done["final_answer"] = thought
             finished.append(done)
-            emit({"type": "agentprm.step_completed", "step_id": step["id"], "thought": thought})
-        cut = {"prm_stop_reason": "budget: model_calls"} if allowed < wanted else {}
-        return {"prm_steps": finished, **cut}
+        return finished
 
-    def _prompt(self, step: Step, passages: Sequence[Document], known: str) -> Prompt:
-        query, prefill = one_line(step["query"]), self.model.capabilities.prefill
-        if not step["retrieve"] and not passages:
-            return self.prompts.summarise.render(question=query, known=known, prefill=prefill)
-        return self.prompts.complete.render(
-            passages=passages_text(passages), known=known, query=query, prefill=prefill
-        )
+
+def _comparison(state: ReasoningState, step: Step) -> str | None:
+    """The sub-question of the plan that a step is for, if it compares what the steps before it found."""
+    plan = state.get("prm_plan") or []
+    if step["retrieve"] or step["doc_ids"] or not 0 < step["depth"] <= len(plan):
+        return None
+    asked = plan[step["depth"] - 1]
+    return asked if is_comparison(asked) else None
+
+
+def _decided(state: ReasoningState, step: Step) -> Step | None:
+    """A step of that kind with the answer, if the findings tell it."""
+    asked = _comparison(state, step)
+    if asked is None:
+        return None
+    path = ancestors(state, step)
+    plan = state.get("prm_plan", [])[: len(path)]
+    answer = decide(asked, plan, [one_line(s["thought"]) for s in path])
+    if answer is None:
+        return None
+    cited = list(dict.fromkeys(i for s in path for i in s.get("cited_ids", [])))
+    return {**step, "thought": answer, "status": "completed", "cited_ids": cited}

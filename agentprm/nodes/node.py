@@ -177,6 +177,7 @@ _CHANNELS: dict[str, Any] = {
     "prm_rounds": Annotated[list[Round], merge_rounds],
     "prm_usage": Annotated[Usage, add_usage],
     "prm_frontier": list[str],
+    "prm_plan": list[str],
     "prm_weak": list[str],
     "prm_stop_reason": str,
 }

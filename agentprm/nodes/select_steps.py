@@ -59,8 +59,11 @@ class SelectSteps(SearchNode):
         budget: SearchBudget = self.setting("budget")
         spent = budget.exhausted(state.get("prm_usage"))
         stopped = stopped or (f"budget: {spent}" if spent else "")
+        # Of a plan several steps may be done at once, one below the other.
+        done = {step["id"] for step in candidates}
+        siblings = [step for step in candidates if step["parent_id"] not in done]
         chosen: Choice = select_greedy(
-            candidates,
+            siblings,
             threshold=None if stopped or refined else self.setting("threshold"),
             accept=self.setting("accept"),
         )
@@ -69,10 +72,16 @@ class SelectSteps(SearchNode):
         best = chosen.best
         if chosen.weak:
             return {"prm_weak": [best["id"]]}
-        changed: list[Step] = [
-            {**step, "status": "committed" if step["id"] == best["id"] else "rejected"} for step in candidates
-        ]
-        emit({"type": "agentprm.step_committed", "step_id": best["id"], "value": best["value"]})
+        changed: list[Step] = []
+        while chosen.best is not None:
+            best = chosen.best
+            for step in siblings:
+                changed.append({**step, "status": "committed" if step["id"] == best["id"] else "rejected"})
+            emit({"type": "agentprm.step_committed", "step_id": best["id"], "value": best["value"]})
+            siblings = [step for step in candidates if step["parent_id"] == best["id"]]
+            chosen = select_greedy(siblings, accept=self.setting("accept"))
+        settled = {step["id"] for step in changed}
+        changed += [{**step, "status": "rejected"} for step in candidates if step["id"] not in settled]
         update = {"prm_steps": changed, "prm_frontier": [best["id"]], "prm_weak": []}
         if best["final_answer"] is not None:
             # An answer among candidates that the budget cut short is not the search's own.

@@ -31,7 +31,7 @@ class StartSearch(SearchNode):
     def __init__(self, *, keys: Mapping[str, str] | None = None, name: str = "start") -> None:
         super().__init__(
             name=name,
-            reads=("prm_weak",),
+            reads=("prm_plan", "prm_weak"),
             writes=("documents", "answer", "citations"),
             keys=keys,
         )
@@ -47,6 +47,7 @@ class StartSearch(SearchNode):
             "prm_steps": Overwrite([]),
             "prm_documents": Overwrite([]),
             "prm_frontier": [],
+            "prm_plan": [],
             "prm_weak": [],
             "prm_stop_reason": "",
         }

@@ -18,6 +18,7 @@ __all__ = [
     "concludes",
     "documents_of",
     "new_step",
+    "next_id",
     "reward_step",
     "same_text",
     "search_text",
@@ -42,6 +43,19 @@ def new_step(step_id: str, parent: Step | None, query: str = "") -> Step:
     )
 
 
+def next_id(state: ReasoningState, parent: Step | None) -> str:
+    """The id of the next child of a step, or of the next first step."""
+    parent_id = parent["id"] if parent else None
+    prefix = f"{parent_id}." if parent_id else ""
+    taken = [
+        int(number)
+        for step in state.get("prm_steps", [])
+        if step["parent_id"] == parent_id
+        and (number := step["id"].removeprefix(prefix).removesuffix("r")).isdecimal()
+    ]
+    return f"{prefix}{max(taken, default=0) + 1}"
+
+
 def same_text(left: str, right: str) -> bool:
     """Whether two texts differ in case, accents, white space and final punctuation only."""
     return _compared(left) == _compared(right)
@@ -52,8 +66,11 @@ def _compared(text: str) -> str:
 
 
 def concludes(state: ReasoningState, step: Step) -> bool:
-    """Whether the step answers the whole question: it asks it, or already holds an answer."""
-    return step["final_answer"] is not None or same_text(step["query"], state["question"])
+    """Whether the step answers the whole question: it asks it, ends the plan, or already holds an answer."""
+    plan = state.get("prm_plan")
+    if step["final_answer"] is not None or (plan and step["depth"] >= len(plan)):
+        return True
+    return same_text(step["query"], state["question"])
 
 
 def ancestors(state: ReasoningState, step: Step) -> list[Step]:
@@ -95,4 +112,6 @@ def reward_step(state: ReasoningState, step: Step) -> RewardStep:
     )
     if "cited_ids" in step:
         seen["cited"] = [i for i, d in enumerate(documents) if d.id in step["cited_ids"]]
+    if "confidence" in step:
+        seen["confidence"] = step["confidence"]
     return seen

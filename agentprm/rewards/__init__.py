@@ -40,6 +40,7 @@ from agentprm.rewards.known_families import Family
 from agentprm.rewards.labels import LabelledRow, labelled_row, step_cross_entropy
 from agentprm.rewards.likelihood import Grounding, LikelihoodReward, Relevance, SelfJudgement
 from agentprm.rewards.loading import load_reward
+from agentprm.rewards.reading import ReaderGrounding
 from agentprm.rewards.registry import families, register, register_readout
 from agentprm.rewards.step_text import StepText, as_trajectory, evidence_line
 from agentprm.rewards.templates import (
@@ -95,6 +96,7 @@ __all__ = [
     "PrefixScalar",
     "Principled",
     "ProcessRewardModel",
+    "ReaderGrounding",
     "Relevance",
     "RewardStep",
     "Routed",

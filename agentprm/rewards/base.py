@@ -30,6 +30,7 @@ class RewardStep(TypedDict):
         thought: What the step found.
         final_answer: The answer to the whole question, if the step concludes.
         cited: Which of the passages the finding cites, as indices; missing where that is not known.
+        confidence: Probability that the reader that found it gave it, if it was a reader.
     """
 
     query: str
@@ -37,6 +38,7 @@ class RewardStep(TypedDict):
     thought: str
     final_answer: str | None
     cited: NotRequired[list[int]]
+    confidence: NotRequired[float]
 
 
 Trajectory = Sequence[RewardStep]

@@ -6,7 +6,7 @@ address; `fakes` has embeddings, a store and a reward.
 
 from agentprm.testing.agents import ScriptedAgentModel, calls
 from agentprm.testing.fakes import FakeEmbeddings, FakeReward, fake_store
-from agentprm.testing.scripted import ScriptedChatModel, ScriptedLanguageModel
+from agentprm.testing.scripted import ScriptedChatModel, ScriptedLanguageModel, ScriptedReader
 from agentprm.testing.servers import LlamaCppServer, OllamaServer, OpenAIReasoningServer, OpenAIServer
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ScriptedAgentModel",
     "ScriptedChatModel",
     "ScriptedLanguageModel",
+    "ScriptedReader",
     "calls",
     "fake_store",
 ]

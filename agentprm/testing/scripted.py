@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -15,8 +16,9 @@ from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
+from agentprm.readers.base import Reader, ReaderAnswer
 
-__all__ = ["Script", "ScriptedChatModel", "ScriptedLanguageModel", "scripted_reply"]
+__all__ = ["Script", "ScriptedChatModel", "ScriptedLanguageModel", "ScriptedReader", "scripted_reply"]
 
 Script = Mapping[str, str] | Callable[[str], str]
 
@@ -148,3 +150,51 @@ class ScriptedLanguageModel(LanguageModel):
 
 def _text(prompt: Prompt) -> str:
     return "\n".join([*(text for _, text in prompt.messages), prompt.prefix])
+
+
+class ScriptedReader(Reader):
+    """A reader that answers from a script, and remembers what it was asked.
+
+    Args:
+        script: Texts to look for in the question, each with its answers and their probabilities, best first.
+            An answer is quoted from the first passage that holds it; of one that none holds only yes and no
+            are given.
+
+    Attributes:
+        asked: The questions so far, each with the ids of its passages.
+
+    Example:
+        >>> from langchain_core.documents import Document
+        >>> reader = ScriptedReader({"born": {"Rome": 0.9}})
+        >>> reader.read(["Where was Ann born?"], [[Document("Ann was born in Rome.")]])[0].start
+        16
+    """
+
+    def __init__(self, script: Mapping[str, Mapping[str, float]]) -> None:
+        self.script = script
+        self.asked: list[tuple[str, list[str]]] = []
+        self._lock = ForkSafeLock()
+
+    def candidates(
+        self, questions: Sequence[str], passages: Sequence[Sequence[Document]], *, n: int
+    ) -> list[list[ReaderAnswer]]:
+        """See `Reader.candidates`."""
+        with self._lock:
+            for question, documents in zip(questions, passages, strict=True):
+                self.asked.append((question, [str(d.id) for d in documents]))
+        rows = []
+        for question, documents in zip(questions, passages, strict=True):
+            given = next((answers for text, answers in self.script.items() if text in question), {})
+            none = max(0.0, 1.0 - sum(given.values()))
+            found = (self._found(text, score, none, documents) for text, score in given.items())
+            rows.append([answer for answer in found if answer is not None][:n])
+        return rows
+
+    @staticmethod
+    def _found(text: str, score: float, none: float, documents: Sequence[Document]) -> ReaderAnswer | None:
+        for place, document in enumerate(documents):
+            start = document.page_content.find(text)
+            if start >= 0:
+                return ReaderAnswer(text, score, none, place, start, start + len(text))
+        known = documents and text in ("yes", "no")
+        return ReaderAnswer(text, score, none, 0) if known else None

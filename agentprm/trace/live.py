@@ -71,6 +71,10 @@ def _condensed(event: Mapping[str, Any]) -> str:
     return "" if event.get("reason") else f"understood as: {event.get('question', '')}"
 
 
+def _planned(event: Mapping[str, Any]) -> str:
+    return "plan: " + " ".join(f"{n}. {step}" for n, step in enumerate(event.get("plan", []), 1))
+
+
 def _acted(event: Mapping[str, Any]) -> str:
     candidates = event.get("candidates", [])
     chosen: Mapping[str, Any] = next((candidate for candidate in candidates if candidate.get("chosen")), {})
@@ -84,6 +88,7 @@ _TEXTS = {
     "action_chosen": _acted,
     "answer_judged": _judged,
     "question_condensed": _condensed,
+    "question_planned": _planned,
     "step_proposed": _proposed,
     "documents_retrieved": _retrieved,
     "step_completed": _completed,

@@ -234,13 +234,15 @@ _STEP_KEYS: dict[str, type | tuple[type, ...]] = {
     "status": str,
     "usage": dict,
 }
-_OPTIONAL_STEP_KEYS: dict[str, type] = {
+_OPTIONAL_STEP_KEYS: dict[str, type | tuple[type, ...]] = {
     "cited_ids": list,
     "remarks": str,
     "fault": str,
     "critique": str,
     "refines": str,
     "output": str,
+    "quote": dict,
+    "confidence": (int, float),
 }
 _DOCUMENT_KEYS = ("id", "title", "source", "text")
 _CITATION_KEYS = ("doc_id", "title", "source", "text")

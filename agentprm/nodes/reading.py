@@ -1,0 +1,120 @@
+"""What nodes do with a reader in the place of a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
+
+from agentprm.lm import LanguageModel
+from agentprm.nodes.models import reported
+from agentprm.nodes.tree import new_step, next_id, same_text
+from agentprm.plans import Plan
+from agentprm.readers.base import Reader, ReaderAnswer
+from agentprm.state import Quote, ReasoningState, Step, merge_steps
+from agentprm.text import one_line
+
+__all__ = ["ModelOrReader", "quote_of", "read_answers", "read_steps"]
+
+ModelOrReader: TypeAlias = LanguageModel | BaseChatModel | Reader | str
+"""What can answer a question from passages: by writing, or by quoting."""
+
+
+def read_answers(
+    reader: Reader, questions: Sequence[str], passages: Sequence[Sequence[Document]], n: int
+) -> Plan[list[list[ReaderAnswer]]]:
+    """The `n` likeliest answers of each question, whether or not none is likelier."""
+    rows, _ = yield from reported(
+        type(reader).__name__,
+        questions[0] if questions else "",
+        lambda: reader.candidates(questions, passages, n=n),
+        lambda: reader.acandidates(questions, passages, n=n),
+    )
+    return [[answer for answer in row if answer.text.strip()] for row in rows]
+
+
+def quote_of(answer: ReaderAnswer, passages: Sequence[Document]) -> Quote | None:
+    """Where an answer stands word for word; `None` for yes and no."""
+    if answer.passage is None or answer.start < 0:
+        return None
+    return Quote(doc_id=str(passages[answer.passage].id), start=int(answer.start), end=int(answer.end))
+
+
+def read_steps(
+    reader: Reader,
+    state: ReasoningState,
+    steps: Sequence[Step],
+    passages: Sequence[Sequence[Document]],
+    findings: int,
+) -> Plan[list[Step]]:
+    """The steps with what a reader finds for them, and siblings for its next best findings.
+
+    Siblings that ask the same get different findings. A step for which nothing is left is `unparsed`.
+
+    Args:
+        reader: The reader.
+        state: The search.
+        steps: Proposed steps.
+        passages: What each of them reads.
+        findings: Most findings of a sub-question.
+    """
+    groups: dict[tuple[str | None, str], list[int]] = {}
+    for place, step in enumerate(steps):
+        groups.setdefault((step["parent_id"], one_line(step["query"]).casefold()), []).append(place)
+    places = list(groups.values())
+    known = [_findings(state, steps[own[0]]) for own in places]
+    most = max((len(own) + len(k) for own, k in zip(places, known, strict=True)), default=1)
+    rows = yield from read_answers(
+        reader,
+        [one_line(steps[own[0]]["query"]) for own in places],
+        [passages[own[0]] for own in places],
+        max(most, findings),
+    )
+    finished: dict[int, Step] = {}
+    more: list[Step] = []
+    for own, row, told in zip(places, rows, known, strict=True):
+        first = steps[own[0]]
+        fresh: list[ReaderAnswer] = []
+        for answer in row:
+            if not any(same_text(answer.text, text) for text in [*told, *(a.text for a in fresh)]):
+                fresh.append(answer)
+        for place, answer in zip(own, fresh, strict=False):
+            finished[place] = _found(steps[place], answer, passages[own[0]])
+        for place in own[len(fresh) :]:
+            finished[place] = {**steps[place], "status": "unparsed"}
+        wanted = max(0, findings - len(told) - len(own))
+        for answer in fresh[len(own) :][:wanted]:
+            grown: ReasoningState = {**state, "prm_steps": merge_steps(state.get("prm_steps"), more)}
+            parent = next((s for s in grown["prm_steps"] if s["id"] == first["parent_id"]), None)
+            sibling = new_step(next_id(grown, parent), parent, first["query"])
+            sibling["doc_ids"], sibling["retrieve"] = list(first["doc_ids"]), first["retrieve"]
+            more.append(_found(sibling, answer, passages[own[0]]))
+    return [*(finished[place] for place in range(len(steps))), *more]
+
+
+def _findings(state: ReasoningState, step: Step) -> list[str]:
+    """What siblings that ask the same have found already."""
+    return [
+        other["thought"]
+        for other in state.get("prm_steps", [])
+        if other["parent_id"] == step["parent_id"]
+        and other["thought"]
+        and same_text(other["query"], step["query"])
+    ]
+
+
+def _found(step: Step, answer: ReaderAnswer, passages: Sequence[Document]) -> Step:
+    done: Step = {
+        **step,
+        "thought": one_line(answer.text),
+        "status": "completed",
+        "confidence": float(answer.score),
+        "cited_ids": [],
+    }
+    if answer.passage is not None:
+        done["cited_ids"] = [str(passages[answer.passage].id)]
+    if quote := quote_of(answer, passages):
+        done["quote"] = quote
+    return done

@@ -1,0 +1,82 @@
+"""A reward without training from a reader: how sure it is of a finding, against all others and none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_core.documents import Document
+
+from agentprm.errors import ConfigurationError
+from agentprm.readers.base import Reader
+from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory
+from agentprm.text import fold, one_line, words
+
+__all__ = ["ReaderGrounding"]
+
+_CANDIDATES = 8  # a finding that is not among so many of the reader's has no support
+
+
+class ReaderGrounding(PrefixReward):
+    """Probability that a reader gives the finding from the step's passages, rather than another or none.
+
+    A step that the reader itself completed brings its probability along, so that it costs nothing. A step
+    without passages, such as a comparison of what was found before, is as sure as the least sure of the steps
+    before it.
+
+    Args:
+        reader: The reader.
+        passages: Most passages of a step that are read.
+        cache_size: Scores that are remembered.
+    """
+
+    def __init__(self, reader: Reader, *, passages: int = 5, cache_size: int = 10_000) -> None:
+        super().__init__(cache_size)
+        if not isinstance(reader, Reader):
+            raise ConfigurationError(
+                f"ReaderGrounding needs a reader (agentprm.readers), not a {type(reader).__name__}; for a "
+                "language model there is Grounding."
+            )
+        if passages < 1:
+            raise ConfigurationError(f"passages must be at least 1, not {passages}.")
+        self.model, self.passages = reader, passages
+
+    def score_prefixes(self, question: str, prefixes: Sequence[Trajectory]) -> list[float]:
+        """See `PrefixReward.score_prefixes`."""
+        unread: dict[str, RewardStep] = {}
+        for prefix in prefixes:
+            for step in prefix:
+                if step["passages"] and "confidence" not in step:
+                    unread.setdefault(_key(step), step)
+        rows = self.model.candidates(
+            [one_line(step["query"]) or question for step in unread.values()],
+            [[Document(text) for text in step["passages"][: self.passages]] for step in unread.values()],
+            n=_CANDIDATES,
+        ) if unread else []  # fmt: skip
+        read = {
+            key: max((a.score for a in row if _alike(a.text, step["thought"])), default=0.0)
+            for (key, step), row in zip(unread.items(), rows, strict=True)
+        }
+        return [_score(prefix, read) for prefix in prefixes]
+
+
+def _score(prefix: Trajectory, read: dict[str, float]) -> float:
+    step = prefix[-1]
+    if "confidence" in step:
+        return float(step["confidence"])
+    if step["passages"]:
+        return float(read[_key(step)])
+    # What rests on nothing is neither likely nor unlikely.
+    return min((_score(prefix[:place], read) for place in range(1, len(prefix))), default=0.5)
+
+
+def _key(step: RewardStep) -> str:
+    return repr((step["query"], step["passages"], step["thought"]))
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two answers are the same but for case, accents, articles and punctuation."""
+    left, right = (
+        [w for word in words(fold(text)) if (w := word.text.casefold()) not in ("the", "a", "an")]
+        for text in (one, other)
+    )
+    return left == right

@@ -1,0 +1,288 @@
+"""The search along a plan: order, names, comparisons, candidates, quotations, resumption."""
+
+import asyncio
+import json
+
+import pytest
+from langchain_core.documents import Document
+from langgraph.checkpoint.memory import InMemorySaver
+
+from agentprm.budget import SearchBudget
+from agentprm.errors import CapabilityError, ConfigurationError, InputError
+from agentprm.graphs import create_rag_graph, create_reasoning_graph
+from agentprm.nodes import Answer, CompleteSteps, FollowPlan, PlanQuestion, StartSearch
+from agentprm.rewards import ReaderGrounding
+from agentprm.search import TD
+from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel, ScriptedReader, fake_store
+from agentprm.trace import load_trace, save_trace, trace_of
+
+TEXTS = {
+    "Up (film)": "Up is a film. It was directed by Mario Soffici and won prizes.",
+    "Mario Soffici": "Mario Soffici (born 1900) was a director. He was born in Rome. He died in 1956.",
+    "Down (film)": "Down is a film directed by Bob Ray. Its music is by Ann Lee.",
+    "Bob Ray": "Bob Ray was born in Oslo and died in 1990.",
+}
+BIRTH = "Where was the director of film Up born?"
+DEATHS = "Which film has the director who died first, Up or Down?"
+SCRIPT = {
+    "directed Up": {"Soffici": 0.8, "prizes": 0.1},
+    "directed Down": {"Bob Ray": 0.5, "Ann Lee": 0.4},
+    "Where was Mario Soffici born": {"Rome": 0.9},
+    "When did Mario Soffici die": {"1956": 0.9},
+    "When did Bob Ray die": {"1990": 0.7},
+    "When did Ann Lee die": {},
+}
+
+
+def world():
+    documents = [Document(id=t, page_content=x, metadata={"title": t}) for t, x in TEXTS.items()]
+    return fake_store(documents), ScriptedReader(SCRIPT)
+
+
+def silent(text):
+    raise AssertionError(f"the language model is asked: {text[-200:]}")
+
+
+def graph(reward=None, **kwargs):
+    store, reader = world()
+    kwargs.setdefault("reader", reader)
+    kwargs.setdefault("passages", 3)
+    model = kwargs.pop("model", ScriptedLanguageModel(silent))
+    return create_reasoning_graph(model, store, reward, mode="plan", **kwargs)
+
+
+def run(question=BIRTH, **kwargs):
+    return graph(**kwargs).compile().invoke({"question": question})
+
+
+def told(result):
+    return {s["query"]: s["thought"] for s in result["prm_steps"] if s["status"] == "committed"}
+
+
+def test_each_sub_question_starts_from_what_was_found():
+    result = run()
+    assert result["prm_plan"] == ["Who directed Up?", "Where was #1 born?"]
+    # "Soffici" stands for the longer name around it, under which the index knows him.
+    assert told(result) == {"Who directed Up?": "Soffici", "Where was Mario Soffici born?": "Rome"}
+    assert (result["answer"], result["prm_stop_reason"]) == ("Rome", "answered")
+    assert result["prm_usage"]["model_calls"] == 0
+
+
+def test_the_sentences_that_say_so_are_cited():
+    cited = [(c["doc_id"], c["quote"]) for c in run()["citations"]]
+    assert cited == [
+        ("Up (film)", "It was directed by Mario Soffici and won prizes."),
+        ("Mario Soffici", "He was born in Rome."),
+    ]
+    for citation in run()["citations"]:
+        assert citation["text"][citation["start"] : citation["end"]] == citation["quote"]
+
+
+def test_independent_sub_questions_are_worked_on_side_by_side():
+    rounds = [
+        [step["query"] for step in update["propose"]["prm_steps"]]
+        for update in graph(FakeReward()).compile().stream({"question": DEATHS}, stream_mode="updates")
+        if "propose" in update
+    ]
+    assert [len(proposed) for proposed in rounds] == [2, 2, 1]
+    assert rounds[0] == ["Who directed Up?", "Who directed Down?"]
+
+
+def chosen_by(right):
+    return FakeReward(lambda question, prefix: 0.9 if prefix[-1]["thought"] in right else 0.2)
+
+
+def test_the_reward_chooses_among_the_findings_of_a_reader():
+    right = ("Soffici", "Bob Ray", "1956", "1990", "Up")
+    reader = ScriptedReader({**SCRIPT, "directed Down": {"Ann Lee": 0.5, "Bob Ray": 0.4}})
+    result = run(DEATHS, reader=reader, reward=chosen_by(right), candidates=2)
+    assert told(result)["Who directed Down?"] == "Bob Ray"
+    rejected = [s["thought"] for s in result["prm_steps"] if s["status"] == "rejected"]
+    assert "Ann Lee" in rejected
+    assert result["answer"] == "Up"
+
+
+def test_a_comparison_is_decided_without_a_model():
+    result = run(DEATHS)
+    last = result["prm_steps"][-1]
+    assert (last["query"], last["retrieve"], last["thought"]) == (DEATHS, False, "Up")
+    assert last["cited_ids"] == ["Up (film)", "Down (film)", "Mario Soffici", "Bob Ray"]
+
+
+def test_what_the_findings_do_not_decide_is_left_to_the_reader():
+    script = {**SCRIPT, "directed Down": {"Bob Ray": 0.9}, "When did Bob Ray die": {"Oslo": 0.7}}
+    reader = ScriptedReader({DEATHS: {"Down": 0.3}, **script})
+    result = run(DEATHS, reader=reader)
+    assert result["answer"] == "Down"
+    assert reader.asked[-1][0] == DEATHS
+
+
+def test_and_to_the_model_without_a_reader():
+    def reply(text):
+        tail = text.rpartition("Question:")[2]
+        if "from what is known" in text:
+            return "Down"
+        if "Down" in tail:
+            return "Ann Lee"
+        return next((next(iter(a), "") for q, a in SCRIPT.items() if q in tail and a), "unknown")
+
+    model = ScriptedLanguageModel(reply)
+    result = run(DEATHS, model=model, reader=None, reward=FakeReward())
+    assert told(result)["When did Ann Lee die?"] == "unknown"
+    assert result["answer"] == "Down"
+
+
+def tree(result):
+    """The tree without its cost: a reward that is run anew has forgotten what it scored."""
+    return [{key: value for key, value in step.items() if key != "usage"} for step in result["prm_steps"]]
+
+
+@pytest.mark.parametrize("question", [BIRTH, DEATHS])
+def test_async_gives_the_same_tree(question):
+    assert tree(asyncio.run(graph().compile().ainvoke({"question": question}))) == tree(run(question))
+
+
+def test_a_killed_run_goes_on_from_each_checkpoint():
+    whole = run(DEATHS)
+    saver = InMemorySaver()
+    config = {"configurable": {"thread_id": "1"}}
+    graph().compile(checkpointer=saver).invoke({"question": DEATHS}, config)
+    compiled = graph().compile(checkpointer=saver)
+    for state in list(compiled.get_state_history(config)):
+        if state.next and state.next[0] != "__start__":
+            assert tree(compiled.invoke(None, state.config)) == tree(whole)
+
+
+def test_a_second_question_has_a_plan_of_its_own():
+    compiled = graph().compile(checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "1"}}
+    compiled.invoke({"question": DEATHS}, config)
+    assert tree(compiled.invoke({"question": BIRTH}, config)) == tree(run(BIRTH))
+
+
+def test_the_trace_keeps_quotations_and_confidence(tmp_path):
+    trace = trace_of(run(), {})
+    save_trace(trace, tmp_path / "trace.json")
+    first = load_trace(tmp_path / "trace.json")["steps"][0]
+    assert first["quote"]["doc_id"] == "Up (film)"
+    assert first["confidence"] == 0.8
+    assert json.loads(json.dumps(first)) == first
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        ({"retrievals": 1}, "budget: retrievals"),
+        ({"retrievals": 0}, "budget: retrievals"),
+        ({"reward_calls": 1}, "budget: reward_calls"),
+        ({"model_calls": 0}, "budget: model_calls"),
+    ],
+)
+def test_a_budget_ends_the_search(budget, reason):
+    result = run(budget=SearchBudget(**budget))
+    assert result["prm_stop_reason"] == reason
+
+
+def test_a_plan_is_written_by_a_model_if_it_can_be_read():
+    plan = "1. Who directed Up?\n2. Where did #1 grow up?"
+    asked = []
+
+    def reply(text):
+        asked.append(text)
+        return f" {plan}"
+
+    node = PlanQuestion(ScriptedChatModel(script=reply))
+    assert node.invoke({"question": BIRTH})["prm_plan"] == ["Who directed Up?", "Where did #1 grow up?"]
+    assert BIRTH in asked[0]
+    for nonsense in ("I cannot do that.", "1. Who is #2?", "\n".join(f"{n}. Who {n}?" for n in range(1, 20))):
+        node = PlanQuestion(ScriptedChatModel(script=lambda text, reply=nonsense: reply))
+        assert node.invoke({"question": BIRTH})["prm_plan"] == ["Who directed Up?", "Where was #1 born?"]
+
+
+def test_a_comparison_that_a_plan_leaves_out_is_added():
+    node = PlanQuestion(lambda question: ["When was Ann born?", "When was Bob born?"])
+    question = "Who is older, Ann or Bob?"
+    assert node.invoke({"question": question})["prm_plan"][-1] == f"Compare #1 and #2: {question}"
+
+
+def test_a_question_without_parts_is_its_own_plan():
+    result = run("Who directed Up?")
+    assert (result["prm_plan"], result["answer"]) == (["Who directed Up?"], "Soffici")
+
+
+def test_a_plan_cannot_look_ahead():
+    with pytest.raises(ConfigurationError, match="nothing to simulate"):
+        graph(value=TD())
+    with pytest.raises(ConfigurationError, match="'step' or 'plan'"):
+        create_reasoning_graph(ScriptedLanguageModel(silent), world()[0], mode="tree")
+
+
+def test_a_search_that_has_ended_is_not_gone_on_with():
+    state = StartSearch().invoke({"question": BIRTH})
+    with pytest.raises(InputError, match="has ended"):
+        FollowPlan().invoke({**state, "prm_stop_reason": "answered", "prm_frontier": []})
+
+
+def test_plain_retrieval_is_read_by_a_reader():
+    store, reader = world()
+    compiled = create_rag_graph(ScriptedLanguageModel(silent), store, reader=reader, k=3).compile()
+    result = compiled.invoke({"question": "Who directed Up?"})
+    assert result["answer"] == "Soffici"
+    assert [c["quote"] for c in result["citations"]] == ["It was directed by Mario Soffici and won prizes."]
+    refused = compiled.invoke({"question": "Who is the king?"})
+    assert (refused["answer"], refused["citations"], refused["prm_stop_reason"]) == ("", [], "no answer")
+
+
+def test_a_reader_writes_no_sentences():
+    with pytest.raises(CapabilityError, match="quotes its answer"):
+        Answer(ScriptedReader({}), form="one sentence")
+
+
+def test_siblings_that_ask_the_same_find_different_things():
+    _, reader = world()
+    document = Document(id="d", page_content=TEXTS["Down (film)"])
+    state = StartSearch().invoke({"question": BIRTH})
+    step = {
+        "id": "1",
+        "parent_id": None,
+        "depth": 1,
+        "query": "Who directed Down?",
+        "retrieve": True,
+        "doc_ids": ["d"],
+        "thought": "",
+        "final_answer": None,
+        "score": None,
+        "value": None,
+        "status": "proposed",
+        "usage": {},
+    }
+    done = {**step, "id": "2", "thought": "Bob Ray", "status": "committed"}
+    state = {"question": BIRTH, "prm_documents": [document], "prm_steps": [done, step, {**step, "id": "3"}]}
+    found = CompleteSteps(reader, passages=3).invoke(state)["prm_steps"]
+    assert [(s["id"], s["thought"], s["status"]) for s in found] == [
+        ("1", "Ann Lee", "completed"),
+        ("3", "", "unparsed"),
+    ]
+
+
+def test_the_reward_of_a_reader_is_its_probability():
+    _, reader = world()
+    reward = ReaderGrounding(reader)
+    directed = {
+        "query": "Who directed Down?",
+        "passages": [TEXTS["Down (film)"]],
+        "thought": "the Bob Ray",
+        "final_answer": None,
+    }
+    invented = {**directed, "thought": "Nobody"}
+    told = {**directed, "confidence": 0.25}
+    compared = {"query": DEATHS, "passages": [], "thought": "Up", "final_answer": "Up"}
+    rows = reward.score(
+        DEATHS, [[directed], [invented], [told, compared], [directed, told, compared], [compared]]
+    )
+    assert rows == [[0.5], [0.0], [0.25, 0.25], [0.5, 0.25, 0.25], [0.5]]
+    asked = len(reader.asked)
+    assert reward.score(DEATHS, [[directed]]) == [[0.5]]
+    assert len(reader.asked) == asked
+    with pytest.raises(ConfigurationError, match="needs a reader"):
+        ReaderGrounding(ScriptedLanguageModel(silent))
