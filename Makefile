@@ -23,7 +23,7 @@ step = @printf '==> %s\n' "$(1)"; start=$$(date +%s); $(2) && printf '    %s s\n
 $(shell $(PY) -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-vllm test-latest lint types format bench constraints clean
+.PHONY: help setup setup-dev demo test test-vllm test-latest lint types docs format bench constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -66,6 +66,10 @@ lint: $(VENV)/.stamp-dev ## Check style
 types: $(VENV)/.stamp-dev ## Check types
 	$(PY) -m mypy
 	$(PY) -m mypy examples
+
+docs: $(VENV)/.stamp-dev ## Build the documentation into build/site, with its links checked
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "Built. Open build/site/index.html"
 
 format: $(VENV)/.stamp-dev ## Rewrite files in the project's style
 	$(PY) -m ruff check --fix

@@ -102,6 +102,14 @@ async def test_readme(names, capsys):
     assert result["messages"][-1].text
 
 
+async def test_quick_start(names, capsys):
+    assert await run(ROOT / "docs" / "index.md", names) >= 4
+    out = capsys.readouterr().out
+    assert out.startswith(f"{ANSWER}\n['brunel']")
+    assert "agentprm.step_completed" in out
+    assert ANSWER in names["page"]
+
+
 async def test_agents_page(names, monkeypatch, capsys):
     from langchain_mcp_adapters.client import MultiServerMCPClient
 
