@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         models = opening.open_models(args, progress)
         name = opening.embeddings_name(args.embeddings)
+        if data.folder is None:
+            raise InputError("A file of questions has no passages; name their index with --index.")
         documents = load_folder(data.folder / "corpus.jsonl").documents
         store = opening.build_store(documents, opening.embeddings_called(name), progress)
         graph, settings = opening.make_graph(args, models, store), opening.settings_of(args, name)

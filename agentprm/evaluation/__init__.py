@@ -1,14 +1,19 @@
-"""Measuring: questions in, runs, measures, tables.
+"""Measuring: questions in, runs, measures, reports.
 
-What lives where, in the order in which a table comes about: `data` reads a dataset, `runner` has a graph
-answer its questions and records each answer once, `qa` measures answers and retrieval, `rewards` reward
-models (by the definitions of the published benchmarks), `bootstrap` says how sure a difference is, `report`
-puts it into tables. It builds on the other packages; none of them builds on it.
+What lives where, in the order in which a report comes about: `data` reads questions, `setups` says what is
+compared, `runner` has a graph answer its questions and records each answer once, `experiment` does so for
+several set-ups. `qa` measures answers and retrieval, `rankings` nDCG and MAP, `judging` asks a model,
+`attribution` says which part failed, `rewards` has the measures of reward models (by the definitions of the
+published benchmarks). `bootstrap` and `significance` say how sure a difference is; `report` makes the table
+of one run, `summary` the numbers of an evaluation, `pages` Markdown and HTML of them with `plots`. It builds
+on the other packages; none of them builds on it.
 """
 
 from agentprm.evaluation.attribution import CAUSES, Cause, failure_cause, scored_answers
 from agentprm.evaluation.bootstrap import Interval, bootstrap_difference, bootstrap_interval
-from agentprm.evaluation.data import QaDataset, QaQuestion, read_dataset
+from agentprm.evaluation.data import QaDataset, QaQuestion, dataset_from, read_dataset
+from agentprm.evaluation.experiment import evaluate
+from agentprm.evaluation.pages import html_report, markdown_report
 from agentprm.evaluation.qa import (
     contains_answer,
     exact_match,
@@ -19,24 +24,34 @@ from agentprm.evaluation.qa import (
 )
 from agentprm.evaluation.report import QaReport, markdown_table, qa_report
 from agentprm.evaluation.runner import QaRecord, evidence_order, read_records, run_questions
+from agentprm.evaluation.setups import Prices, Setup
 from agentprm.evaluation.significance import Comparison, compare_paired, randomisation_test
+from agentprm.evaluation.summary import Evaluation, SetupSummary
 
 __all__ = [
     "CAUSES",
     "Cause",
     "Comparison",
+    "Evaluation",
     "Interval",
+    "Prices",
     "QaDataset",
     "QaQuestion",
     "QaRecord",
     "QaReport",
+    "Setup",
+    "SetupSummary",
     "bootstrap_difference",
     "bootstrap_interval",
     "compare_paired",
     "contains_answer",
+    "dataset_from",
+    "evaluate",
     "evidence_order",
     "exact_match",
     "failure_cause",
+    "html_report",
+    "markdown_report",
     "markdown_table",
     "normalize_answer",
     "normalize_unicode",

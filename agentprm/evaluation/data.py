@@ -1,22 +1,24 @@
-"""Reading question-answering data in the BEIR layout.
+"""Reading questions: a folder in the BEIR layout, a file of JSON Lines, or a data frame.
 
 A folder holds `queries.jsonl` (`_id`, `text` and, for question answering, `answers`), `corpus.jsonl`
 (`_id`, `title`, `text`) and, where gold passages are known, `qrels.tsv` or BEIR's own `qrels/test.tsv`
-(`query-id`, `corpus-id`, `score`).
+(`query-id`, `corpus-id`, `score`). A file or a frame holds questions alone: `text` or `question`, and where
+they are known `_id` or `id`, `answers` or `answer`, and `gold`, the ids of the passages that are needed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentprm.errors import InputError
 
-__all__ = ["QaDataset", "QaQuestion", "read_dataset"]
+__all__ = ["QaDataset", "QaQuestion", "dataset_from", "read_dataset"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class QaQuestion:
         answers: The right answers; empty in pure retrieval data.
         gold: Ids of the passages that are relevant to it; empty where unknown.
         extra: Every other field of its line, for instance `type`.
+        grades: How relevant the gold passages are, by id, where their data say more than yes.
     """
 
     id: str
@@ -36,56 +39,139 @@ class QaQuestion:
     answers: tuple[str, ...] = ()
     gold: frozenset[str] = frozenset()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    grades: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class QaDataset:
-    """A folder of questions and passages.
+    """Questions, and where there is one the folder of their passages.
 
     Attributes:
-        name: Name of the folder.
-        folder: Where it lies.
-        questions: The questions in the order of the file.
-        passages: Ids of the passages; `agentprm.retrievers.load_folder` reads their texts.
+        name: Name of the folder or file.
+        questions: The questions in their order.
+        titles: Titles of the passages by id (empty ones too); `agentprm.retrievers.load_folder` reads their
+            texts.
+        folder: Where it lies; `None` without passages.
     """
 
     name: str
-    folder: Path
     questions: tuple[QaQuestion, ...]
-    passages: frozenset[str]
+    titles: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def passages(self) -> frozenset[str]:
+        """Ids of the passages."""
+        return frozenset(self.titles)
 
 
-def read_dataset(folder: str | os.PathLike[str]) -> QaDataset:
-    """Reads a folder in the BEIR layout.
+def dataset_from(frame: Any, name: str = "frame") -> QaDataset:
+    """Questions in a data frame (pandas, polars) or in a list of mappings.
+
+    Args:
+        frame: One question a row, in the columns that the module's description names.
+        name: Name of the data in logs and reports.
+
+    Raises:
+        InputError: If a row lacks a question, or an id occurs twice.
+
+    Example:
+        >>> dataset_from([{"question": "Capital of France?", "answer": "Paris"}]).questions[0].answers
+        ('Paris',)
+    """
+    if hasattr(frame, "to_dicts"):  # polars
+        rows = frame.to_dicts()
+    elif hasattr(frame, "to_dict") and not isinstance(frame, Mapping):  # pandas
+        rows = frame.to_dict(orient="records")
+    else:
+        rows = frame
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+        raise InputError(f"A {type(frame).__name__} holds no questions; give a data frame or a list of rows.")
+    return QaDataset(name, _questions((f"{name}, row {place}", row) for place, row in enumerate(rows)))
+
+
+def read_dataset(path: str | os.PathLike[str]) -> QaDataset:
+    """Reads a folder in the BEIR layout, or a file of questions in JSON Lines.
 
     Raises:
         InputError: If the folder or a file is missing, a line cannot be read (the message names file and
             line), an id occurs twice, or none of the gold passages is in the corpus.
     """
-    path = Path(folder)
+    path = Path(path)
+    if path.is_file():
+        rows = ((f"{path}, line {number}", row) for number, row in _rows(path))
+        return QaDataset(path.stem, _questions(rows))
     if not path.is_dir():
         raise InputError(
-            f"There is no folder {path}. Give a folder that holds queries.jsonl and corpus.jsonl."
+            f"There is no folder {path}. Give a folder that holds queries.jsonl and corpus.jsonl, or a file "
+            "of questions in JSON Lines."
         )
-    passages = frozenset(key for key, _, _ in _records(path / "corpus.jsonl"))
+    titles = {key: str(row.get("title") or "") for key, _, row in _records(path / "corpus.jsonl")}
     gold = _qrels(path)
     questions = tuple(
         QaQuestion(
             id=key,
             text=text,
-            answers=_answers(row, path / "queries.jsonl", key),
+            answers=_answers(row.get("answers"), f"{path / 'queries.jsonl'}, question {key!r}"),
             gold=frozenset(gold.get(key, ())),
             extra={name: value for name, value in row.items() if name not in ("_id", "text", "answers")},
+            grades=gold.get(key, {}),
         )
         for key, text, row in _records(path / "queries.jsonl")
     )
     wanted = {passage for question in questions for passage in question.gold}
-    if wanted and not wanted & passages:
+    if wanted and not wanted & titles.keys():
         raise InputError(
             f"No gold passage of {path} is in its corpus.jsonl; the files do not belong together. "
             "Fetch the three files from one source."
         )
-    return QaDataset(path.resolve().name, path, questions, passages)
+    return QaDataset(path.resolve().name, questions, titles, path)
+
+
+_ID, _TEXT, _ANSWERS = ("_id", "id"), ("text", "question"), ("answers", "answer")
+
+
+def _questions(rows: Iterable[tuple[str, Any]]) -> tuple[QaQuestion, ...]:
+    """Questions in rows whose fields may have either name."""
+    found: dict[str, QaQuestion] = {}
+    for where, row in rows:
+        if not isinstance(row, Mapping):
+            raise InputError(f"{where}: not an object. Give one question a row.")
+        cells = {key: value for key, value in row.items() if not _blank(value)}
+        text = _first(cells, _TEXT)
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}: there is no question. Give it under 'text' or 'question'.")
+        key = str(_first(cells, _ID, len(found)))
+        if key in found:
+            raise InputError(f"{where}: the id {key!r} occurs twice. Make the ids unique.")
+        answers = _first(cells, _ANSWERS)
+        gold = _listed(cells.get("gold", []))
+        found[key] = QaQuestion(
+            id=key,
+            text=text,
+            answers=_answers([answers] if isinstance(answers, str) else answers, where),
+            gold=frozenset(map(str, gold)),
+            extra={k: v for k, v in cells.items() if k not in (*_ID, *_TEXT, *_ANSWERS, "gold")},
+        )
+    if not found:
+        raise InputError("There is no question. Give at least one.")
+    return tuple(found.values())
+
+
+def _first(row: Mapping[str, Any], names: Iterable[str], default: Any = None) -> Any:
+    return next((row[name] for name in names if name in row), default)
+
+
+def _blank(value: Any) -> bool:
+    """Whether a cell is empty: nothing, or a frame's not-a-number."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list, an array or a single id as a list."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -105,13 +191,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} is not UTF-8 text. Convert it, for instance with iconv.") from error
 
 
-def _records(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    seen: set[str] = set()
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in _lines(path):
         try:
-            row = json.loads(line)
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: not JSON ({error}). Give one object a line.") from error
+
+
+def _records(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    seen: set[str] = set()
+    for number, row in _rows(path):
         key = row.get("_id") if isinstance(row, dict) else None
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(key, str | int) or isinstance(key, bool) or not isinstance(text, str):
@@ -124,31 +214,32 @@ def _records(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         raise InputError(f"{path} is empty. Give a file with at least one line.")
 
 
-def _answers(row: Mapping[str, Any], path: Path, key: str) -> tuple[str, ...]:
-    answers = row.get("answers", [])
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise InputError(f"{path}, question {key!r}: 'answers' must be a list of strings.")
+def _answers(answers: Any, where: str) -> tuple[str, ...]:
+    answers = [] if answers is None else answers.tolist() if hasattr(answers, "tolist") else answers
+    if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
+        raise InputError(f"{where}: 'answers' must be a list of strings.")
     return tuple(answers)
 
 
-def _qrels(folder: Path) -> dict[str, list[str]]:
+def _qrels(folder: Path) -> dict[str, dict[str, float]]:
+    """Grades of the relevant passages by question."""
     path = folder / "qrels.tsv"
     if not path.exists():
         path = folder / "qrels" / "test.tsv"
         if not path.exists():
             return {}
-    gold: dict[str, list[str]] = {}
+    gold: dict[str, dict[str, float]] = {}
     for number, line in _lines(path):
         fields = line.rstrip("\r\n").split("\t")
         if number == 1 and fields[-1].strip().lower() == "score":
             continue
         try:
             query, passage, score = fields
-            relevant = float(score) > 0
+            grade = float(score)
         except ValueError as error:
             raise InputError(
                 f"{path}, line {number}: expected query-id, corpus-id and score, separated by tabs."
             ) from error
-        if relevant:
-            gold.setdefault(query, []).append(passage)
+        if grade > 0:
+            gold.setdefault(query, {})[passage] = grade
     return gold

@@ -19,7 +19,15 @@ from agentprm.evaluation.qa import (
 )
 from agentprm.evaluation.runner import QaRecord
 
-__all__ = ["QaReport", "markdown_table", "percent", "qa_report", "scores"]
+__all__ = [
+    "QaReport",
+    "has_more_than_ascii",
+    "markdown_table",
+    "percent",
+    "qa_report",
+    "question_scores",
+    "scores",
+]
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,33 @@ class QaReport:
     seconds_mean: float
 
 
+def question_scores(
+    record: QaRecord, question: QaQuestion, ks: Sequence[int] = (2, 5), *, beyond_ascii: bool = False
+) -> dict[str, float]:
+    """Scores of one answer by metric, as `scores` describes them.
+
+    Args:
+        record: The answer.
+        question: The question that it answers.
+        ks: Cut-offs of recall.
+        beyond_ascii: Whether to add `EM_U` and `F1_U`.
+    """
+    row: dict[str, float] = {}
+    said = record["prediction"]
+    if question.answers:
+        row["EM"] = exact_match(said, question.answers)
+        row["F1"] = token_f1(said, question.answers, hotpot=True)
+        if beyond_ascii:
+            row["EM_U"] = exact_match(said, question.answers, normalize=normalize_unicode)
+            row["F1_U"] = token_f1(said, question.answers, hotpot=True, normalize=normalize_unicode)
+        row["ACC_R"] = contains_answer(said, question.answers)
+    if question.gold:
+        recalls = {k: recall_at_k(record["retrieved"], question.gold, k) for k in ks}
+        row.update({f"R@{k}": share for k, share in recalls.items()})
+        row.update({f"ALL@{k}": float(share == 1) for k, share in recalls.items()})
+    return row
+
+
 def scores(
     records: Iterable[QaRecord], questions: Sequence[QaQuestion], ks: Sequence[int] = (2, 5)
 ) -> dict[str, list[float]]:
@@ -61,19 +96,16 @@ def scores(
         ks: Cut-offs of recall.
 
     Returns:
-        `EM`, `F1`, `ACC_R` over the questions with answers and `R@k` over those with gold passages;
-        a metric without any question is left out. `EM` and `F1` are the official ones, made for English in
-        ASCII; where an answer is written otherwise, `EM_U` and `F1_U` stand beside them.
+        `EM`, `F1`, `ACC_R` over the questions with answers; `R@k`, the share of gold passages, and `ALL@k`,
+        whether all are there, over those with gold passages; a metric without any question is left out. `EM`
+        and `F1` are those of HotpotQA's script (a wrong yes or no shares no word with a sentence), made for
+        English in ASCII; where an answer is written otherwise, `EM_U` and `F1_U` stand beside them.
 
     Raises:
         InputError: If a record's question is not among the questions.
     """
     known = {question.id: question for question in questions}
-    beyond_ascii = any(
-        normalize_unicode(answer) != normalize_answer(answer)
-        for question in questions
-        for answer in question.answers
-    )
+    unicode = has_more_than_ascii(questions)
     found: dict[str, list[float]] = {}
     for record in records:
         question = known.get(record["question_id"])
@@ -82,19 +114,18 @@ def scores(
                 f"The record of question {record['question_id']!r} does not belong to these questions. "
                 "Give the data that the run was made on."
             )
-        row: dict[str, float] = {}
-        if question.answers:
-            row["EM"] = exact_match(record["prediction"], question.answers)
-            row["F1"] = token_f1(record["prediction"], question.answers)
-            if beyond_ascii:
-                row["EM_U"] = exact_match(record["prediction"], question.answers, normalize=normalize_unicode)
-                row["F1_U"] = token_f1(record["prediction"], question.answers, normalize=normalize_unicode)
-            row["ACC_R"] = contains_answer(record["prediction"], question.answers)
-        if question.gold:
-            row.update({f"R@{k}": recall_at_k(record["retrieved"], question.gold, k) for k in ks})
-        for name, value in row.items():
+        for name, value in question_scores(record, question, ks, beyond_ascii=unicode).items():
             found.setdefault(name, []).append(value)
     return found
+
+
+def has_more_than_ascii(questions: Iterable[QaQuestion]) -> bool:
+    """Whether an answer is written so that the official normalisation misses something in it."""
+    return any(
+        normalize_unicode(answer) != normalize_answer(answer)
+        for question in questions
+        for answer in question.answers
+    )
 
 
 def qa_report(

@@ -1,18 +1,21 @@
 """Running a graph over many questions, one finished line of a log per question.
 
 The log makes a run resumable: a line is flushed as soon as its question is done, and questions whose
-line is there are not asked again. A line that a kill cut off is ignored and its question asked again.
+line is there are not asked again. A line that a kill cut off is ignored and its question asked again, as is
+one whose text has changed. The trace of a question is on disk before its line is.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, NotRequired, Protocol, TextIO, cast
 
 from typing_extensions import TypedDict
 
@@ -21,9 +24,9 @@ from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.evaluation.data import QaQuestion
 from agentprm.scale.base import Executor
 from agentprm.state import Step
-from agentprm.trace.schema import answer_path
+from agentprm.trace.schema import Trace, answer_path, save_trace, trace_of
 
-__all__ = ["QaRecord", "evidence_order", "read_records", "run_questions"]
+__all__ = ["Answerer", "QaRecord", "evidence_order", "read_records", "run_questions"]
 
 
 class QaRecord(TypedDict):
@@ -39,6 +42,7 @@ class QaRecord(TypedDict):
         usage: What the question cost.
         seconds: Wall-clock time.
         error: Why the question could not be answered; empty if it could.
+        trace: Name of the file with its trace, where traces are kept.
     """
 
     run: str
@@ -50,6 +54,7 @@ class QaRecord(TypedDict):
     usage: Usage
     seconds: float
     error: str
+    trace: NotRequired[str]
 
 
 class Answerer(Protocol):
@@ -82,6 +87,8 @@ def run_questions(
     log: str | os.PathLike[str] | None = None,
     on_record: Callable[[QaRecord, bool], None] | None = None,
     executor: Executor | None = None,
+    traces: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[QaRecord]:
     """Asks every question once and collects what it answered and what that cost.
 
@@ -99,6 +106,8 @@ def run_questions(
         on_record: Called after each question with its record and whether it came from the log.
         executor: Where the questions are asked (see `agentprm.scale`), several at a time; by default one
             after the other, in this thread. Lines of the log are then in the order in which they end.
+        traces: Folder to write the trace of every answered question to; made if missing.
+        settings: What the traces say of how the run was made.
 
     Returns:
         One record per question, in their order.
@@ -109,10 +118,20 @@ def run_questions(
     """
     if executor is None and not hasattr(graph, "invoke"):
         raise ConfigurationError("graph has no invoke method; a function that makes one needs an executor.")
-    done = {record["question_id"]: record for record in read_records(log, run)} if log else {}
+    texts = {question.id: question.text for question in questions}
+    done = {
+        record["question_id"]: record
+        for record in (read_records(log, run) if log else [])
+        if texts.get(record["question_id"]) == record["question"]
+    }
+    folder = _made_folder(Path(traces)) if traces else None
     file = _open_log(Path(log)) if log else None
 
-    def finished(record: QaRecord) -> QaRecord:
+    def finished(answered: _Answered) -> QaRecord:
+        record, trace = answered
+        if folder is not None and trace is not None:
+            record["trace"] = _file_name(record["question_id"])
+            save_trace(trace, folder / record["trace"])
         if file is not None:
             file.write(json.dumps(record) + "\n")
             file.flush()
@@ -123,37 +142,41 @@ def run_questions(
             on_record(record, known)
         return record
 
+    asker = _Asker(graph, run, (settings or {}) if traces else None)
     try:
         if executor is None:
             return [
                 report(done[question.id], True)
                 if question.id in done
-                else finished(_ask(cast("Answerer", graph), question, run))
+                else finished(asker.ask(cast("Answerer", graph), question))
                 for question in questions
             ]
         for question in questions:
             if question.id in done:
                 report(done[question.id], True)
         missing = [question for question in questions if question.id not in done]
-        with closing(_ask_all(executor, graph, missing, run)) as answered:
-            for question, record in answered:
-                done[question.id] = finished(record)
+        with closing(_ask_all(executor, asker, missing)) as answered:
+            for question, result in answered:
+                done[question.id] = finished(result)
         return [done[question.id] for question in questions]
     finally:
         if file is not None:
             file.close()
 
 
+_Answered = tuple[QaRecord, Trace | None]
+
+
 def _ask_all(
-    executor: Executor, graph: Answerer | Callable[[], Answerer], questions: Sequence[QaQuestion], run: str
-) -> Generator[tuple[QaQuestion, QaRecord], None, None]:
+    executor: Executor, asker: _Asker, questions: Sequence[QaQuestion]
+) -> Generator[tuple[QaQuestion, _Answered], None, None]:
     """Questions with their records as they come; raises at the end if some have none."""
     failures = []
-    with closing(executor.stream(_Asker(graph, run), questions)) as outcomes:
+    with closing(executor.stream(asker, questions)) as outcomes:
         for outcome in outcomes:
             question = questions[outcome.index]
             if outcome.failure is None:
-                yield question, cast("QaRecord", outcome.value)
+                yield question, cast("_Answered", outcome.value)
             else:
                 failures.append(f"{question.id}: {outcome.failure}")
     if failures:
@@ -166,39 +189,59 @@ def _ask_all(
 class _Asker:
     """Makes, in the process of a worker, the function that asks one question."""
 
-    def __init__(self, graph: Answerer | Callable[[], Answerer], run: str) -> None:
+    def __init__(
+        self, graph: Answerer | Callable[[], Answerer], run: str, settings: Mapping[str, Any] | None
+    ) -> None:
         self._graph = graph
         self._run = run
+        self._settings = settings  # of the traces; None keeps none
 
-    def __call__(self) -> Callable[[QaQuestion], QaRecord]:
+    def __call__(self) -> Callable[[QaQuestion], _Answered]:
         if not callable(self._graph) or hasattr(self._graph, "invoke"):
             graph = cast("Answerer", self._graph)
         else:
             graph = self._graph()
-        return lambda question: _ask(graph, question, self._run)
+        return lambda question: self.ask(graph, question)
+
+    def ask(self, graph: Answerer, question: QaQuestion) -> _Answered:
+        state: Mapping[str, Any] = {}
+        error = ""
+        start = time.perf_counter()
+        with metered() as meter:
+            try:
+                state = graph.invoke({"question": question.text})
+            except InputError as refusal:
+                error = str(refusal)
+        record = QaRecord(
+            run=self._run,
+            question_id=question.id,
+            question=question.text,
+            prediction=str(state.get("answer") or ""),
+            retrieved=evidence_order(state),
+            stop_reason=str(state.get("prm_stop_reason") or ""),
+            usage=meter.usage,
+            seconds=time.perf_counter() - start,
+            error=error,
+        )
+        if error or self._settings is None:
+            return record, None
+        return record, trace_of({**state, "question": question.text}, self._settings)
 
 
-def _ask(graph: Answerer, question: QaQuestion, run: str) -> QaRecord:
-    state: Mapping[str, Any] = {}
-    error = ""
-    start = time.perf_counter()
-    with metered() as meter:
-        try:
-            state = graph.invoke({"question": question.text})
-        except InputError as refusal:
-            error = str(refusal)
-    seconds = time.perf_counter() - start
-    return QaRecord(
-        run=run,
-        question_id=question.id,
-        question=question.text,
-        prediction=str(state.get("answer") or ""),
-        retrieved=evidence_order(state),
-        stop_reason=str(state.get("prm_stop_reason") or ""),
-        usage=meter.usage,
-        seconds=seconds,
-        error=error,
-    )
+def _made_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
+    return path
+
+
+def _file_name(question_id: str) -> str:
+    """A file's name for any id, a different one for each."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", question_id)[:80]
+    if plain == question_id:
+        return f"{plain}.json"
+    return f"{plain}-{sha256(question_id.encode(errors='surrogatepass')).hexdigest()[:8]}.json"
 
 
 def read_records(log: str | os.PathLike[str], run: str | None = None) -> list[QaRecord]:
@@ -228,13 +271,14 @@ def read_records(log: str | os.PathLike[str], run: str | None = None) -> list[Qa
             if line.startswith(_BEGINNING) or _BEGINNING.startswith(line):
                 continue  # cut off by a kill
             raise _foreign(path, number) from error
-        if not isinstance(record, dict) or not QaRecord.__required_keys__ <= record.keys():
+        if not isinstance(record, dict) or not record.keys() >= _KEYS:
             raise _foreign(path, number)
         if run is None or record["run"] == run:
             records.append(cast("QaRecord", record))
     return records
 
 
+_KEYS = QaRecord.__annotations__.keys() - {"trace"}
 _BEGINNING = '{"run": "'
 
 

@@ -56,10 +56,12 @@ def test_collects_what_a_run_said_and_cost():
 def test_numbers_and_table():
     result = qa_report("rag", run_questions(Graph(), QUESTIONS, run="r"), QUESTIONS, ks=(1,))
     means = {name: interval.mean for name, interval in result.metrics.items()}
-    assert means == pytest.approx({"EM": 1 / 3, "F1": (1 + 0.5) / 3, "ACC_R": 2 / 3, "R@1": 0.5})
+    assert means == pytest.approx(
+        {"EM": 1 / 3, "F1": (1 + 0.5) / 3, "ACC_R": 2 / 3, "R@1": 0.5, "ALL@1": 0.5}
+    )
     assert (result.tokens_asked, result.tokens_computed, result.model_calls) == (110, 60, 2)
     head, rule, row = markdown_table([result]).splitlines()
-    assert head.startswith("| system | n | EM | F1 | ACC_R | R@1 | tokens asked |")
+    assert head.startswith("| system | n | EM | F1 | ACC_R | R@1 | ALL@1 | tokens asked |")
     assert rule.count("|") == head.count("|") == row.count("|")
     assert row.startswith("| rag | 3 | 33.3 [")
 
