@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from agentprm.errors import InputError
 
-__all__ = ["Parser", "add_command", "add_search_options", "amount", "count", "whole", "with_config"]
+__all__ = ["Parser", "add_command", "add_search_options", "amount", "count", "share", "whole", "with_config"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,3 +174,11 @@ def amount(text: str) -> float:
     if not 0 <= amount < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return amount
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = amount(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
