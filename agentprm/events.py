@@ -27,6 +27,7 @@ __all__ = [
     "StepCriticised",
     "StepProposed",
     "StepScored",
+    "StepsSelected",
 ]
 
 
@@ -99,6 +100,14 @@ class StepCommitted(TypedDict):
     type: Literal["agentprm.step_committed"]
     step_id: str
     value: float | None
+
+
+class StepsSelected(TypedDict):
+    """The strategy decided where to go on; `""` in the frontier is the question itself."""
+
+    type: Literal["agentprm.steps_selected"]
+    frontier: list[str]
+    rejected: list[str]
 
 
 class SearchStopped(TypedDict):
@@ -180,6 +189,7 @@ SearchEvent = (
     | StepScored
     | StepCriticised
     | StepCommitted
+    | StepsSelected
     | SearchStopped
     | AnswerJudged
     | QuestionCondensed

@@ -52,6 +52,7 @@ StepStatus = Literal[
     "proposed",  # has a query or a conclusion, no finished thought yet
     "completed",  # thought finished, not scored
     "scored",  # has a score of its own
+    "open",  # kept by the strategy: it may be gone on from
     "committed",  # on the path to the answer
     "rejected",  # lost against a sibling
     "simulated",  # looked ahead at, never a candidate
@@ -98,6 +99,7 @@ class Step(TypedDict):
         output: The model's raw text, kept where it could not be parsed.
         quote: Where in a passage the thought stands, if it was read off word for word.
         confidence: Probability that a reader gives the thought among all answers and none.
+        samples: How many proposals said the same and were merged into this one; missing for one.
     """
 
     id: str
@@ -120,6 +122,7 @@ class Step(TypedDict):
     output: NotRequired[str]
     quote: NotRequired[Quote]
     confidence: NotRequired[float]
+    samples: NotRequired[int]
 
 
 class Citation(TypedDict):
@@ -203,7 +206,10 @@ class ReasoningState(RagState, total=False):
     Attributes:
         prm_steps: The search tree.
         prm_documents: Every passage that a step refers to.
-        prm_frontier: Ids of the committed steps to go on from; empty at the root.
+        prm_frontier: Ids of the steps to go on from, "" for the question itself; at the end, of the step
+            that the answer is taken from. An empty list stands for the root.
+        prm_widths: How many children steps of the frontier are to get, where a strategy wants other
+            numbers than the proposer's own.
         prm_plan: The sub-questions that the search follows, where it follows a plan; `#n` in one stands
             for what was found for the n-th.
         prm_weak: Ids of the steps to be refined before anything is committed.
@@ -214,6 +220,7 @@ class ReasoningState(RagState, total=False):
     prm_documents: Annotated[list[Document], merge_documents]
     prm_frontier: list[str]
     prm_plan: list[str]
+    prm_widths: dict[str, int]
     prm_weak: list[str]
 
 

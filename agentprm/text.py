@@ -11,6 +11,7 @@ Every function takes time linear in the length of its text, whatever the text is
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from itertools import islice, pairwise
 from typing import NamedTuple
@@ -24,6 +25,8 @@ __all__ = [
     "cut_words",
     "fold",
     "is_unspaced",
+    "normalize_answer",
+    "normalize_unicode",
     "one_line",
     "sentence_ends",
     "terms",
@@ -43,6 +46,9 @@ _RUN = regex.compile(
 )
 _CLUSTER = regex.compile(r".\p{M}*+", regex.DOTALL)
 _STARTS_UNSPACED = regex.compile(_UNSPACED)
+_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ANY_PUNCTUATION = regex.compile(r"[\p{P}\p{S}]++")
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
 
 # Marks that readers and writers of these scripts leave out or that a search should not insist on; in
 # others (Hindi, Thai, Japanese) a mark makes another letter.
@@ -206,3 +212,28 @@ def cut_words(text: str, most: int) -> str:
     """
     ends = [match.end() for match in islice(_BETWEEN_BLANKS.finditer(text), most + 1)]
     return text if len(ends) <= most else text[: ends[most - 1]]
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation and the articles a, an, the, with single spaces.
+
+    Example:
+        >>> normalize_answer("The  Beatles' last album!")
+        'beatles last album'
+    """
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_ASCII_PUNCTUATION)).split())
+
+
+def normalize_unicode(text: str) -> str:
+    """As `normalize_answer`, for any language: typographic punctuation goes, accents and widths are folded.
+
+    Languages that put no blanks between words are compared by their characters.
+
+    Example:
+        >>> normalize_unicode("The “Café Bar” of 東京")
+        'cafe bar of 東 京'
+    """
+    if text.isascii():
+        return normalize_answer(text)
+    bare = _ANY_PUNCTUATION.sub("", fold(text).casefold())
+    return " ".join(word.text for word in words(_ARTICLE.sub(" ", bare)))

@@ -43,7 +43,8 @@ from agentprm.prompts import PROMPTS, Prompts
 from agentprm.readers.base import Reader
 from agentprm.rerank import Comparator
 from agentprm.rewards import ProcessRewardModel, ReaderGrounding, as_reward, default_reward
-from agentprm.search import Plain, ValueFunction
+from agentprm.search import Plain, Strategy, ValueFunction
+from agentprm.search.named import value_called
 from agentprm.search.selection import Accept
 
 __all__ = ["create_reasoning_graph"]
@@ -62,7 +63,8 @@ def create_reasoning_graph(
     min_steps: int = 1,
     k: int | None = None,
     passages: int | None = None,
-    value: ValueFunction | None = None,
+    strategy: Strategy | str = "greedy",
+    value: ValueFunction | str = "plain",
     shallow: int = 3,
     recall: bool = False,
     threshold: float | Literal["reward", "mode"] | None = "mode",
@@ -83,8 +85,8 @@ def create_reasoning_graph(
 
     At each step `candidates` different steps are proposed, each with its own query, passages and
     finding. The reward model scores them, the value function looks ahead where it has a horizon, and
-    the best is committed. If even the best is at most `threshold`, it is criticised and refined once,
-    and the refinement is kept only if it is better.
+    the strategy says which to go on from: the best one, by default. If even the best of the siblings is at
+    most `threshold`, it is criticised and refined once, and the refinement is kept only if it is better.
 
     In the mode `plan` the question is split once into sub-questions, which are then asked in their order,
     those that need nothing of each other side by side. In the mode `step` each step proposes what to ask
@@ -112,9 +114,12 @@ def create_reasoning_graph(
             chooses among them.
         passages: Passages a step reads; 1 by default and in the paper, since small models read one much
             better than several, and 5 with a reader.
-        value: Value function: `Plain()`, a step's own score, by default; `TD()` is the paper's
-            look-ahead. It costs two to three times as much, and the paper's own ablations find it the
-            least valuable part; try it where the reward model is a trained one.
+        strategy: Where the search goes on: `"greedy"`, `"best-of-n"`, `"majority"`, `"weighted"`, `"beam"`,
+            `"dvts"`, `"uct"`, `"puct"`, `"ab-mcts"`, or one of `agentprm.search` with settings of your own.
+        value: Value function: `"plain"`, a step's own score, by default; `"td"` is the paper's look-ahead,
+            `"td-code"` its authors' code's; `"snell"`, `"pav"`; or one of `agentprm.search`. Looking ahead
+            costs two to three times as much, and the paper's own ablations find it the least valuable
+            part; try it where the reward model is a trained one.
         shallow: Deepest steps that are looked ahead from; 3 in the paper.
         recall: Offer steps that are answered from what is known, without a search, and refinements that
             flip this flag of a step (as in the paper).
@@ -166,8 +171,7 @@ def create_reasoning_graph(
     reward = as_reward(reward)
     if threshold == "mode":
         threshold = None if planned else "reward"
-    gate = reward.gate if threshold == "reward" else threshold
-    value = value if value is not None else Plain()
+    value = value_called(value, reward.space)
 
     proposing: dict[str, Any] = {
         "max_steps": max_steps,
@@ -214,7 +218,11 @@ def create_reasoning_graph(
     if not isinstance(value, Plain):
         rollout = [ProposeSteps(language_model, n=1, look_ahead=True, **proposing), *work]
         way.append(LookAhead(rollout, value=value, shallow=shallow, budget=budget))
-    way.append(SelectSteps(threshold=gate, accept=accept, max_steps=max_steps, budget=budget))
+    way.append(
+        SelectSteps(
+            strategy, reward=reward, threshold=threshold, accept=accept, max_steps=max_steps, budget=budget
+        )
+    )
 
     builder.add_node("begin", begin_search)
     builder.add_edge(START, "begin")

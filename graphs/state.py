@@ -159,4 +159,5 @@ def begin_search(state: RagGraphState) -> dict[str, Any]:
         "prm_frontier": [],
         "prm_weak": [],
         "prm_plan": [],
+        "prm_widths": {},
     }

@@ -7,15 +7,11 @@ al., 2018), so that numbers can be put beside published ones. These scripts know
 
 from __future__ import annotations
 
-import re
-import string
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
-import regex
-
 from agentprm.errors import InputError
-from agentprm.text import fold, words
+from agentprm.text import normalize_answer, normalize_unicode, words
 
 __all__ = [
     "CLOSED_ANSWERS",
@@ -27,36 +23,8 @@ __all__ = [
     "token_f1",
 ]
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ANY_PUNCTUATION = regex.compile(r"[\p{P}\p{S}]++")
-_ARTICLE = re.compile(r"\b(a|an|the)\b")
 # Answers of which a part is no answer at all.
 CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
-
-
-def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation and the articles a, an, the, with single spaces.
-
-    Example:
-        >>> normalize_answer("The  Beatles' last album!")
-        'beatles last album'
-    """
-    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def normalize_unicode(text: str) -> str:
-    """As `normalize_answer`, for any language: typographic punctuation goes, accents and widths are folded.
-
-    Languages that put no blanks between words are compared by their characters.
-
-    Example:
-        >>> normalize_unicode("The “Café Bar” of 東京")
-        'cafe bar of 東 京'
-    """
-    if text.isascii():
-        return normalize_answer(text)
-    bare = _ANY_PUNCTUATION.sub("", fold(text).casefold())
-    return " ".join(word.text for word in words(_ARTICLE.sub(" ", bare)))
 
 
 def exact_match(

@@ -1,27 +1,36 @@
-"""The node that commits the best candidate, or asks for it to be refined."""
+"""The node that decides where the search goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from agentprm.budget import SearchBudget
+from agentprm.errors import ConfigurationError
 from agentprm.nodes.node import NodePlan, SearchNode, emit
-from agentprm.search.selection import Accept, Choice, select_greedy
-from agentprm.state import ReasoningState, Step, open_steps
+from agentprm.rewards import ProcessRewardModel
+from agentprm.search.named import strategy_called
+from agentprm.search.selection import Accept, replaced, weak_steps
+from agentprm.search.strategy import Strategy
+from agentprm.search.tree import Tree
+from agentprm.state import ReasoningState, Step, StepStatus, open_steps
 
 __all__ = ["SelectSteps"]
 
 
 class SelectSteps(SearchNode):
-    """Commits the best of the scored siblings and rejects the others (ReARTeR's greedy step search).
+    """Asks a strategy which of the valued steps to go on from; by default commits the best of the siblings.
 
-    Writes the new `prm_frontier`, or `prm_weak` if the best candidate is to be refined first, or
-    `prm_stop_reason` if the search ends here.
+    Writes the new `prm_frontier` with the number of children that its steps are to get, `prm_widths`; or
+    `prm_weak` if candidates are to be refined first; or `prm_stop_reason` if the search ends here, and
+    then `prm_frontier` is the step that the answer is taken from.
 
     Args:
-        threshold: Gate of the refinement: a best value of at most this much is weak. .5 in the
-            paper; `None` never refines.
+        strategy: A strategy of `agentprm.search` or its name.
+        reward: The reward whose scores these are: it says their space, how the scores of a path make
+            one, and the gate.
+        threshold: Gate of the refinement: siblings whose best value is at most this much are weak. .5 in
+            the paper; `"reward"` takes the reward's own, `None` never refines.
         accept: Whether a refined step must be better (`if_better`) or is taken always (the paper).
         max_steps: Most steps of a path.
         keys: Own names for `question` and `messages`.
@@ -30,67 +39,85 @@ class SelectSteps(SearchNode):
 
     def __init__(
         self,
+        strategy: Strategy | str = "greedy",
         *,
-        threshold: float | None = 0.5,
+        reward: ProcessRewardModel | None = None,
+        threshold: float | Literal["reward"] | None = 0.5,
         accept: Accept = "if_better",
         max_steps: int = 5,
         keys: Mapping[str, str] | None = None,
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "select",
     ) -> None:
+        self.strategy, self.reward = strategy_called(strategy), reward
+        if threshold == "reward":
+            if reward is None:
+                raise ConfigurationError('threshold="reward" needs the reward; give it as reward=….')
+            threshold = reward.gate
         self.threshold, self.accept, self.max_steps = threshold, accept, max_steps
         super().__init__(
             name=name,
-            writes=("prm_weak",),
+            reads=("prm_widths",),
+            writes=("prm_weak", "prm_widths"),
             keys=keys,
             budget=budget,
             settings=("threshold", "accept", "max_steps"),
+        )
+
+    def tree(self, steps: list[Step]) -> Tree:
+        """The steps as the strategy sees them."""
+        reward = self.reward
+        return Tree(
+            steps,
+            max_steps=self.setting("max_steps"),
+            space=reward.space if reward else "probability",
+            aggregation=(reward.aggregation if reward else None) or "last",
         )
 
     def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         yield from ()
         steps = state.get("prm_steps", [])
-        candidates = open_steps(steps, "scored")
-        # Each choice is refined once, also if nothing usable came of it.
-        parents = {step["parent_id"] for step in candidates}
-        refined = any("refines" in step and step["parent_id"] in parents for step in steps)
-        stopped = state.get("prm_stop_reason", "")
+        fresh = open_steps(steps, "scored")
         budget: SearchBudget = self.setting("budget")
         spent = budget.exhausted(state.get("prm_usage"))
-        stopped = stopped or (f"budget: {spent}" if spent else "")
-        # Of a plan several steps may be done at once, one below the other.
-        done = {step["id"] for step in candidates}
-        siblings = [step for step in candidates if step["parent_id"] not in done]
-        chosen: Choice = select_greedy(
-            siblings,
-            threshold=None if stopped or refined else self.setting("threshold"),
-            accept=self.setting("accept"),
-        )
-        if chosen.best is None:
-            return self._stop({"prm_weak": []}, stopped or "no candidate")
-        best = chosen.best
-        if chosen.weak:
-            return {"prm_weak": [best["id"]]}
+        cut = state.get("prm_stop_reason", "")
+        weak = [] if cut or spent else weak_steps(fresh, steps, self.setting("threshold"))
+        if weak:
+            return {"prm_weak": [step["id"] for step in weak]}
+        out = replaced(fresh, self.setting("accept"))
+        tree = self.tree([{**s, "status": "rejected"} if s["id"] in out else s for s in steps])
+        asked = self.strategy.ask(tree)
+        # An answer among candidates that the budget cut short is not the search's own.
+        found = asked.stop if asked.stop == "answered" else ""
+        stop = cut or found or (f"budget: {spent}" if spent else "") or asked.stop
+        end = self.strategy.answer(tree) if stop else None
+        committed = {*asked.committed, *(step["id"] for step in (tree.path(end) if end else []))}
+        out = (out | set(asked.rejected)) - committed
         changed: list[Step] = []
-        while chosen.best is not None:
-            best = chosen.best
-            for step in siblings:
-                changed.append({**step, "status": "committed" if step["id"] == best["id"] else "rejected"})
-            emit({"type": "agentprm.step_committed", "step_id": best["id"], "value": best["value"]})
-            siblings = [step for step in candidates if step["parent_id"] == best["id"]]
-            chosen = select_greedy(siblings, accept=self.setting("accept"))
-        settled = {step["id"] for step in changed}
-        changed += [{**step, "status": "rejected"} for step in candidates if step["id"] not in settled]
-        update = {"prm_steps": changed, "prm_frontier": [best["id"]], "prm_weak": []}
-        if best["final_answer"] is not None:
-            # An answer among candidates that the budget cut short is not the search's own.
-            return self._stop(update, state.get("prm_stop_reason") or "answered")
-        if not stopped and best["depth"] >= self.setting("max_steps"):
-            stopped = "max_steps"
-        return self._stop(update, stopped) if stopped else update
-
-    @staticmethod
-    def _stop(update: dict[str, object], reason: str) -> dict[str, object]:
-        emit({"type": "agentprm.search_stopped", "reason": reason})
-        return {**update, "prm_stop_reason": reason}
+        for step in steps:
+            status: StepStatus = step["status"]
+            if step["id"] in committed:
+                status = "committed"
+            elif step["id"] in out:
+                status = "rejected"
+            elif status == "scored":
+                status = "open"
+            if status != step["status"]:
+                changed.append({**step, "status": status})
+            if status == "committed" != step["status"]:
+                emit({"type": "agentprm.step_committed", "step_id": step["id"], "value": step["value"]})
+        update: dict[str, Any] = {"prm_weak": [], **({"prm_steps": changed} if changed else {})}
+        if stop:
+            emit({"type": "agentprm.search_stopped", "reason": stop})
+            return {**update, "prm_frontier": [end["id"]] if end else [], "prm_stop_reason": stop}
+        emit(
+            {
+                "type": "agentprm.steps_selected",
+                "frontier": [expansion.parent or "" for expansion in asked.expand],
+                "rejected": sorted(out),
+            }
+        )
+        widths = {e.parent or "": e.children for e in asked.expand if e.children is not None}
+        frontier = [expansion.parent or "" for expansion in asked.expand]
+        return {**update, "prm_frontier": frontier, "prm_widths": widths}

@@ -31,7 +31,7 @@ class StartSearch(SearchNode):
     def __init__(self, *, keys: Mapping[str, str] | None = None, name: str = "start") -> None:
         super().__init__(
             name=name,
-            reads=("prm_plan", "prm_weak"),
+            reads=("prm_plan", "prm_weak", "prm_widths"),
             writes=("documents", "answer", "citations"),
             keys=keys,
         )
@@ -49,6 +49,7 @@ class StartSearch(SearchNode):
             "prm_frontier": [],
             "prm_plan": [],
             "prm_weak": [],
+            "prm_widths": {},
             "prm_stop_reason": "",
         }
 

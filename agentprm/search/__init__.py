@@ -1,10 +1,38 @@
-"""Pure functions of the search: value functions and selection.
+"""Pure functions of the search: value functions and strategies.
 
-`value` makes one number of the scores of a candidate and of what was looked ahead at; `selection` compares
-these numbers.
+`value` makes one number of the scores of a candidate and of what was looked ahead at. A `strategy` says from
+the `tree` of valued steps where to go on and what to answer from: `strategies` go down level by level, `mcts`
+spends where it seems to pay, `named` finds them by their names. `selection` tells weak candidates and
+their refinements.
 """
 
-from agentprm.search.selection import Choice, select_greedy
+from agentprm.search.mcts import ABMCTS, MCTS
+from agentprm.search.named import STRATEGIES, strategy_called
+from agentprm.search.strategies import DVTS, Beam, BestOfN, Greedy
+from agentprm.search.strategy import Ask, Strategy, Vote, Voting, explore
+from agentprm.search.tree import Expansion, Tree
 from agentprm.search.value import PAV, TD, Plain, Snell, ValueFunction, check_space
 
-__all__ = ["PAV", "TD", "Choice", "Plain", "Snell", "ValueFunction", "check_space", "select_greedy"]
+__all__ = [
+    "ABMCTS",
+    "DVTS",
+    "MCTS",
+    "PAV",
+    "STRATEGIES",
+    "TD",
+    "Ask",
+    "Beam",
+    "BestOfN",
+    "Expansion",
+    "Greedy",
+    "Plain",
+    "Snell",
+    "Strategy",
+    "Tree",
+    "ValueFunction",
+    "Vote",
+    "Voting",
+    "check_space",
+    "explore",
+    "strategy_called",
+]

@@ -1,50 +1,51 @@
-"""Choosing among candidates."""
+"""Which fresh candidates are weak, and what becomes of a step and its refinement."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from agentprm.state import Step
 
-__all__ = ["Accept", "Choice", "select_greedy"]
+__all__ = ["Accept", "replaced", "weak_steps"]
 
 Accept = Literal["if_better", "always"]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Outcome of a selection.
+def weak_steps(fresh: Sequence[Step], steps: Iterable[Step], threshold: float | None) -> list[Step]:
+    """The best of each group of siblings, where even that is weak and none was refined yet (ReARTeR).
 
-    Attributes:
-        best: The chosen step; `None` if there was no candidate.
-        weak: Whether it should be refined before it is committed.
+    Args:
+        fresh: Valued candidates that no strategy has seen.
+        steps: The whole tree: a choice is refined once, also if nothing usable came of it.
+        threshold: A best value of at most this much is weak; `None` switches refinement off.
     """
+    if threshold is None:
+        return []
+    settled = {step["parent_id"] for step in steps if "refines" in step}
+    settled |= {
+        step["id"] for step in fresh
+    }  # of a plan several steps may be done at once, one below the other
+    groups: dict[str | None, list[Step]] = {}
+    for step in fresh:
+        groups.setdefault(step["parent_id"], []).append(step)
+    best = [max(group, key=_value) for parent, group in groups.items() if parent not in settled]
+    return [step for step in best if _value(step) <= threshold]
 
-    best: Step | None
-    weak: bool = False
+
+def replaced(fresh: Sequence[Step], accept: Accept) -> set[str]:
+    """Ids of the candidates that a refinement takes the place of.
+
+    Args:
+        fresh: Valued candidates, refinements of one another included.
+        accept: `if_better` lets both stand, and their values decide; with `always` the refinement is
+            taken whatever its value, as the paper does.
+    """
+    if accept == "if_better":
+        return set()
+    refined = {step["parent_id"] for step in fresh if "refines" in step}
+    return {step["id"] for step in fresh if step["parent_id"] in refined and "refines" not in step}
 
 
 def _value(step: Step) -> float:
     return float("-inf") if step["value"] is None else step["value"]
-
-
-def select_greedy(
-    candidates: Sequence[Step], *, threshold: float | None = None, accept: Accept = "if_better"
-) -> Choice:
-    """The candidate of the highest value; the earlier one among equals (ReARTeR, section 1.2 of the loop).
-
-    Args:
-        candidates: Valued siblings, refinements of one another included.
-        threshold: A best value of at most this much is weak; `None` switches refinement off.
-        accept: `if_better` takes a refinement only if its value is higher; `always` takes it
-            whatever its value, as the paper does.
-    """
-    if not candidates:
-        return Choice(None)
-    best = max(candidates, key=_value)
-    refined = [step for step in candidates if "refines" in step]
-    if refined and accept == "always":
-        return Choice(max(refined, key=_value))
-    return Choice(best, threshold is not None and _value(best) <= threshold)

@@ -18,6 +18,8 @@ __all__ = ["PAV", "TD", "Plain", "Snell", "ValueFunction", "check_space"]
 
 Space = Literal["probability", "logit"]
 
+_LEAST = 1e-6  # probabilities nearer to 0 or 1 have the log-odds of this one
+
 
 class ValueFunction(Protocol):
     """Maps the scores of a rollout (and the parent's score) to a value in the scores' space.
@@ -44,8 +46,13 @@ def check_space(value: ValueFunction, space: Space) -> None:
     """Refuses a value function that cannot work on scores in this space.
 
     Raises:
-        ConfigurationError: If it needs probabilities and gets logits.
+        ConfigurationError: If it needs probabilities and the reward gives logits.
     """
+    if isinstance(value, TD) and value.log_odds and space != "probability":
+        raise ConfigurationError(
+            "TD(log_odds=True) makes logits of probabilities, but the reward scores in logit space already. "
+            'Use TD.code("logit").'
+        )
     if isinstance(value, PAV) and space != "probability":
         raise ConfigurationError(
             "PAV needs scores that are probabilities, but the reward scores in logit space. Calibrate it "
@@ -100,6 +107,7 @@ class TD:
         alpha: Step size in [0, 1]. The paper gives no value; .5 is the authors' code's.
         beta: Least rise that keeps the rollout going, .05 in the paper, in the units of the scores.
         horizon: Steps simulated after the candidate. The authors' code uses 2, the paper says 3.
+        log_odds: Sweep over the log-odds of probabilities, and give a probability back.
 
     Example:
         >>> TD(alpha=0.5).value([0.2, 0.6, 1.0])
@@ -109,6 +117,7 @@ class TD:
     alpha: float = 0.5
     beta: float = 0.05
     horizon: int = 2
+    log_odds: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -117,20 +126,47 @@ class TD:
             raise ConfigurationError("beta must be a number.")
         _check_horizon(self.horizon, 1)
 
+    @classmethod
+    def paper(cls, space: Space = "probability") -> TD:
+        """The paper's settings: three steps ahead, as long as the score rises by .05.
+
+        Args:
+            space: Of the reward. The paper's scores are probabilities; near the middle .2 in logits is as
+                much as their .05.
+        """
+        return cls(alpha=0.5, beta=0.05 if space == "probability" else 0.2, horizon=3)
+
+    @classmethod
+    def code(cls, space: Space = "probability") -> TD:
+        """The authors' code: two steps ahead, everything in logits.
+
+        It looks ahead from the first four steps of a path (`shallow=4`), not from three.
+
+        Args:
+            space: Of the reward; probabilities are made logits and back.
+        """
+        return cls(alpha=0.5, beta=0.05, horizon=2, log_odds=space == "probability")
+
     def stop(self, scores: Sequence[float]) -> bool:
         """After `horizon` simulated steps, or when the last one raised the score by less than `beta`."""
         _first(scores)
         if len(scores) > self.horizon:
             return True
-        return len(scores) > 1 and scores[-1] - scores[-2] < self.beta
+        return len(scores) > 1 and self._scale(scores[-1]) - self._scale(scores[-2]) < self.beta
 
     def value(self, scores: Sequence[float], parent: float | None = None) -> float:
         """Score of the candidate after the backward sweep."""
         _first(scores)
-        estimate = float(scores[-1])
-        for score in reversed(scores[:-1]):
+        estimate = self._scale(scores[-1])
+        for score in map(self._scale, reversed(scores[:-1])):
             estimate = score + self.alpha * (estimate - score)
-        return estimate
+        return 0.5 * (1 + math.tanh(estimate / 2)) if self.log_odds else estimate
+
+    def _scale(self, score: float) -> float:
+        if not self.log_odds:
+            return float(score)
+        inside = min(max(score, _LEAST), 1 - _LEAST)
+        return math.log(inside / (1 - inside))
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ def _committed(event: Mapping[str, Any]) -> str:
     return "chosen"
 
 
+def _selected(event: Mapping[str, Any]) -> str:
+    places = [place or "the question" for place in event.get("frontier", [])]
+    return f"goes on from {', '.join(places)}" if len(places) > 1 else ""
+
+
 def _stopped(event: Mapping[str, Any]) -> str:
     return f"search ends: {event.get('reason', '')}"
 
@@ -94,6 +99,7 @@ _TEXTS = {
     "step_completed": _completed,
     "step_scored": _scored,
     "step_committed": _committed,
+    "steps_selected": _selected,
     "search_stopped": _stopped,
     "answered": _answered,
 }

@@ -27,6 +27,7 @@ GLYPHS: dict[str, str] = {
     "proposed": "·",
     "completed": "○",
     "scored": "○",
+    "open": "◦",
     "committed": "●",
     "rejected": "✗",
     "simulated": "»",
