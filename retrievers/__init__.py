@@ -16,7 +16,7 @@ order in which data flows:
 - A query finds passages: `lexical` by words, `fusion` by words and vectors.
 - Passages lead on to others: `feedback_retriever` searches again with a method (`feedback`, `features`, or
   `links` over `mentions` and `leads`) on the hits that `selectors` choose; it also has the default.
-  `adapters` lets other vector stores take part.
+  `adapters` lets other vector stores take part. `titles` says under which title a name is known.
 """
 
 from agentprm.retrievers.adapters import AdaptedIndex, vector_index

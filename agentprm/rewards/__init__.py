@@ -13,7 +13,7 @@ What lives where, in the order in which a score comes about:
   off a model in this process, whose parts `checkpoints`, `adapters` and `heads` load. `served_reward`,
   `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
 - `verdict`: written by a model; `verdict_tokens`: its probability. `likelihood`: from likelihoods, without
-  training.
+  training; `reading`: likewise from a reader.
 - `fused`, `checked` (with `checkers`), `calibration` (with `separation`): rewards around rewards.
 - `aggregation`: from the scores of steps to one of a trajectory. `labels`: from labelled steps to training.
 """
