@@ -37,10 +37,9 @@ from agentprm.readers import Reader, ReaderAnswer, SpanReader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.retrievers import FaissStore, default_retriever, load_folder
 from agentprm.training import PlanRecord, ReadingRecord, read_records
+from agentprm.training.span_examples import occurrences, span_examples
 from agentprm.training.span_reader import (
     SpanTraining,
-    occurrences,
-    reading_examples,
     train_span_reader,
 )
 
@@ -229,7 +228,7 @@ def make(name: str) -> Reader:
 
 def curve(args: argparse.Namespace) -> list[str]:
     """Trains on more and more examples; the folders of the readers."""
-    examples = reading_examples(
+    examples = span_examples(
         read_records(args.readings, ReadingRecord), read_records(args.plans, PlanRecord) if args.plans else ()
     )
     made = []

@@ -58,6 +58,15 @@ def add(commands: Any) -> None:
         help="for a span reader: plans, whose steps it learns",
     )
     command.add_argument(
+        "--per-set", type=count, metavar="N", help="for a span reader: most examples of a set (1,500)"
+    )
+    command.add_argument(
+        "--facts",
+        type=count,
+        metavar="N",
+        help="for a span reader: questions about facts that passages state, at most N of a relation (none)",
+    )
+    command.add_argument(
         "--from", dest="start", metavar="FOLDER", help="for a span reader: one to go on from, or 'packaged'"
     )
     command.add_argument(
@@ -113,8 +122,10 @@ _OF_LANGUAGE_MODELS = (
 def _reader(args: argparse.Namespace, progress: Console) -> FitReport | None:
     if args.kind == "span":
         return _span_reader(args, progress)
-    if args.plans or args.start:
-        raise ConfigurationError("--plans and --from are for span readers (--kind span).")
+    for name in ("plans", "start", "facts", "per_set"):
+        if getattr(args, name):
+            flag = {"start": "from"}.get(name, name.replace("_", "-"))
+            raise ConfigurationError(f"--{flag} is for span readers (--kind span).")
     from agentprm.training.data import ReadingRecord
     from agentprm.training.language_reader import reading_examples
 
@@ -130,7 +141,8 @@ def _span_reader(args: argparse.Namespace, progress: Console) -> FitReport | Non
     from agentprm.packaged import packaged_reader_folder
     from agentprm.readers.span_reader import SpanSettings
     from agentprm.training.data import PlanRecord, ReadingRecord, read_records
-    from agentprm.training.span_reader import SpanTraining, reading_examples, train_span_reader
+    from agentprm.training.span_examples import span_examples
+    from agentprm.training.span_reader import SpanTraining, train_span_reader
 
     for name in _OF_LANGUAGE_MODELS:
         if getattr(args, name) is not None:
@@ -141,7 +153,9 @@ def _span_reader(args: argparse.Namespace, progress: Console) -> FitReport | Non
     readings = [record for path in args.data for record in read_records(path, ReadingRecord)]
     plans = [record for path in args.plans for record in read_records(path, PlanRecord)]
     tell(progress, f"Looking for hard distractors among the passages of {len(readings):,} records")
-    examples = reading_examples(readings, plans, seed=args.seed)
+    examples = span_examples(
+        readings, plans, per_set=args.per_set or 1500, per_relation=args.facts or 0, seed=args.seed
+    )
     if args.limit:
         examples = random.Random(args.seed).sample(examples, min(args.limit, len(examples)))
     how = SpanTraining(seed=args.seed)

@@ -69,7 +69,15 @@ _PARTS["ROLE"] = (
 _PARTS["NAMES"] = r"(?:NAME(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+)NAME)*)"
 # "written and directed by", "directed, produced and edited by"
 _PARTS["ALSO"] = r"(?:(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+)\p{Ll}[\p{Ll}\-]+){0,3})"
-_ORDER = ("ROLE", "NAMES", "PLACE", "NAME", "SMALL", "WORD", "JOIN", "ALSO", "DATE", "MONTHS", "PEOPLE")
+# A person with the title that follows the name: "Henry Lee, 5th Earl of Foo".
+_PARTS["PERSON"] = (
+    r"(?:NAME(?:\s*,\s+(?:the\s+)?(?:\d+(?:st|nd|rd|th)\s+)?(?:Count|Duke|King|Queen|Prince|Princess|Lord|Lady|Earl|Emperor|"
+    r"Baron|Landgrave|Margrave|Elector|Marquess|Viscount|Duchess|Countess)(?:ess)?\s+of\s+(?:the\s+)?NAME)?)"
+)
+# Written out in this order, since one holds another.
+_ORDER = (
+    "ROLE", "PERSON", "NAMES", "PLACE", "NAME", "SMALL", "WORD", "JOIN", "ALSO", "DATE", "MONTHS", "PEOPLE",
+)  # fmt: skip
 
 
 def filled(pattern: str) -> str:
@@ -82,6 +90,13 @@ def filled(pattern: str) -> str:
 def _by(verbs: str) -> str:
     return rf"\b(?:{verbs})ALSO(?:\s+(?:in|on)\s+DATE)?\s+by\s+ROLE(?P<o>NAMES)"
 
+
+# "the second son of Ray Lee, 5th Earl of Foo (1400-1450), and his wife": parents come in this order.
+_CHILD = r"(?<!grand )(?<!grand-)\b(?:son|daughter|child)\s+of\s+(?:the\s+)?ROLE"
+_AND = (
+    r"(?:\s*\([^()]*\))?\s*,?\s+(?:and|by)\s+(?:(?:his|the)\s+(?:SMALL\s+){0,2}?(?:wife|consort|spouse|concubine)"
+    r"\s*,?\s+)?"
+)
 
 _SCREEN = ("direct", "film", "act", "screenwriter", "produc", "television")
 _PEN = ("writ", "author", "novel", "poet", "play", "journalis", "screenwriter", "direct", "lyric", "song")
@@ -275,6 +290,24 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         ("What is the nationality of {}?",),
         subjects=("person",),
+    ),
+    Relation(
+        "father",
+        ("son of", "daughter of", "child of", "children of"),
+        (rf"{_CHILD}(?P<o>PERSON){_AND}ROLE(?!PEOPLE\b)NAME",),
+        ("Who is the father of {}?", "Who was {}'s father?"),
+        "the father of {}",
+        ("person",),
+        ("person",),
+    ),
+    Relation(
+        "mother",
+        ("son of", "daughter of", "child of", "children of"),
+        (rf"{_CHILD}(?:PERSON){_AND}ROLE(?P<o>PERSON)",),
+        ("Who is the mother of {}?", "Who was {}'s mother?", "Who gave birth to {}?"),
+        "the mother of {}",
+        ("person",),
+        ("person",),
     ),
     Relation(
         "parent",

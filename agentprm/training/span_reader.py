@@ -12,12 +12,11 @@ import bisect
 import logging
 import math
 import random
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import torch
 from langchain_core.documents import Document
@@ -39,55 +38,16 @@ from agentprm.readers.span_reader import (
     trained_digest,
     windows,
 )
-from agentprm.retrievers.lexical import Bm25Index
-from agentprm.text import terms
-from agentprm.training.data import Passage, PlanRecord, ReadingRecord
 from agentprm.training.fitting import FitReport, Progress
 from agentprm.training.folder import TrainingFolder, digest
+from agentprm.training.span_examples import ReadingExample, occurrences
 
-__all__ = ["ReadingExample", "SpanTraining", "reading_examples", "train_span_reader"]
+__all__ = ["SpanTraining", "evaluate_reader", "span_loss", "train_span_reader"]
 
 _logger = logging.getLogger(__name__)
 
 _SAVED_EVERY = 200
 """Steps from one checkpoint to the next."""
-
-_MOST_FACTS = 1500
-"""Characters of the facts of a yes-no question that are read as one passage."""
-
-
-class Shown(NamedTuple):
-    """What is read of a passage."""
-
-    title: str
-    text: str
-
-    @classmethod
-    def of(cls, passage: Passage) -> Self:
-        """A record's passage."""
-        return cls(passage.title, passage.text)
-
-
-@dataclass(frozen=True)
-class ReadingExample:
-    """A question with what answers it.
-
-    Attributes:
-        question: The question.
-        answers: Accepted answers; `yes` or `no` alone is a yes-no question.
-        gold: The passage that answers.
-        distractors: Passages that do not, the hardest first.
-    """
-
-    question: str
-    answers: tuple[str, ...]
-    gold: Shown
-    distractors: tuple[Shown, ...]
-
-    @property
-    def boolean(self) -> bool:
-        """Whether it is answered by yes or no."""
-        return self.answers[0].lower() in ("yes", "no")
 
 
 @dataclass(frozen=True)
@@ -121,113 +81,6 @@ class SpanTraining:
     held_out: int = 100
     evaluations: int = 3
     max_steps: int = -1
-
-
-def occurrences(text: str, answers: Iterable[str]) -> list[tuple[int, int]]:
-    """Where whole-word occurrences of any answer lie in a text, in characters, whatever the case."""
-    found = []
-    for answer in answers:
-        if not answer.strip():
-            continue
-        left = r"(?<!\w)" if answer[0].isalnum() else ""
-        right = r"(?!\w)" if answer[-1].isalnum() else ""
-        found += [m.span() for m in re.finditer(left + re.escape(answer) + right, text, re.IGNORECASE)]
-    return sorted(set(found))
-
-
-def reading_examples(
-    readings: Sequence[ReadingRecord],
-    plans: Sequence[PlanRecord] = (),
-    *,
-    per_set: int = 1500,
-    hard: int = 4,
-    seed: int = 0,
-) -> list[ReadingExample]:
-    """Examples from records of reading, and from the steps of plans about the same questions.
-
-    A question that needs several passages is left out, since the reader sees one at a time; the steps of
-    its plan come in its place, with the passages of its record.
-
-    Args:
-        readings: Records of reading.
-        plans: Plans; those whose `id` is that of a record of reading give a question for each step.
-        per_set: Most examples of one `set`, drawn at random, so that none drowns the others.
-        hard: Distractors found by BM25 among all passages, besides the record's own.
-        seed: Seed of the draw.
-    """
-    rng = random.Random(seed)
-    by_set: dict[str, list[ReadingExample]] = {}
-    passages = {record.id: record.passages for record in readings}
-    for record in readings:
-        example = _example(record)
-        if example is not None:
-            by_set.setdefault(record.set, []).append(example)
-    for plan in plans:
-        by_set.setdefault(f"{plan.set} steps", []).extend(_step_examples(plan, passages.get(plan.id, ())))
-    chosen: list[ReadingExample] = []
-    for name, examples in sorted(by_set.items()):
-        drawn = examples if len(examples) <= per_set else rng.sample(examples, per_set)
-        if examples:
-            _logger.info("%s: %d of %d examples.", name, len(drawn), len(examples))
-        chosen += drawn
-    return list(_with_hard_distractors(chosen, readings, hard))
-
-
-def _example(record: ReadingRecord) -> ReadingExample | None:
-    """The record as an example, or `None` where no single passage answers."""
-    gold = [p for p in record.passages if p.gold]
-    answers = tuple(record.answers)
-    if not gold or not answers:
-        return None
-    told = Shown.of(gold[0])
-    if answers[0].lower() in ("yes", "no"):
-        if len(gold) > 1:  # facts of a sentence or two each
-            told = Shown("", " ".join(p.text for p in gold))
-            if len(told.text) > _MOST_FACTS:
-                return None
-    elif len(gold) > 1 or not occurrences(told.text, answers):
-        return None
-    return ReadingExample(
-        record.question, answers, told, tuple(Shown.of(p) for p in record.passages if not p.gold)
-    )
-
-
-def _step_examples(plan: PlanRecord, passages: Sequence[Passage]) -> Iterator[ReadingExample]:
-    """The steps of a plan whose answer stands in a gold passage that is named by the step."""
-    known: dict[int, str] = {}
-    gold = [p for p in passages if p.gold]
-    for number, step in enumerate(plan.steps, 1):
-        if not step.answer:
-            continue
-        known[number] = step.answer
-        question = re.sub(r"#(\d+)", lambda m: known.get(int(m[1]), m[0]), step.question)
-        if "#" in question or re.match(r"(?i)compare\b", question):
-            continue
-        for p in gold:
-            name = re.sub(r"\s*\(.*?\)$", "", p.title)
-            if name and name.lower() in question.lower() and occurrences(p.text, [step.answer]):
-                rest = tuple(Shown.of(other) for other in passages if other is not p)
-                yield ReadingExample(question, (step.answer,), Shown.of(p), rest)
-                break
-
-
-def _with_hard_distractors(
-    examples: Sequence[ReadingExample], readings: Sequence[ReadingRecord], hard: int
-) -> Iterator[ReadingExample]:
-    pool = list(dict.fromkeys(Shown.of(p) for r in readings for p in r.passages if len(p.text) > 80))
-    index = Bm25Index(terms)
-    index.add((str(i), f"{p.title} {p.text}") for i, p in enumerate(pool))
-    for example in examples:
-        others = [p for p in example.distractors if p != example.gold]
-        if example.boolean:
-            # Others may well say something to it; only its own are known to be of no use.
-            yield replace(example, distractors=tuple(others))
-            continue
-        weights = dict.fromkeys(terms(example.question), 1.0)
-        near = [pool[int(i)] for i, _ in index.best(weights, hard + 4)]
-        near = [p for p in near if p != example.gold][:hard]
-        kept = [p for p in [*near, *others] if not occurrences(p.text, example.answers)]
-        yield replace(example, distractors=tuple(dict.fromkeys(kept)))
 
 
 @dataclass(frozen=True)

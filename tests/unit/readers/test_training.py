@@ -15,14 +15,11 @@ from agentprm.errors import InputError
 from agentprm.readers import SpanReader
 from agentprm.readers.span_reader import SpanSettings, Window
 from agentprm.training import PlanRecord, ReadingRecord
+from agentprm.training.span_examples import ReadingExample, Shown, occurrences, span_examples
 from agentprm.training.span_reader import (
     Group,
-    ReadingExample,
-    Shown,
     SpanTraining,
     evaluate_reader,
-    occurrences,
-    reading_examples,
     span_loss,
     train_span_reader,
 )
@@ -225,7 +222,7 @@ def test_examples_come_from_records_and_from_the_steps_of_plans() -> None:
             ],
         }
     )
-    found = reading_examples([two_hop, one_hop, boolean, hopeless], [plan], hard=2)
+    found = span_examples([two_hop, one_hop, boolean, hopeless], [plan], hard=2)
     by_question = {e.question: e for e in found}
     assert set(by_question) == {
         "Who performed Get Up?",
@@ -239,8 +236,30 @@ def test_examples_come_from_records_and_from_the_steps_of_plans() -> None:
     assert "Dillon Smith" not in {p.title for p in by_question["Who performed Get Up?"].distractors}
     assert by_question["Is it a song?"].gold.text == "It sounds. It is sung."
     assert by_question["Is it a song?"].distractors == ()
-    drawn = reading_examples([one_hop, one_hop, one_hop], per_set=2, hard=0)
+    drawn = span_examples([one_hop, one_hop, one_hop], per_set=2, hard=0)
     assert len(drawn) == 2
+
+
+def test_facts_that_passages_state_become_examples() -> None:
+    told = (
+        "Ray Lee (1 May 1900 – 2 June 1950) was an actor. "
+        "He was the son of Tom Lee, 2nd Earl of Foo and Ann Fox."
+    )
+    record = ReadingRecord.model_validate(
+        {
+            "set": "s",
+            "question": "Why?",
+            "answers": [],
+            "passages": [{"title": "Ray Lee (actor)", "text": told}],
+        }
+    )
+    found = span_examples([record], per_relation=3, hard=0)
+    answers = {e.question.replace(" (actor)", ""): e.answers for e in found}
+    said = set(answers.values())
+    assert {("1 May 1900",), ("2 June 1950",), ("Tom Lee, 2nd Earl of Foo",), ("Ann Fox",)} <= said
+    mother = next(question for question, answer in answers.items() if answer == ("Ann Fox",))
+    assert "mother" in mother or "gave birth" in mother
+    assert span_examples([record], hard=0) == []
 
 
 def test_the_command_refuses_settings_of_another_kind(
@@ -252,7 +271,7 @@ def test_the_command_refuses_settings_of_another_kind(
     given = ["train", "reader", str(tmp_path), "-o", str(tmp_path / "out")]
     for extra, said in (
         (["--rank", "4"], "--rank is for language models"),
-        (["--kind", "lm", "--from", "packaged"], "--plans and --from are for span readers"),
+        (["--kind", "lm", "--from", "packaged"], "--from is for span readers"),
         (["--from", "packaged", "--base", "x"], "leave out --base"),
     ):
         assert main([*given, *extra]) == 2

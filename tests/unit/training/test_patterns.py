@@ -45,6 +45,8 @@ def read(title, text):
                 ("date of birth", "1201"),
                 ("date of death", "1250"),
                 ("parent", "Otto I, Count of Ham and Ida of Bonn"),
+                ("father", "Otto I, Count of Ham"),
+                ("mother", "Ida of Bonn"),
             },
         ),
         (

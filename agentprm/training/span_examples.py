@@ -1,0 +1,195 @@
+"""Examples of reading for a span reader: one question, one passage that answers it, others that do not.
+
+They come from records, from the steps of plans, and from facts that the passages of the records state.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+from langchain_core.documents import Document
+
+from agentprm.retrievers.lexical import Bm25Index
+from agentprm.retrievers.mentions import title_names
+from agentprm.text import terms
+from agentprm.training.data import Passage, PlanRecord, ReadingRecord
+from agentprm.training.patterns import facts_of
+
+__all__ = ["ReadingExample", "Shown", "occurrences", "span_examples"]
+
+_logger = logging.getLogger(__name__)
+
+_MOST_FACTS = 1500
+"""Characters of the facts of a yes-no question that are read as one passage."""
+
+
+class Shown(NamedTuple):
+    """What is read of a passage."""
+
+    title: str
+    text: str
+
+    @classmethod
+    def of(cls, passage: Passage) -> Self:
+        """A record's passage."""
+        return cls(passage.title, passage.text)
+
+
+@dataclass(frozen=True)
+class ReadingExample:
+    """A question with what answers it.
+
+    Attributes:
+        question: The question.
+        answers: Accepted answers; `yes` or `no` alone is a yes-no question.
+        gold: The passage that answers.
+        distractors: Passages that do not, the hardest first.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    gold: Shown
+    distractors: tuple[Shown, ...]
+
+    @property
+    def boolean(self) -> bool:
+        """Whether it is answered by yes or no."""
+        return self.answers[0].lower() in ("yes", "no")
+
+
+def occurrences(text: str, answers: Iterable[str]) -> list[tuple[int, int]]:
+    """Where whole-word occurrences of any answer lie in a text, in characters, whatever the case."""
+    found = []
+    for answer in answers:
+        if not answer.strip():
+            continue
+        left = r"(?<!\w)" if answer[0].isalnum() else ""
+        right = r"(?!\w)" if answer[-1].isalnum() else ""
+        found += [m.span() for m in re.finditer(left + re.escape(answer) + right, text, re.IGNORECASE)]
+    return sorted(set(found))
+
+
+def span_examples(
+    readings: Sequence[ReadingRecord],
+    plans: Sequence[PlanRecord] = (),
+    *,
+    per_set: int = 1500,
+    per_relation: int = 0,
+    hard: int = 4,
+    seed: int = 0,
+) -> list[ReadingExample]:
+    """Examples from records of reading, and from the steps of plans about the same questions.
+
+    A question that needs several passages is left out, since the reader sees one at a time; the steps of
+    its plan come in its place, with the passages of its record.
+
+    Args:
+        readings: Records of reading.
+        plans: Plans; those whose `id` is that of a record of reading give a question for each step.
+        per_set: Most examples of one `set`, drawn at random, so that none drowns the others.
+        per_relation: Most examples of one relation (who directed, when born, …) from facts that passages
+            state of their subject in the usual words.
+        hard: Distractors found by BM25 among all passages, besides the record's own.
+        seed: Seed of the draw.
+    """
+    rng = random.Random(seed)
+    by_set: dict[str, list[ReadingExample]] = {}
+    passages = {record.id: record.passages for record in readings}
+    for record in readings:
+        example = _example(record)
+        if example is not None:
+            by_set.setdefault(record.set, []).append(example)
+    for plan in plans:
+        by_set.setdefault(f"{plan.set} steps", []).extend(_step_examples(plan, passages.get(plan.id, ())))
+    chosen: list[ReadingExample] = []
+    for name, examples in sorted(by_set.items()):
+        drawn = examples if len(examples) <= per_set else rng.sample(examples, per_set)
+        if examples:
+            _logger.info("%s: %d of %d examples.", name, len(drawn), len(examples))
+        chosen += drawn
+    if per_relation:
+        chosen += _fact_examples(readings, per_relation, rng)
+    return list(_with_hard_distractors(chosen, readings, hard))
+
+
+def _example(record: ReadingRecord) -> ReadingExample | None:
+    """The record as an example, or `None` where no single passage answers."""
+    gold = [p for p in record.passages if p.gold]
+    answers = tuple(record.answers)
+    if not gold or not answers:
+        return None
+    told = Shown.of(gold[0])
+    if answers[0].lower() in ("yes", "no"):
+        if len(gold) > 1:  # facts of a sentence or two each
+            told = Shown("", " ".join(p.text for p in gold))
+            if len(told.text) > _MOST_FACTS:
+                return None
+    elif len(gold) > 1 or not occurrences(told.text, answers):
+        return None
+    return ReadingExample(
+        record.question, answers, told, tuple(Shown.of(p) for p in record.passages if not p.gold)
+    )
+
+
+def _step_examples(plan: PlanRecord, passages: Sequence[Passage]) -> Iterator[ReadingExample]:
+    """The steps of a plan whose answer stands in a gold passage that is named by the step."""
+    known: dict[int, str] = {}
+    gold = [p for p in passages if p.gold]
+    for number, step in enumerate(plan.steps, 1):
+        if not step.answer:
+            continue
+        known[number] = step.answer
+        question = re.sub(r"#(\d+)", lambda m: known.get(int(m[1]), m[0]), step.question)
+        if "#" in question or re.match(r"(?i)compare\b", question):
+            continue
+        for p in gold:
+            name = re.sub(r"\s*\(.*?\)$", "", p.title)
+            if name and name.lower() in question.lower() and occurrences(p.text, [step.answer]):
+                rest = tuple(Shown.of(other) for other in passages if other is not p)
+                yield ReadingExample(question, (step.answer,), Shown.of(p), rest)
+                break
+
+
+def _fact_examples(
+    readings: Sequence[ReadingRecord], per_relation: int, rng: random.Random
+) -> Iterator[ReadingExample]:
+    """Questions about what passages state of their subjects, no more of one relation than of another."""
+    passages = dict.fromkeys(
+        Shown.of(p) for r in readings for p in r.passages if p.title and len(p.text) > 60
+    )
+    by_relation: dict[str, list[ReadingExample]] = {}
+    for passage in passages:
+        names = title_names(Document(passage.text, metadata={"title": passage.title}))
+        for fact in facts_of(passage.text, names):
+            question = rng.choice(fact.relation.questions).format(rng.choice(names))
+            example = ReadingExample(question, fact.objects, passage, ())
+            by_relation.setdefault(fact.relation.name, []).append(example)
+    for name, examples in sorted(by_relation.items()):
+        drawn = examples if len(examples) <= per_relation else rng.sample(examples, per_relation)
+        _logger.info("%s: %d of %d facts.", name, len(drawn), len(examples))
+        yield from drawn
+
+
+def _with_hard_distractors(
+    examples: Sequence[ReadingExample], readings: Sequence[ReadingRecord], hard: int
+) -> Iterator[ReadingExample]:
+    told = (p for record in readings for p in record.passages if len(p.text) > 80)
+    pool = list(dict.fromkeys(map(Shown.of, told)))
+    index = Bm25Index(terms)
+    index.add((str(i), f"{p.title} {p.text}") for i, p in enumerate(pool))
+    for example in examples:
+        others = [p for p in example.distractors if p != example.gold]
+        if example.boolean:
+            # Others may well say something to it; only its own are known to be of no use.
+            yield replace(example, distractors=tuple(others))
+            continue
+        weights = dict.fromkeys(terms(example.question), 1.0)
+        near = [pool[int(i)] for i, _ in index.best(weights, hard + 4)]
+        near = [p for p in near if p != example.gold][:hard]
+        kept = [p for p in [*near, *others] if not occurrences(p.text, example.answers)]
+        yield replace(example, distractors=tuple(dict.fromkeys(kept)))
