@@ -135,15 +135,15 @@ def settings_of(args: argparse.Namespace, embeddings: str) -> dict[str, Any]:
     }
     if args.graph == "reasoning":
         settings |= {"candidates": args.candidates, "max_steps": args.max_steps, "seed": args.seed}
-        settings["look_ahead"] = args.look_ahead
-    chosen = {"reward": args.reward, "reranker": args.reranker}
+        settings |= {"look_ahead": args.look_ahead, "strategy": args.strategy}
+    chosen = {"reward": args.reward, "reranker": args.reranker, "value": args.value}
     return settings | {name: value for name, value in chosen.items() if value}
 
 
 def make_graph(args: argparse.Namespace, models: Models, store: FaissStore) -> CompiledStateGraph[Any]:
     """The graph that the options ask for, over the best retriever for the index."""
     from agentprm.graphs import create_rag_graph, create_reasoning_graph
-    from agentprm.search import TD, Plain
+    from agentprm.search import TD
 
     passages = settings_of(args, "")["passages"]
     if args.graph == "rag":
@@ -154,6 +154,8 @@ def make_graph(args: argparse.Namespace, models: Models, store: FaissStore) -> C
         return create_rag_graph(
             models.model, store, k=found, passages=passages, reranker=models.reranker
         ).compile()
+    if args.look_ahead and args.value:
+        raise InputError("--look-ahead is --value td with a number of steps; give one of the two.")
     return create_reasoning_graph(
         models.model,
         store,
@@ -161,7 +163,8 @@ def make_graph(args: argparse.Namespace, models: Models, store: FaissStore) -> C
         candidates=args.candidates,
         max_steps=args.max_steps,
         passages=passages,
-        value=TD(horizon=args.look_ahead) if args.look_ahead else Plain(),
+        strategy=args.strategy,
+        value=TD(horizon=args.look_ahead) if args.look_ahead else args.value or "plain",
         reranker=models.reranker,
         seed=args.seed,
     ).compile()

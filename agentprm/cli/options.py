@@ -147,6 +147,18 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps to simulate after each candidate (0); 2 as in the paper takes two to three times as long",
     )
+    command.add_argument(
+        "--strategy",
+        default="greedy",
+        metavar="NAME",
+        help="where the search goes on: greedy, best-of-n, majority, weighted, beam, dvts, uct, puct or "
+        "ab-mcts (greedy)",
+    )
+    command.add_argument(
+        "--value",
+        metavar="NAME",
+        help="what candidates are compared by: plain, td, td-code, snell, pav (plain)",
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same search (0)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
 

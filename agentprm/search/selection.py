@@ -23,9 +23,8 @@ def weak_steps(fresh: Sequence[Step], steps: Iterable[Step], threshold: float | 
     if threshold is None:
         return []
     settled = {step["parent_id"] for step in steps if "refines" in step}
-    settled |= {
-        step["id"] for step in fresh
-    }  # of a plan several steps may be done at once, one below the other
+    # Of a plan several steps may be done at once, one below the other.
+    settled |= {step["id"] for step in fresh}
     groups: dict[str | None, list[Step]] = {}
     for step in fresh:
         groups.setdefault(step["parent_id"], []).append(step)
