@@ -15,6 +15,7 @@ __all__ = [
     "Answered",
     "DocumentsReranked",
     "DocumentsRetrieved",
+    "ExperienceRecalled",
     "NeedJudged",
     "QuestionCondensed",
     "QuestionPlanned",
@@ -136,6 +137,14 @@ class QuestionCondensed(TypedDict):
     reason: str
 
 
+class ExperienceRecalled(TypedDict):
+    """Episodes, or steps of them, were recalled; `thought` is what steps were recalled by."""
+
+    type: Literal["agentprm.experience_recalled"]
+    ids: list[str]
+    thought: str
+
+
 class RoundPlanned(TypedDict):
     """A round of a loop that gathers evidence begins."""
 
@@ -194,6 +203,7 @@ SearchEvent = (
     | AnswerJudged
     | QuestionCondensed
     | QuestionPlanned
+    | ExperienceRecalled
     | NeedJudged
     | RoundPlanned
     | RoundDone

@@ -35,6 +35,7 @@ __all__ = [
     "passages_text",
     "proposal_schema",
     "reply_params",
+    "with_examples",
     "with_recall",
 ]
 
@@ -170,6 +171,14 @@ def reply_params(
         seed=seed,
         schema=schema if can.structured else None,
     )
+
+
+def with_examples(prompt: Prompt, examples: str) -> Prompt:
+    """The prompt with examples before its last message; the constant text before that stays as it is."""
+    if not examples.strip():
+        return prompt
+    *before, (role, text) = prompt.messages
+    return replace(prompt, messages=(*before, (role, f"{inert(examples)}\n\n{text}")))
 
 
 def passage_line(document: Document, max_chars: int = 1200) -> str:

@@ -84,8 +84,10 @@ class GatheringState(RagState, total=False):
     Attributes:
         prm_rounds: The rounds.
         prm_documents: Every passage that a round refers to.
+        examples: How similar questions went, for the prompts of nodes that plan.
     """
 
+    examples: str
     prm_rounds: Annotated[list[Round], merge_rounds]
     prm_documents: Annotated[list[Document], merge_documents]
 

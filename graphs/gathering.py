@@ -17,6 +17,7 @@ from agentprm.graphs.state import Answered, Question, SearchContext, begin
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromRounds,
+    CommitExperience,
     CondenseQuestion,
     DistilFacts,
     GatherNode,
@@ -24,6 +25,7 @@ from agentprm.nodes import (
     JudgeFacts,
     PlanGap,
     PlanQueries,
+    RecallExperience,
     Reflect,
     RetrieverLike,
     RetrieveRound,
@@ -69,6 +71,7 @@ def create_note_graph(
     max_failures: int = 1,
     max_documents: int = 15,
     condense: Model | bool = False,
+    experience: RecallExperience | bool = False,
     budget: SearchBudget | Mapping[str, Any] | None = None,
     prompts: Prompts = PROMPTS,
     max_tokens: int = 48,
@@ -91,6 +94,8 @@ def create_note_graph(
         max_failures: Rounds, in all, that may leave the note as it was.
         max_documents: Most distinct passages.
         condense: Make a follow-up of a conversation a question that stands alone; see `CondenseQuestion`.
+        experience: Show how similar questions went, and keep how this one goes, in the store that the graph
+            is compiled with: `True`, or a `RecallExperience` of your own.
         budget: Bounds of a run; reaching one ends the loop with the best note so far.
         prompts: Templates.
         max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
@@ -124,7 +129,7 @@ def create_note_graph(
         ),
     ]
     answering = _answering(prompts, max_tokens, form, language, response_format)
-    return _loop(language_model, loop, condense, budget, answering)
+    return _loop(language_model, loop, condense, experience, budget, answering)
 
 
 def create_evidence_graph(
@@ -138,6 +143,7 @@ def create_evidence_graph(
     max_rounds: int = 4,
     max_failures: int = 2,
     condense: Model | bool = False,
+    experience: RecallExperience | bool = False,
     budget: SearchBudget | Mapping[str, Any] | None = None,
     prompts: Prompts = PROMPTS,
     max_tokens: int = 48,
@@ -162,6 +168,7 @@ def create_evidence_graph(
         max_rounds: Most rounds.
         max_failures: Rounds, in all, that may bring no new fact.
         condense: As for `create_note_graph`.
+        experience: As for `create_note_graph`.
         budget: Bounds of a run; reaching one ends the loop with the facts so far.
         prompts: Templates.
         max_tokens: As for `create_note_graph`.
@@ -195,7 +202,7 @@ def create_evidence_graph(
         ),
     ]
     answering = _answering(prompts, max_tokens, form, language, response_format)
-    return _loop(language_model, loop, condense, budget, answering)
+    return _loop(language_model, loop, condense, experience, budget, answering)
 
 
 def create_goal_graph(
@@ -207,6 +214,7 @@ def create_goal_graph(
     threshold: float = 0.5,
     max_rounds: int = 5,
     condense: Model | bool = False,
+    experience: RecallExperience | bool = False,
     budget: SearchBudget | Mapping[str, Any] | None = None,
     prompts: Prompts = PROMPTS,
     max_tokens: int = 48,
@@ -227,6 +235,7 @@ def create_goal_graph(
         threshold: Probability from which on a goal is reached.
         max_rounds: Most rounds.
         condense: As for `create_note_graph`.
+        experience: As for `create_note_graph`.
         budget: Bounds of a run; reaching one ends the loop with the findings so far.
         prompts: Templates.
         max_tokens: As for `create_note_graph`.
@@ -246,7 +255,7 @@ def create_goal_graph(
         ),
     ]
     answering = _answering(prompts, max_tokens, form, language, response_format)
-    return _loop(language_model, loop, condense, budget, answering)
+    return _loop(language_model, loop, condense, experience, budget, answering)
 
 
 def _answering(
@@ -269,6 +278,7 @@ def _loop(
     model: LanguageModel,
     loop: Sequence[GatherNode],
     condense: Model | bool,
+    experience: RecallExperience | bool,
     budget: SearchBudget | Mapping[str, Any] | None,
     answering: dict[str, Any],
 ) -> StateGraph[Any, Any, Any, Any]:
@@ -280,8 +290,14 @@ def _loop(
     if condense is not False:
         condenser = model if condense is True else as_language_model(condense)
         way.insert(0, CondenseQuestion(condenser, budget=budget))
-    way.append(AnswerFromRounds(model, speak=True, budget=budget, **answering))
-    first, last, answer = loop[0].name, loop[-1].name, way[-1].name
+    recall = RecallExperience(budget=budget) if experience is True else experience
+    if recall:
+        way.insert(way.index(loop[0]), recall)
+    answering_node = AnswerFromRounds(model, speak=True, budget=budget, **answering)
+    first, last, answer = loop[0].name, loop[-1].name, answering_node.name
+    way.append(answering_node)
+    if recall:
+        way.append(CommitExperience(store=recall.own_store, namespace=recall.namespace))
 
     def after(state: GatheringGraphState) -> str:
         return answer if state.get("prm_stop_reason") else first
@@ -295,5 +311,5 @@ def _loop(
             builder.add_edge(previous, node.name)
         previous = node.name
     builder.add_conditional_edges(last, after, [first, answer])
-    builder.add_edge(answer, END)
+    builder.add_edge(previous, END)
     return builder

@@ -11,6 +11,7 @@ What lives where, in the order in which a search uses it:
 - `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
 - `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
 - `gathering`: what loops that gather evidence share; `notes`, `evidence` and `goals` are such loops.
+- `experience`: how earlier questions went, kept and recalled.
 - `answer`: the answer from documents, or from the steps. `judge_answer`: what the reward says of it.
 - `caching`, `retry`: LangGraph's policies for nodes.
 """
@@ -28,6 +29,13 @@ from agentprm.nodes.decide_retrieval import (
     need_of,
 )
 from agentprm.nodes.evidence import DistilFacts, JudgeFacts, PlanGap, Sufficiency
+from agentprm.nodes.experience import (
+    CommitExperience,
+    Episode,
+    EpisodeStep,
+    RecallExperience,
+    publish_experience,
+)
 from agentprm.nodes.follow_plan import FollowPlan
 from agentprm.nodes.gathering import AnswerFromRounds, GatherNode, RetrieveRound, StartGathering
 from agentprm.nodes.goals import Reflect, SetGoal
@@ -49,11 +57,14 @@ __all__ = [
     "Answer",
     "AnswerFromRounds",
     "AnswerFromSteps",
+    "CommitExperience",
     "CompleteSteps",
     "CondenseQuestion",
     "Decide",
     "DecideRetrieval",
     "DistilFacts",
+    "Episode",
+    "EpisodeStep",
     "FollowPlan",
     "GatherNode",
     "ImproveNote",
@@ -68,6 +79,7 @@ __all__ = [
     "PlanQuestion",
     "Planner",
     "ProposeSteps",
+    "RecallExperience",
     "RefineStep",
     "Reflect",
     "Rerank",
@@ -87,5 +99,6 @@ __all__ = [
     "as_decision",
     "cache_policy",
     "need_of",
+    "publish_experience",
     "retry_policy",
 ]

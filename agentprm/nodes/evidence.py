@@ -18,7 +18,7 @@ from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan
 from agentprm.nodes.tree import same_text
 from agentprm.plans import Plan, wait_in_thread
-from agentprm.prompts import ChatTemplate, passage_line, reply_params
+from agentprm.prompts import ChatTemplate, passage_line, reply_params, with_examples
 from agentprm.replies import finished_text, parse_lines, parse_proposal
 from agentprm.rounds import Fact, Round, asked_before, evidence_lines, facts_of, new_round
 from agentprm.state import ReasoningState
@@ -91,7 +91,7 @@ class PlanGap(GatherNode):
     ) -> None:
         self.model = as_language_model(model)
         self.max_tokens, self.template = max_tokens, template
-        super().__init__(name=name, keys=keys, budget=budget)
+        super().__init__(name=name, reads=("examples",), keys=keys, budget=budget)
 
     def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
         """See `GatherNode.work`."""
@@ -106,6 +106,7 @@ class PlanGap(GatherNode):
             known="\n".join(evidence_lines(rounds)) or "(nothing yet)",
             asked="; ".join(map(one_line, asked)),
         )
+        prompt = with_examples(prompt, state.get("examples", ""))
         params = reply_params(self.model, max_tokens=self.max_tokens)
         ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
         proposal = parse_proposal(prompt.prefix + finished_text(reply), prompt.messages[-1][1])

@@ -15,7 +15,7 @@ from agentprm.nodes.gathering import GatherNode, documents_of_rounds, finished, 
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan
 from agentprm.nodes.tree import same_text
-from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, passages_text, reply_params
+from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, passages_text, reply_params, with_examples
 from agentprm.replies import finished_text, json_object, parse_finding, parse_proposal, without_thought
 from agentprm.rounds import Round, asked_before, evidence_lines, new_round
 from agentprm.state import ReasoningState
@@ -125,7 +125,7 @@ class SetGoal(GatherNode):
     ) -> None:
         self.model = as_language_model(model)
         self.max_tokens, self.template = max_tokens, template
-        super().__init__(name=name, keys=keys, budget=budget)
+        super().__init__(name=name, reads=("examples",), keys=keys, budget=budget)
 
     def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
         """See `GatherNode.work`."""
@@ -136,6 +136,7 @@ class SetGoal(GatherNode):
             question=one_line(state["question"]),
             known="\n".join(_told(rounds)) or "(nothing yet)",
         )
+        prompt = with_examples(prompt, state.get("examples", ""))
         params = reply_params(self.model, max_tokens=self.max_tokens, schema=_SCHEMA, lines=True)
         ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
         wish = parse_goal(prompt.prefix + finished_text(reply), prompt.messages[-1][1])

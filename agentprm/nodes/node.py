@@ -171,6 +171,7 @@ _CHANNELS: dict[str, Any] = {
     "score": float | None,
     "need": float | None,
     "route": str,
+    "examples": str,
     "judgements": list[Judgement],
     "prm_steps": Annotated[list[Step], merge_steps],
     "prm_documents": Annotated[list[Document], merge_documents],

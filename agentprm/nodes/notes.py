@@ -15,7 +15,7 @@ from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan
 from agentprm.nodes.tree import same_text
 from agentprm.plans import Plan
-from agentprm.prompts import ChatTemplate, passages_text, reply_params
+from agentprm.prompts import ChatTemplate, passages_text, reply_params, with_examples
 from agentprm.replies import finished_text, parse_finding, parse_lines
 from agentprm.rounds import Round, asked_before, best_note, new_round, seen_ids
 from agentprm.state import ReasoningState
@@ -89,7 +89,7 @@ class PlanQueries(GatherNode):
     ) -> None:
         self.model = as_language_model(model)
         self.n, self.max_tokens, self.template = queries, max_tokens, template
-        super().__init__(name=name, keys=keys, budget=budget, settings=("n",))
+        super().__init__(name=name, reads=("examples",), keys=keys, budget=budget, settings=("n",))
 
     def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
         """See `GatherNode.work`."""
@@ -105,6 +105,7 @@ class PlanQueries(GatherNode):
             asked="; ".join(map(one_line, asked)),
             count=str(self.setting("n")),
         )
+        prompt = with_examples(prompt, state.get("examples", ""))
         params = reply_params(self.model, max_tokens=self.max_tokens, lines=True)
         ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
         new: list[str] = []

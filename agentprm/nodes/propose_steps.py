@@ -14,7 +14,15 @@ from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
 from agentprm.nodes.tree import new_step, same_text
-from agentprm.prompts import PROMPTS, Prompts, known_text, proposal_schema, reply_params, with_recall
+from agentprm.prompts import (
+    PROMPTS,
+    Prompts,
+    known_text,
+    proposal_schema,
+    reply_params,
+    with_examples,
+    with_recall,
+)
 from agentprm.replies import finished_text, parse_proposal
 from agentprm.state import ReasoningState, Step, path_to
 from agentprm.text import one_line
@@ -79,7 +87,7 @@ class ProposeSteps(SearchNode):
         self.prompts = with_recall(prompts) if recall else prompts
         super().__init__(
             name=name,
-            reads=("prm_widths",),
+            reads=("prm_widths", "examples"),
             keys=keys,
             budget=budget,
             settings=("n", "max_steps", "min_steps", "temperature", "seed"),
@@ -111,7 +119,7 @@ class ProposeSteps(SearchNode):
         cut: dict[str, str] = {}
         calls = 0
         for (most, sampled_before), batch in batches.items():
-            prompts = [self._prompt(state["question"], place.path) for place in batch]
+            prompts = [self._prompt(state, place.path) for place in batch]
             wanted = most
             # Fewer candidates than wanted are better than none.
             while wanted and not self._affordable(
@@ -155,13 +163,15 @@ class ProposeSteps(SearchNode):
         """Whether the conclusion is one of the candidates after `path`."""
         return self.model.capabilities.prefill and len(path) >= self.setting("min_steps")
 
-    def _prompt(self, question: str, path: list[Step]) -> Prompt:
+    def _prompt(self, state: ReasoningState, path: list[Step]) -> Prompt:
         template = self.prompts.proceed if path else self.prompts.propose
-        return template.render(
-            question=one_line(question),
+        prompt = template.render(
+            question=one_line(state["question"]),
             known=known_text(path),
             prefill=self.model.capabilities.prefill,
         )
+        examples = state.get("examples")
+        return with_examples(prompt, examples) if examples else prompt
 
     def _candidates(self, question: str, place: _Place) -> tuple[list[Step], list[Step]]:
         """New steps, and known siblings that were proposed once more."""
