@@ -2,8 +2,11 @@
 
 What lives where: `data` defines the records and their files, `splits` divides them by question and drops
 near-duplicates. `labels` makes labels of steps of what is known about them, `choosing` says which steps,
-questions and domains to use. `synth` makes data of a collection without labels: `questions` of the facts that
-`patterns` reads with the table of `relations`.
+questions and domains to use.
+
+`sources` makes records of question-answering sets, `traces` of runs of our graphs, `rollouts` goes on from
+their steps for Monte-Carlo values. `synth` makes data of a collection without labels: `questions` of the
+facts that `patterns` reads with the table of `relations`.
 
 `span_reader` trains a reader that quotes (`agentprm.readers.SpanReader`).
 `fitting` is the loop that the trainers share, `folder` what they write, `lora` the adapters that they train.

@@ -269,6 +269,8 @@ class PreferenceRecord(Record):
         chosen: The better step.
         rejected_score: The reward model's score of the weak step, where it is known.
         chosen_score: The same of the better one.
+        helped: Whether the critique led from the weak step to the better one; false if the critique
+            made it worse, none if no step was refined.
         answers: The right answers of the question, where they are known.
     """
 
@@ -280,6 +282,7 @@ class PreferenceRecord(Record):
     chosen: TrajectoryStep
     rejected_score: float | None = None
     chosen_score: float | None = None
+    helped: bool | None = None
     answers: list[str] = Field(default_factory=list)
 
 

@@ -2,7 +2,7 @@
 
 A label is the probability that a step is right; 0 and 1 are hard ones, and a step without a label has
 `None`. What is known comes from completions sampled behind each step (`StepCounts`), from gold evidence,
-judges or tools; `agentprm.training.sources` collects it.
+judges or tools; `agentprm.training.rollouts` collects it.
 """
 
 from __future__ import annotations

@@ -147,7 +147,11 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         "composer",
         ("music", "score"),
-        (r"\b(?:music|score)\s+(?:(?:is|was)\s+)?(?:composed\s+)?by\s+ROLE(?P<o>NAMES)",),
+        (
+            r"\b(?:music|score)\s+(?:(?:is|was)\s+(?:composed\s+)?|composed\s+)by\s+ROLE(?P<o>NAMES)",
+            r"\b(?:with|and|has|had|features?|featured)\s+(?:(?:a|an|the|its|original|musical)\s+){0,3}(?:music|score)\s+by\s+"
+            r"ROLE(?P<o>NAMES)",
+        ),
         ("Who composed the music of {}?", "Who is the composer of {}?"),
         "the composer of {}",
         ("work",),
@@ -317,9 +321,7 @@ RELATIONS: tuple[Relation, ...] = (
             r"(?:SMALL\s+){0,3}?|,\s*(?:the\s+)?(?:SMALL\s+)?)(?:son|daughter)\s+of\s+(?:the\s+)?ROLE(?P<o>NAMES)",
         ),
         ("Who is a parent of {}?", "Whose child is {}?"),
-        "the parent of {}",
-        ("person",),
-        ("person",),
+        subjects=("person",),
         several=True,
     ),
     Relation(
