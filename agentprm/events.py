@@ -29,7 +29,17 @@ __all__ = [
     "StepProposed",
     "StepScored",
     "StepsSelected",
+    "SubgoalChosen",
 ]
+
+
+class SubgoalChosen(TypedDict):
+    """What the next step is for; `scores` are the critic's, empty if there was no choice."""
+
+    type: Literal["agentprm.subgoal_chosen"]
+    step_id: str | None
+    subgoal: str
+    scores: dict[str, float | None]
 
 
 class StepProposed(TypedDict):
@@ -191,7 +201,8 @@ class Answered(TypedDict):
 
 
 SearchEvent = (
-    StepProposed
+    SubgoalChosen
+    | StepProposed
     | DocumentsRetrieved
     | DocumentsReranked
     | StepCompleted

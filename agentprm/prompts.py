@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CRITIQUE",
     "PROMPTS",
+    "SEARCH",
     "ChatTemplate",
     "Prompts",
     "in_form",

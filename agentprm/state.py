@@ -34,6 +34,7 @@ __all__ = [
     "ReasoningState",
     "Step",
     "StepStatus",
+    "Subgoal",
     "as_document",
     "distinct_documents",
     "merge_documents",
@@ -58,6 +59,9 @@ StepStatus = Literal[
     "simulated",  # looked ahead at, never a candidate
     "unparsed",  # the model's output had no usable form
 ]
+
+
+Subgoal = Literal["reason", "query", "retrieve"]
 
 
 class Quote(TypedDict):
@@ -93,6 +97,7 @@ class Step(TypedDict):
         usage: The step's share of the cost of the nodes that worked on it.
         cited_ids: The passages that support the thought.
         remarks: What the reward said of the step besides its score: critiques, evidence of checkers.
+        subgoal: What the step is for, in a search that chooses this first.
         fault: Where the fault of the step that this one refines lies, if the critique says so.
         critique: What was wrong with the step that this one refines.
         refines: Id of the step that this one refines.
@@ -116,6 +121,7 @@ class Step(TypedDict):
     usage: Usage
     cited_ids: NotRequired[list[str]]
     remarks: NotRequired[str]
+    subgoal: NotRequired[Subgoal]
     fault: NotRequired[str]
     critique: NotRequired[str]
     refines: NotRequired[str]
@@ -214,6 +220,7 @@ class ReasoningState(RagState, total=False):
         prm_plan: The sub-questions that the search follows, where it follows a plan; `#n` in one stands
             for what was found for the n-th.
         prm_weak: Ids of the steps to be refined before anything is committed.
+        prm_subgoal: What the next step is for: a `Subgoal`, or `conclude`.
         prm_stop_reason: Why the search ended; empty while it runs.
     """
 
@@ -224,6 +231,7 @@ class ReasoningState(RagState, total=False):
     prm_plan: list[str]
     prm_widths: dict[str, int]
     prm_weak: list[str]
+    prm_subgoal: str
 
 
 def path_to(steps: Iterable[Step], step_id: str | None) -> list[Step]:

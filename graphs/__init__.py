@@ -1,11 +1,12 @@
 """Ready-made graphs. Each factory returns the uncompiled `StateGraph`: compile it as you like.
 
 `rag` retrieves and reads, `adaptive` only where it has to, `gathering`
-evidence in rounds, `reasoning` searches over steps; `state` is what
-goes in, through and out. `qa` has rag and reasoning over an index folder, for `langgraph dev`.
+evidence in rounds, `reasoning` searches over steps, `cr_planner` lets critics choose what to do next; `state`
+is what goes in, through and out. `qa` has rag and reasoning over an index folder, for `langgraph dev`.
 """
 
 from agentprm.graphs.adaptive import AdaptiveRagState, create_adaptive_rag_graph
+from agentprm.graphs.cr_planner import create_cr_planner_graph
 from agentprm.graphs.gathering import (
     GatheringGraphState,
     create_evidence_graph,
@@ -23,6 +24,7 @@ __all__ = [
     "ReasoningGraphState",
     "SearchContext",
     "create_adaptive_rag_graph",
+    "create_cr_planner_graph",
     "create_evidence_graph",
     "create_goal_graph",
     "create_note_graph",

@@ -12,6 +12,7 @@ What lives where, in the order in which a search uses it:
 - `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
 - `gathering`: what loops that gather evidence share; `notes`, `evidence` and `goals` are such loops.
 - `experience`: how earlier questions went, kept and recalled.
+- `subgoals`: another search, whose steps reason, ask or look up, as critics choose (CR-Planner).
 - `answer`: the answer from documents, or from the steps. `judge_answer`: what the reward says of it.
 - `caching`, `retry`: LangGraph's policies for nodes.
 """
@@ -52,11 +53,14 @@ from agentprm.nodes.retry import retry_policy
 from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.nodes.select_steps import SelectSteps
 from agentprm.nodes.start_search import StartSearch
+from agentprm.nodes.subgoals import ChooseExecution, ChooseSubgoal, ExpandSubgoal
 
 __all__ = [
     "Answer",
     "AnswerFromRounds",
     "AnswerFromSteps",
+    "ChooseExecution",
+    "ChooseSubgoal",
     "CommitExperience",
     "CompleteSteps",
     "CondenseQuestion",
@@ -65,6 +69,7 @@ __all__ = [
     "DistilFacts",
     "Episode",
     "EpisodeStep",
+    "ExpandSubgoal",
     "FollowPlan",
     "GatherNode",
     "ImproveNote",

@@ -181,6 +181,7 @@ _CHANNELS: dict[str, Any] = {
     "prm_plan": list[str],
     "prm_weak": list[str],
     "prm_widths": dict[str, int],
+    "prm_subgoal": str,
     "prm_stop_reason": str,
 }
 # Every node writes its cost, and why it stopped early. A graph that wants them declares them, as

@@ -3,13 +3,14 @@
 `value` makes one number of the scores of a candidate and of what was looked ahead at. A `strategy` says from
 the `tree` of valued steps where to go on and what to answer from: `strategies` go down level by level, `mcts`
 spends where it seems to pay, `named` finds them by their names. `selection` tells weak candidates and
-their refinements.
+their refinements. `subgoals` are CR-Planner's: which may come next, and what each critic is shown.
 """
 
 from agentprm.search.mcts import ABMCTS, MCTS
 from agentprm.search.named import STRATEGIES, strategy_called
 from agentprm.search.strategies import DVTS, Beam, BestOfN, Greedy
 from agentprm.search.strategy import Ask, Strategy, Vote, Voting, explore
+from agentprm.search.subgoals import SENTENCES, SUBGOALS, allowed_subgoals, critic_context, pending_query
 from agentprm.search.tree import Expansion, Tree
 from agentprm.search.value import PAV, TD, Plain, Snell, ValueFunction, check_space
 
@@ -18,7 +19,9 @@ __all__ = [
     "DVTS",
     "MCTS",
     "PAV",
+    "SENTENCES",
     "STRATEGIES",
+    "SUBGOALS",
     "TD",
     "Ask",
     "Beam",
@@ -32,7 +35,10 @@ __all__ = [
     "ValueFunction",
     "Vote",
     "Voting",
+    "allowed_subgoals",
     "check_space",
+    "critic_context",
     "explore",
+    "pending_query",
     "strategy_called",
 ]

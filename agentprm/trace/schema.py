@@ -237,6 +237,7 @@ _STEP_KEYS: dict[str, type | tuple[type, ...]] = {
 _OPTIONAL_STEP_KEYS: dict[str, type | tuple[type, ...]] = {
     "cited_ids": list,
     "remarks": str,
+    "subgoal": str,
     "fault": str,
     "critique": str,
     "refines": str,
