@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,13 @@ def run(args: argparse.Namespace) -> int:
     from agentprm.trace import answer_panel, save_trace, search_tree, sources_table, trace_of
 
     graph, settings, _ = opening.open_graph(args, progress)
-    state = run_streamed(graph, question, progress)
+
+    def kept(state: dict[str, Any]) -> None:
+        if args.trace:  # all along, so that `agentprm view` can follow
+            save_trace(trace_of(state, settings), args.trace)
+
+    state = run_streamed(graph, question, progress, kept)
     trace = trace_of(state, settings)
-    if args.trace:
-        save_trace(trace, args.trace)
     if args.json:
         show_json(trace)
     else:
@@ -63,8 +67,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_streamed(graph: CompiledStateGraph[Any], question: str, progress: Console) -> dict[str, Any]:
-    """Runs the graph, telling what happens while it happens, and returns the final state."""
+def run_streamed(
+    graph: CompiledStateGraph[Any],
+    question: str,
+    progress: Console,
+    seen: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> dict[str, Any]:
+    """Runs the graph, telling what happens while it happens, and returns the final state.
+
+    Args:
+        graph: The graph.
+        question: What to ask it.
+        progress: Where to tell.
+        seen: Called with every state on the way.
+    """
     from agentprm.trace.live import event_line
 
     state: dict[str, Any] = {}
@@ -74,6 +90,7 @@ def run_streamed(graph: CompiledStateGraph[Any], question: str, progress: Consol
                 continue
             if mode == "values":
                 state = dict(chunk)
+                seen(state)
             elif line := event_line(chunk):
                 tell(progress, line)
     return state

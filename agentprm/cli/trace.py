@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,38 @@ def add(commands: Any) -> None:
         run,
         "draw the search tree of a run",
         "Draws a trace that 'agentprm ask --trace' wrote: in the terminal (show), as one page for any "
-        "browser (html; two traces stand side by side), or as Mermaid text for Markdown (mermaid).",
+        "browser (html; two traces stand side by side), or as Mermaid text for Markdown (mermaid). 'schema' "
+        "prints the JSON Schema of such a file.",
         "agentprm trace show run.json\n"
         "  agentprm trace html run.json -o run.html\n"
         "  agentprm trace html before.json after.json -o both.html\n"
         "  agentprm trace mermaid run.json > tree.mmd",
     )
-    command.add_argument("view", choices=["show", "html", "mermaid"], help="how to draw it")
-    command.add_argument("files", metavar="FILE", nargs="+", help="the trace; html takes two as well")
+    command.add_argument("view", choices=["show", "html", "mermaid", "schema"], help="how to draw it")
+    command.add_argument("files", metavar="FILE", nargs="*", help="the trace; html takes two as well")
     command.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
     command.add_argument("--full", action="store_true", help="show: long texts whole")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from agentprm.trace import answer_panel, load_trace, search_tree, sources_table, to_html, to_mermaid
+    from agentprm.trace import (
+        answer_panel,
+        load_trace,
+        search_tree,
+        sources_table,
+        to_html,
+        to_mermaid,
+        trace_schema,
+    )
 
+    if args.view == "schema":
+        if args.files:
+            raise InputError("'agentprm trace schema' needs no file.")
+        sys.stdout.write(json.dumps(trace_schema(), indent=1) + "\n")
+        return 0
+    if not args.files:
+        raise InputError(f"'agentprm trace {args.view}' needs a trace: give the file.")
     most = 2 if args.view == "html" else 1
     if len(args.files) > most:
         raise InputError(

@@ -9,6 +9,7 @@ What lives where:
 - `actions`: middleware that lets a reward choose what an agent does; `choosing` has the procedure,
   `action_trace` draws it.
 - `trajectories`: messages as the steps that a reward reads. `unseen`: model calls that no stream shows.
+- `opentelemetry`: a trace as spans.
 - `decisions`: LangChain's decision models as rewards, and the other way round.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from agentprm.integrations.actions import ActionState, RewardGuidedActions
     from agentprm.integrations.choosing import ActionCandidate, ActionChosen, ActionRound
     from agentprm.integrations.decisions import DecisionReward, RewardDecisionModel
+    from agentprm.integrations.opentelemetry import export_spans
     from agentprm.integrations.retrieval import Lookup, RetrievalControl, RetrievalState
     from agentprm.integrations.tool import answer_text, create_search_tool
     from agentprm.integrations.trajectories import Conversation, trajectory_of
@@ -38,6 +40,7 @@ _HOMES = {
     "RewardGuidedActions": "actions",
     "action_trace": "action_trace",
     "answer_text": "tool",
+    "export_spans": "opentelemetry",
     "create_search_tool": "tool",
     "trajectory_of": "trajectories",
 }
@@ -57,6 +60,7 @@ __all__ = [
     "action_trace",
     "answer_text",
     "create_search_tool",
+    "export_spans",
     "trajectory_of",
 ]
 

@@ -1,7 +1,8 @@
 """One JSON schema for the record of a run, and the views that draw it.
 
 `schema` makes the record, of what a graph returns. `html`, `mermaid` and `terminal` draw it; `live` tells of
-a search while it runs. `text` makes what models and passages say harmless to look at.
+a search while it runs, and `app` is a page that follows one. `text` makes what models and passages say
+harmless to look at.
 """
 
 from agentprm.trace.html import to_html
@@ -15,6 +16,7 @@ from agentprm.trace.schema import (
     load_trace,
     save_trace,
     trace_of,
+    trace_schema,
 )
 from agentprm.trace.terminal import answer_panel, search_tree, sources_table
 
@@ -32,4 +34,5 @@ __all__ = [
     "to_html",
     "to_mermaid",
     "trace_of",
+    "trace_schema",
 ]

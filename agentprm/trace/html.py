@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from agentprm.text import sentence_ends, terms
 from agentprm.trace.schema import Trace, answer_path
 
-__all__ = ["Page", "to_html"]
+__all__ = ["Page", "live_html", "shown", "to_html"]
 
 _PLACE = "/*DATA*/"
 # A trace may come from anybody: so much of it is searched for the sentences that were used.
@@ -51,12 +51,27 @@ def to_html(*traces: Trace) -> Page:
         >>> "Why <script>?" in page, "Why \\u003cscript\\u003e?" in page
         (False, True)
     """
-    data = json.dumps([_shown(trace) for trace in traces], ensure_ascii=True, allow_nan=False)
-    page = files("agentprm.trace").joinpath("viewer.html").read_text(encoding="utf-8")
-    return Page(page.replace(_PLACE, data.translate(_ESCAPES), 1))
+    data = json.dumps([shown(trace) for trace in traces], ensure_ascii=True, allow_nan=False)
+    return Page(_page().replace(_PLACE, data.translate(_ESCAPES), 1))
 
 
-def _shown(trace: Trace) -> dict[str, Any]:
+def live_html(events: str) -> Page:
+    """The same page for a search that is still running: it listens to server-sent events.
+
+    Args:
+        events: Path of the events on the page's own server, the only one that its policy lets it reach. An
+            event `trace` has a JSON list of what `shown` makes of traces; `failed` has a message, the last.
+    """
+    page = _page().replace(_PLACE, "[]", 1)
+    page = page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
+    return Page(page.replace("<title>", f'<meta name="source" content="{escape(events)}">\n<title>', 1))
+
+
+def _page() -> str:
+    return files("agentprm.trace").joinpath("viewer.html").read_text(encoding="utf-8")
+
+
+def shown(trace: Trace) -> dict[str, Any]:
     """The trace with what the page would otherwise have to work out in a second language."""
     texts = {document["id"]: document["text"] for document in trace["documents"]}
     marks: dict[str, dict[str, list[tuple[int, int]]]] = {}

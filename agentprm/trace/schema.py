@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from langchain_core.documents import Document
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from agentprm.budget import Usage, add_usage
@@ -40,6 +41,7 @@ __all__ = [
     "load_trace",
     "save_trace",
     "trace_of",
+    "trace_schema",
 ]
 
 TRACE_FORMAT = "agentprm-trace"
@@ -83,6 +85,18 @@ class Trace(TypedDict):
     documents: list[TraceDocument]
     usage: Usage
     settings: dict[str, Any]
+
+
+def trace_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a trace; `agentprm/trace/trace.schema.json` holds it as well.
+
+    A newer version of the format may add keys, so that a reader should not mind ones that it does not know.
+    """
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "agentprm trace"}
+    schema = TypeAdapter(Trace).json_schema()
+    schema["properties"]["format"] = {"const": TRACE_FORMAT}
+    schema["properties"]["version"] = {"type": "integer", "minimum": 1, "maximum": TRACE_VERSION}
+    return {**schema, **head}
 
 
 def trace_of(state: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Trace:

@@ -170,3 +170,47 @@ def test_reading_without_a_search_shows_its_passages(shown):
     ]
     browser = shown(trace_of({"question": "Where?", "answer": "Portsmouth", "documents": documents}))
     assert "Brunel was born in Portsmouth." in browser.find_element(By.CLASS_NAME, "detail").text
+
+
+def test_a_running_search_is_followed(browser, tmp_path):
+    uvicorn = pytest.importorskip("uvicorn")
+    import threading
+    import time
+
+    from agentprm.trace import save_trace
+    from agentprm.trace.app import file_app
+
+    def wait(condition):
+        end = time.monotonic() + 30
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert condition()
+
+    file = tmp_path / "run.json"
+    server = uvicorn.Server(uvicorn.Config(file_app(file), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        browser.get(f"http://127.0.0.1:{port}/")
+        assert rows(browser) == []
+        save_trace({**search(6), "answer": ""}, file)
+        wait(lambda: len(rows(browser)) == 6)
+        assert browser.find_element(By.ID, "state").text == "live"
+        rows(browser)[2].click()
+        selected = browser.find_element(By.CSS_SELECTOR, ".row[aria-selected=true] .text").text
+        browser.find_element(By.ID, "find").send_keys("bridge 1")
+        found = len(rows(browser))
+        save_trace(search(20), file)
+        wait(lambda: browser.find_element(By.ID, "state").text == "finished")
+        # what was searched for and selected stays, and new steps are found as well
+        assert browser.find_element(By.ID, "find").get_attribute("value") == "bridge 1"
+        assert len(rows(browser)) > found
+        assert browser.find_element(By.CSS_SELECTOR, ".row[aria-selected=true] .text").text == selected
+        assert HOSTILE in browser.find_element(By.CLASS_NAME, "detail").text
+        assert "owned" not in browser.title.split("<script>")[0]
+    finally:
+        browser.get("about:blank")
+        server.should_exit = True
+        thread.join(10)

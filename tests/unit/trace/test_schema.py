@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from langchain_core.documents import Document
 
 from agentprm.budget import empty_usage
 from agentprm.errors import InputError
-from agentprm.trace import TRACE_FORMAT, TRACE_VERSION, answer_path, load_trace, save_trace, trace_of
+from agentprm.trace import (
+    TRACE_FORMAT,
+    TRACE_VERSION,
+    answer_path,
+    load_trace,
+    save_trace,
+    trace_of,
+    trace_schema,
+)
 
 
 def step(key, parent=None, status="committed", **rest):
@@ -170,3 +179,13 @@ def test_answer_path():
     assert ids(*beam) == ["2"]
     assert ids(*beam, step("1.1.1", "1.1", value=0.1, final_answer="Ada")) == ["1", "1.1", "1.1.1"]
     assert ids(step("1", value=None, score=None), step("2", value=None, score=0.1)) == ["2"]
+
+
+def test_the_schema_that_is_shipped_describes_traces():
+    jsonschema = pytest.importorskip("jsonschema")
+    shipped = json.loads(files("agentprm.trace").joinpath("trace.schema.json").read_text(encoding="utf-8"))
+    assert shipped == trace_schema()  # `agentprm trace schema > agentprm/trace/trace.schema.json` renews it
+    check = jsonschema.Draft202012Validator(shipped)
+    check.validate(json.loads(json.dumps(trace_of({"question": "Why?", "answer": "So."}))))
+    for change in ({"version": 99}, {"format": "other"}, {"steps": [{"id": "1"}]}, {"question": 1}):
+        assert not check.is_valid({**trace_of({"question": "Why?"}), **change})
