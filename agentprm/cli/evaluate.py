@@ -1,25 +1,27 @@
-"""`agentprm eval`: answers measured on a data set."""
+"""`agentprm eval`: set-ups measured on the same questions."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentprm.cli import opening
-from agentprm.cli.console import check_writable, error_console, show, show_json
+from agentprm.cli.console import error_console, show, show_json, tell
 from agentprm.cli.options import add_command, add_search_options, amount, count
 from agentprm.errors import InputError
 
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
-    from rich.table import Table
+    from rich.console import Console
 
-    from agentprm.evaluation import QaReport
+    from agentprm.cli.experiments import Experiment, Row
+    from agentprm.evaluation import Evaluation, QaDataset, QaRecord, Setup
+    from agentprm.retrievers import FaissStore
     from agentprm.scale import Executor
 
 __all__ = ["add"]
@@ -31,19 +33,25 @@ def add(commands: Any) -> None:
         commands,
         "eval",
         run,
-        "measure answers on a data set",
-        "Answers the questions of a folder in the BEIR layout (queries.jsonl with 'answers', corpus.jsonl, "
-        "qrels.tsv) and prints exact match, F1, containment and recall with 95 % intervals.",
-        "agentprm eval my-data --limit 50 --log run.jsonl        resumes where it was stopped\n"
-        "  agentprm eval my-data --index my-index --ray auto --log run.jsonl       on a Ray cluster",
+        "measure and compare set-ups on a data set",
+        "Asks the questions of a folder in the BEIR layout (queries.jsonl with 'answers', corpus.jsonl, "
+        "qrels.tsv) or of a JSON Lines file, and measures answers, retrieval, citations and cost. A TOML or "
+        "YAML file compares several set-ups. With a folder for the results the command goes on where it was "
+        "stopped, and writes a report.",
+        "agentprm eval my-data --limit 50 -o results           one set-up, made of the options\n"
+        "  agentprm eval my-comparison.toml --jobs 8            several, declared in a file\n"
+        "  agentprm eval my-data --index my-index --ray auto -o results        on a Ray cluster",
     )
-    command.add_argument("folder", metavar="DIR", help="folder with queries.jsonl and corpus.jsonl")
+    command.add_argument(
+        "what", metavar="CONFIG", help="TOML or YAML file with set-ups; or the data, for one set-up"
+    )
     command.add_argument("--index", metavar="INDEX", help="index of the corpus (default: made in memory)")
     command.add_argument("--limit", type=count, metavar="N", help="only the first N questions")
-    command.add_argument("--log", metavar="FILE", help="JSONL file with a line per question, to resume from")
     command.add_argument(
-        "--threads", type=count, default=1, metavar="N", help="questions asked at once in a process (1)"
+        "-o", "--out", metavar="DIR", help="folder for answers, traces and the report, to resume from"
     )
+    command.add_argument("--judge", metavar="NAME", help="a model that judges the answers")
+    command.add_argument("--jobs", type=count, default=1, metavar="N", help="questions asked at once (1)")
     command.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -62,97 +70,234 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     progress = error_console(args.quiet)
-    if args.log:
-        check_writable(Path(args.log))
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from agentprm.cli.models import model_called
+    from agentprm.evaluation import evaluate, read_dataset
 
-    from agentprm.evaluation import QaRecord, qa_report, read_dataset, run_questions
-    from agentprm.retrievers import load_folder
-
-    executor = executor_of(args)
-    data = read_dataset(args.folder)
-    questions = data.questions[: args.limit]
-    graph: Any
-    if args.ray:
-        graph = _graph_elsewhere(args)
-        settings = opening.settings_of(args, opening.index_embeddings(args))
-    elif args.index:
-        graph, settings, _ = opening.open_graph(args, progress)
-    else:
-        models = opening.open_models(args, progress)
-        name = opening.embeddings_name(args.embeddings)
-        if data.folder is None:
-            raise InputError("A file of questions has no passages; name their index with --index.")
-        documents = load_folder(data.folder / "corpus.jsonl").documents
-        store = opening.build_store(documents, opening.embeddings_called(name), progress)
-        graph, settings = opening.make_graph(args, models, store), opening.settings_of(args, name)
-    run = json.dumps({**settings, "data": data.name})
-    with Progress(
-        TextColumn("Answering"), MofNCompleteColumn(), TimeRemainingColumn(), console=progress
-    ) as bar:
-        task = bar.add_task("", total=len(questions))
-
-        def advance(record: QaRecord, known: bool) -> None:
-            bar.advance(task)
-
-        records = run_questions(graph, questions, run=run, log=args.log, on_record=advance, executor=executor)
-    report = qa_report(args.graph, records, questions)
+    experiment = _experiment(args)
+    executor = executor_of(args, experiment)
+    data = read_dataset(experiment.data)
+    if experiment.limit:
+        data = replace(data, questions=data.questions[: experiment.limit])
+    workshop = Workshop(data, progress, elsewhere=args.ray is not None)
+    setups = [workshop.setup(row) for row in experiment.rows]
+    judge = None if experiment.judge is None else model_called(experiment.judge)
+    with _Bar(progress, len(setups) * len(data.questions)) as bar:
+        found = evaluate(
+            data,
+            setups,
+            out=experiment.out,
+            jobs=args.jobs,
+            executor=executor,
+            judge=judge,
+            judge_name=experiment.judge,
+            baseline=experiment.baseline,
+            on_record=bar.advance,
+        )
     if args.json:
-        show_json(asdict(report))
+        show_json(found.as_dict())
     else:
-        show(score_table(report))
+        _show(found)
+    if experiment.out is not None:
+        write_reports(found, experiment.out)
+        tell(progress, f"The report is in {experiment.out / 'report.html'}.")
     return 0
 
 
-def _graph_elsewhere(args: argparse.Namespace) -> Callable[[], Any]:
+def write_reports(found: Evaluation, folder: Path) -> None:
+    """Writes `report.html`, `report.md`, `report.json`, and `questions.jsonl` with a row per question."""
+    from agentprm.evaluation import html_report, markdown_report
+
+    texts = {
+        "report.html": html_report(found),
+        "report.md": markdown_report(found),
+        "report.json": json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n",
+        "questions.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows),
+    }
+    for name, text in texts.items():
+        whole = folder / f"tmp-{name}"
+        whole.write_text(text, encoding="utf-8", errors="backslashreplace")
+        whole.replace(folder / name)
+
+
+def _experiment(args: argparse.Namespace) -> Experiment:
+    """What is to be measured: a file of set-ups, or the data and the one that the options make."""
+    from agentprm.cli.experiments import Experiment, Row, read_experiment
+
+    path = Path(args.what)
+    if path.suffix in (".toml", ".yaml", ".yml"):
+        found = read_experiment(path, args)
+    else:
+        found = Experiment(path, (Row(args.graph, args),))
+    return replace(
+        found,
+        out=Path(args.out) if args.out else found.out,
+        limit=args.limit or found.limit,
+        judge=args.judge or found.judge,
+    )
+
+
+def executor_of(args: argparse.Namespace, experiment: Experiment) -> Executor | None:
+    """Where the questions are asked, if not in threads of this process: on a Ray cluster."""
+    if args.ray is None:
+        if args.workers is not None or args.gpus:
+            raise InputError("--workers and --gpus are for a Ray cluster; name it with --ray ADDRESS.")
+        return None
+    if any(row.args.index is None for row in experiment.rows):
+        raise InputError("--ray needs --index: a folder that every machine of the cluster can read.")
+    from agentprm.scale import RayExecutor
+
+    return RayExecutor(args.ray, workers=args.workers, threads=args.jobs, num_gpus=args.gpus)
+
+
+class Workshop:
+    """Makes the graphs of set-ups, each when it is first asked; what they share is opened once.
+
+    Args:
+        data: The questions, and the passages where no index is named.
+        progress: Where loading is told.
+        elsewhere: Whether the graphs are made in other processes.
+    """
+
+    def __init__(self, data: QaDataset, progress: Console, *, elsewhere: bool = False) -> None:
+        self._data = data
+        self._progress = progress
+        self._elsewhere = elsewhere
+        self._stores: dict[tuple[str | None, str], FaissStore] = {}
+        self._models: dict[tuple[str | None, ...], Any] = {}
+
+    def setup(self, row: Row) -> Setup:
+        """The set-up of a row.
+
+        Raises:
+            InputError: If it names no index and the data have no passages, or there is no such index.
+        """
+        from agentprm.evaluation import Setup
+
+        args = row.args
+        if args.index:
+            embeddings = opening.index_embeddings(args)
+        elif self._data.folder is None:
+            raise InputError("A file of questions has no passages; name their index with --index.")
+        else:
+            embeddings = opening.embeddings_name(args.embeddings)
+        settings = {**opening.settings_of(args, embeddings), **row.more}
+        if args.index:
+            settings["index"] = args.index
+        if self._elsewhere:
+            return Setup(row.name, _graph_elsewhere(args, row.more), settings, row.prices)
+        return Setup(row.name, partial(self._graph, row, embeddings), settings, row.prices)
+
+    def _graph(self, row: Row, embeddings: str) -> CompiledStateGraph[Any]:
+        args = row.args
+        named = (args.model, args.reward, args.reranker)
+        if named not in self._models:
+            self._models[named] = opening.open_models(args, self._progress)
+        place = (args.index, embeddings)
+        if place not in self._stores:
+            self._stores[place] = self._store(args, embeddings)
+        return opening.make_graph(args, self._models[named], self._stores[place], **resolved(row.more))
+
+    def _store(self, args: argparse.Namespace, embeddings: str) -> FaissStore:
+        from agentprm.retrievers import load_folder
+
+        if args.index:
+            return opening.open_index(args, embeddings, self._progress)
+        assert self._data.folder is not None  # `setup` saw to it
+        documents = load_folder(self._data.folder / "corpus.jsonl").documents
+        return opening.build_store(documents, opening.embeddings_called(embeddings), self._progress)
+
+
+def resolved(more: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a graph with their names turned into what they name.
+
+    Models and strategies are named to the graphs as they are.
+    """
+    from agentprm.cli.models import model_called, reader_called
+
+    makers: dict[str, Callable[[str], Any]] = {
+        "critic": model_called,
+        "planner": model_called,
+        "reader": reader_called,
+    }
+    return {
+        key: makers[key](value) if key in makers and isinstance(value, str) else value
+        for key, value in more.items()
+    }
+
+
+def _graph_elsewhere(args: argparse.Namespace, more: Mapping[str, Any]) -> Callable[[], Any]:
     """Makes the graph in another process, perhaps on another machine with the same files."""
     options = {name: value for name, value in vars(args).items() if name != "command"}
     for name in ("index", "model", "embeddings", "reward", "reranker"):
         if options[name] and Path(options[name]).is_dir():
             options[name] = str(Path(options[name]).resolve())
-    return partial(worker_graph, options)
+    return partial(worker_graph, options, dict(more))
 
 
-def executor_of(args: argparse.Namespace) -> Executor | None:
-    """Where `eval` asks its questions: here one by one (`None`), in threads, or on a Ray cluster."""
-    from agentprm.scale import LocalExecutor, RayExecutor
-
-    if args.ray is None:
-        if args.workers is not None or args.gpus:
-            raise InputError("--workers and --gpus are for a Ray cluster; name it with --ray ADDRESS.")
-        return LocalExecutor(args.threads) if args.threads > 1 else None
-    if args.index is None:
-        raise InputError("--ray needs --index: a folder that every machine of the cluster can read.")
-    return RayExecutor(args.ray, workers=args.workers, threads=args.threads, num_gpus=args.gpus)
-
-
-def worker_graph(options: dict[str, Any]) -> CompiledStateGraph[Any]:
+def worker_graph(options: dict[str, Any], more: dict[str, Any]) -> CompiledStateGraph[Any]:
     """Opens index and models in a process of a cluster.
 
     Args:
         options: The options of the command line, with absolute paths.
+        more: Arguments of the graph beyond them.
     """
-    return opening.open_graph(argparse.Namespace(**options), error_console(quiet=True))[0]
+    args, progress = argparse.Namespace(**options), error_console(quiet=True)
+    embeddings = opening.index_embeddings(args)
+    models = opening.open_models(args, progress)
+    store = opening.open_index(args, embeddings, progress)
+    return opening.make_graph(args, models, store, **resolved(more))
 
 
-def score_table(report: QaReport) -> Table:
-    """The numbers of `eval` as a table."""
+class _Bar:
+    """How many answers are there, and how long the others will take."""
+
+    def __init__(self, progress: Console, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=progress,
+        )
+        self._task = self._bar.add_task("Answering", total=total)
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, setup: str, record: QaRecord, known: bool) -> None:
+        """Takes note of an answer."""
+        from agentprm.trace.text import one_line
+
+        self._bar.update(self._task, advance=1, description=one_line(setup, 40).replace("[", "\\["))
+
+
+def _show(found: Evaluation) -> None:
+    """The first tables of the report."""
     from rich.table import Table
 
-    from agentprm.evaluation.report import percent
+    from agentprm.evaluation.pages import sections
 
-    table = Table(title=f"{report.system}, {report.questions} questions", title_justify="left")
-    table.add_column("measure")
-    table.add_column("per cent [95 % interval]", justify="right")
-    for name, interval in report.metrics.items():
-        table.add_row(name, percent(interval))
-    table.add_section()
-    for name, value in (
-        ("refused questions", f"{report.failed}"),
-        ("tokens asked per question", f"{report.tokens_asked:,.0f}"),
-        ("tokens computed per question", f"{report.tokens_computed:,.0f}"),
-        ("model calls per question", f"{report.model_calls:.1f}"),
-        ("seconds per question, median", f"{report.seconds_median:.2f}"),
-    ):
-        table.add_row(name, value)
-    return table
+    for heading, _, (head, rows) in sections(found):
+        if heading in ("Results", "Cost", "Differences", "What fails"):
+            # Set-ups side by side: there are more measures than fit into a line.
+            table = Table(title=f"{found.data}, {found.questions} questions: {heading}", title_justify="left")
+            turned = heading != "Differences"
+            columns = list(zip(*[head, *rows], strict=True)) if turned else [head, *rows]
+            for place, cell in enumerate(columns[0]):
+                table.add_column(_plain(cell), justify="left" if place == 0 else "right")
+            for row in columns[1:]:
+                table.add_row(*map(_plain, row))
+            show(table)
+
+
+def _plain(cell: str) -> str:
+    """A cell in which Rich reads no markup."""
+    from rich.markup import escape
+
+    return escape(cell)

@@ -1,4 +1,4 @@
-"""Models by name: what `--model`, `--reward` and `--reranker` mean."""
+"""Parts by name: what `--model`, `--reward`, `--reranker`, `--retriever` and `--feedback` mean."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from agentprm.cli.options import FEEDBACKS, RETRIEVERS
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import ChatLM, LanguageModel, Prompt, SamplingParams, as_language_model
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
-__all__ = ["Models", "embeddings_from_provider", "model_called", "reranker_called", "reward_called"]
+    from agentprm.readers import Reader
+    from agentprm.retrievers import FaissStore
+
+__all__ = [
+    "Models",
+    "embeddings_from_provider",
+    "model_called",
+    "reader_called",
+    "reranker_called",
+    "retriever_called",
+    "reward_called",
+]
+
 
 # `openai:gpt-5-mini`, `http://localhost:8000/v1`: models that answer from elsewhere, no drive letter.
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9_-]+:.+")
@@ -111,6 +124,60 @@ def reranker_called(name: str | None, model: LanguageModel) -> Any:
     if _elsewhere(name):
         return PairwiseReranker(model=model_called(name))
     return CrossEncoderReranker(model=name)
+
+
+def reader_called(name: str) -> Reader:
+    """The reader behind a name: `packaged`, or a folder that `agentprm train reader` wrote."""
+    from agentprm.readers import SpanReader
+
+    if name == "packaged":
+        from agentprm.packaged import default_reader
+
+        return default_reader()
+    return SpanReader(name)
+
+
+def retriever_called(retriever: str | None, feedback: str | None, store: FaissStore) -> Any:
+    """The retriever over an index that two names ask for.
+
+    Args:
+        retriever: One of `RETRIEVERS`; `None` and `default` take the best one for the index.
+        feedback: One of `FEEDBACKS`; `None` takes what the retriever brings, `none` nothing.
+        store: The index.
+
+    Raises:
+        ConfigurationError: If a name is unknown, or the two do not go together.
+    """
+    from agentprm import retrievers
+
+    for name, known in ((retriever, RETRIEVERS), (feedback, FEEDBACKS)):
+        if name is not None and name not in known:
+            raise ConfigurationError(f"{name!r} is none of {', '.join(known)}.")
+    if retriever in (None, "default") and feedback is None:
+        return store  # the graphs search a store by the default
+    if retriever == "words":
+        if feedback not in (None, "none"):
+            raise ConfigurationError("The retriever 'words' takes no feedback; use 'hybrid' or 'vectors'.")
+        return _words_of(store)
+    hybrid = retriever != "vectors"
+    first: Any = retrievers.HybridRetriever(store) if hybrid else store
+    if feedback in (None, "none"):
+        return first if hybrid else store.as_retriever()
+    methods: dict[str, Any] = {
+        "links": retrievers.LinkFeedback,
+        "bridge": retrievers.BridgeFeedback,
+        "rocchio": lambda: retrievers.VectorFeedback("rocchio"),
+        "average": lambda: retrievers.VectorFeedback("average"),
+    }
+    method = methods[feedback]() if feedback in methods else retrievers.TextFeedback(feedback)  # type: ignore[arg-type]
+    return retrievers.FeedbackRetriever(first, method)
+
+
+def _words_of(store: FaissStore) -> Any:
+    def search(query: str, k: int = 5) -> list[Any]:
+        return [document for document, _ in store.lexical.search(query, k)]
+
+    return search
 
 
 def _elsewhere(name: str) -> bool:

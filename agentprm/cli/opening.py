@@ -134,40 +134,41 @@ def settings_of(args: argparse.Namespace, embeddings: str) -> dict[str, Any]:
         "passages": args.passages or (5 if args.graph == "rag" else 1),
     }
     if args.graph == "reasoning":
-        settings |= {"candidates": args.candidates, "max_steps": args.max_steps, "seed": args.seed}
-        settings |= {"look_ahead": args.look_ahead, "strategy": args.strategy}
-    chosen = {"reward": args.reward, "reranker": args.reranker, "value": args.value}
+        settings |= {"seed": args.seed, "look_ahead": args.look_ahead, "strategy": args.strategy}
+        settings |= {n: getattr(args, n) for n in ("candidates", "max_steps") if getattr(args, n)}
+    names = ("reward", "reranker", "retriever", "feedback", "value")
+    chosen = {name: getattr(args, name) for name in names}
     return settings | {name: value for name, value in chosen.items() if value}
 
 
-def make_graph(args: argparse.Namespace, models: Models, store: FaissStore) -> CompiledStateGraph[Any]:
-    """The graph that the options ask for, over the best retriever for the index."""
+def make_graph(
+    args: argparse.Namespace, models: Models, store: FaissStore, **more: Any
+) -> CompiledStateGraph[Any]:
+    """The graph that the options ask for.
+
+    Args:
+        args: The options.
+        models: The models that they name.
+        store: The index.
+        more: Arguments of the graph that no option gives; they win.
+    """
+    from agentprm.cli.models import retriever_called
     from agentprm.graphs import create_rag_graph, create_reasoning_graph
     from agentprm.search import TD
 
-    passages = settings_of(args, "")["passages"]
+    retriever = retriever_called(args.retriever, args.feedback, store)
+    arguments: dict[str, Any] = {"passages": args.passages, "reranker": models.reranker}
     if args.graph == "rag":
         if models.reward is not None:
             raise InputError("--reward scores the steps of a search; leave it out with --graph rag.")
-        # A reranker chooses among more passages than are read.
-        found = None if models.reranker is not None else passages
-        return create_rag_graph(
-            models.model, store, k=found, passages=passages, reranker=models.reranker
-        ).compile()
-    if args.look_ahead and args.value:
+        return create_rag_graph(models.model, retriever, **{**arguments, **more}).compile()
+    if args.look_ahead and (args.value or "value" in more):
         raise InputError("--look-ahead is --value td with a number of steps; give one of the two.")
-    return create_reasoning_graph(
-        models.model,
-        store,
-        models.reward,
-        candidates=args.candidates,
-        max_steps=args.max_steps,
-        passages=passages,
-        strategy=args.strategy,
-        value=TD(horizon=args.look_ahead) if args.look_ahead else args.value or "plain",
-        reranker=models.reranker,
-        seed=args.seed,
-    ).compile()
+    arguments |= {"candidates": args.candidates, "max_steps": args.max_steps, "seed": args.seed}
+    arguments |= {"strategy": args.strategy, "value": args.value or "plain"}
+    if args.look_ahead:
+        arguments["value"] = TD(horizon=args.look_ahead)
+    return create_reasoning_graph(models.model, retriever, models.reward, **{**arguments, **more}).compile()
 
 
 def open_graph(

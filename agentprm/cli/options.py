@@ -11,7 +11,22 @@ from typing import Any, NoReturn
 
 from agentprm.errors import InputError
 
-__all__ = ["Parser", "add_command", "add_search_options", "amount", "count", "share", "whole", "with_config"]
+RETRIEVERS = ("default", "vectors", "words", "hybrid")
+FEEDBACKS = ("none", "links", "bridge", "rocchio", "average", "concatenate", "aggregate", "window")
+
+__all__ = [
+    "FEEDBACKS",
+    "RETRIEVERS",
+    "Parser",
+    "add_command",
+    "add_search_options",
+    "amount",
+    "arguments_of",
+    "count",
+    "share",
+    "whole",
+    "with_config",
+]
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,6 +119,15 @@ def _argument(path: str, key: str, value: Any, known: Mapping[str, argparse.Acti
     return [f"{_dashed(key)}={value}"]
 
 
+def arguments_of(where: str, key: str, value: Any, parser: argparse.ArgumentParser) -> list[str]:
+    """The option `key` of a parser as it would be typed.
+
+    Raises:
+        InputError: If there is no such option, or it takes no such value.
+    """
+    return _argument(where, key, value, _options(parser))
+
+
 def _dashed(key: str) -> str:
     return "--" + key.replace("_", "-")
 
@@ -131,15 +155,21 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         help="what reorders passages: pairwise, a chat model, or a cross-encoder (default: none)",
     )
     command.add_argument(
+        "--retriever",
+        choices=RETRIEVERS,
+        help="how passages are found: by vectors, by words, by both, or the best way for the index (default)",
+    )
+    command.add_argument(
+        "--feedback",
+        choices=FEEDBACKS,
+        help="how the first hits lead on to others (default: links, where the passages have any)",
+    )
+    command.add_argument(
         "--embeddings", metavar="NAME", help="only needed where the index does not know its own"
     )
     command.add_argument("--passages", type=count, metavar="N", help="passages per search (1; rag: 5)")
-    command.add_argument(
-        "--candidates", type=count, default=3, metavar="N", help="steps to choose from each time (3)"
-    )
-    command.add_argument(
-        "--max-steps", type=count, default=5, metavar="N", help="reasoning steps at most (5)"
-    )
+    command.add_argument("--candidates", type=count, metavar="N", help="steps to choose from each time (3)")
+    command.add_argument("--max-steps", type=count, metavar="N", help="reasoning steps at most (5)")
     command.add_argument(
         "--look-ahead",
         type=whole,

@@ -35,6 +35,7 @@ def evaluate(
     jobs: int = 1,
     executor: Executor | None = None,
     judge: Any = None,
+    judge_name: str | None = None,
     prices: Prices | None = None,
     baseline: str | None = None,
     ks: Sequence[int] = (2, 5),
@@ -54,6 +55,7 @@ def evaluate(
         jobs: Questions asked at once, in threads.
         executor: Where they are asked instead of in threads; see `agentprm.scale`.
         judge: A language model, or its name, that says whether answers mean the same as the right ones.
+        judge_name: Under which its verdicts are kept; by default what it says of itself.
         prices: Of the model, where a set-up names none.
         baseline: The set-up that the others are compared with; the first by default.
         ks: Cut-offs of recall.
@@ -94,7 +96,7 @@ def evaluate(
         model = as_language_model(judge)
         verdicts = judge_records(
             model,
-            judge if isinstance(judge, str) else re.sub(r" at 0x\w+", "", repr(judge)),
+            judge_name or (judge if isinstance(judge, str) else re.sub(r" at 0x\w+", "", repr(judge))),
             [record for run in runs for record in run.records],
             dataset.questions,
             journal=":memory:" if folder is None else folder / "judge.sqlite",

@@ -12,7 +12,7 @@ from agentprm.evaluation.report import percent
 from agentprm.evaluation.summary import Evaluation, SetupSummary
 from agentprm.text import one_line
 
-__all__ = ["html_page", "html_report", "markdown_report", "markdown_rows"]
+__all__ = ["html_page", "html_report", "markdown_report", "markdown_rows", "sections"]
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -42,7 +42,7 @@ _MAIN = ("F1", "EM", "R@5", "nDCG@10")
 def markdown_report(evaluation: Evaluation) -> str:
     """The report as Markdown: tables, without the plots."""
     parts = [f"# {_title(evaluation)}"]
-    for heading, note, table in _sections(evaluation):
+    for heading, note, table in sections(evaluation):
         parts += [f"## {heading}", note, markdown_rows(*table)]
     if evaluation.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in evaluation.notes)]
@@ -51,10 +51,9 @@ def markdown_report(evaluation: Evaluation) -> str:
 
 def html_report(evaluation: Evaluation) -> str:
     """The report as one HTML page with plots and the questions; it loads nothing."""
-    sections = _sections(evaluation)
     plots = _plots(evaluation)
     parts = []
-    for heading, note, table in sections:
+    for heading, note, table in sections(evaluation):
         plot = plots.get(heading, "")
         parts.append(f"<h2>{escape(heading)}</h2><p>{escape(note)}</p>{plot}{_table(*table)}")
     if evaluation.notes:
@@ -89,12 +88,12 @@ def _title(evaluation: Evaluation) -> str:
     return f"{evaluation.data}: {len(evaluation.setups)} set-ups, {evaluation.questions} questions"
 
 
-def _sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
+def sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
     """Heading, explanation and table of each part that has something to say."""
     setups = evaluation.setups
     metrics = list(dict.fromkeys(name for setup in setups for name in setup.report.metrics))
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
-    sections = [
+    found = [
         (
             "Results",
             f"Per cent with 95 % bootstrap intervals. {meanings}.",
@@ -124,7 +123,7 @@ def _sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
         ]
         head = ["difference", "measure", "points", "p, bootstrap", "p, randomisation"]
         note = "Paired, question by question; p-values are two-sided and not corrected for their number."
-        sections.append(("Differences", note, (head, rows)))
+        found.append(("Differences", note, (head, rows)))
     if any(setup.by_type for setup in setups):
         metric = _main_metric(metrics)
         kinds = list(dict.fromkeys(kind for setup in setups for kind in setup.by_type))
@@ -136,7 +135,7 @@ def _sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
             ]
             for kind in kinds
         ]
-        sections.append(
+        found.append(
             ("By type of question", f"{metric}, per cent.", (["type", "n", *(s.name for s in setups)], rows))
         )
     if any(setup.failures for setup in setups):
@@ -144,7 +143,7 @@ def _sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
         note = "Wrong answers by the first part that, had it worked, could have led to a right one. "
         note += "; ".join(f"{cause}: {BLAME[cause]}" for cause in causes) + "."
         rows = [[s.name, *(str(s.failures.get(cause, 0)) for cause in causes)] for s in setups]
-        sections.append(("What fails", note, (["set-up", *causes], rows)))
+        found.append(("What fails", note, (["set-up", *causes], rows)))
     scored = [(setup.name, setup.calibration) for setup in setups if setup.calibration]
     if scored:
         rows = [
@@ -152,17 +151,17 @@ def _sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
             for name, c in scored
         ]
         note = "Scores of the candidates that concluded, beside whether they were right."
-        sections.append(
+        found.append(
             ("Calibration of the reward", note, (["set-up", "answers", "AUC", "Brier", "ECE"], rows))
         )
     reasons = list(dict.fromkeys(reason for setup in setups for reason in setup.endings))
     ends = [[s.name, *(str(s.endings.get(reason, 0)) for reason in reasons)] for s in setups]
-    sections.append(("How the runs ended", "", (["set-up", *reasons], ends)))
+    found.append(("How the runs ended", "", (["set-up", *reasons], ends)))
     settings = list(dict.fromkeys(key for setup in setups for key in setup.settings))
     if settings:
         made = [[s.name, *(_shown(s.settings.get(key)) for key in settings)] for s in setups]
-        sections.append(("Settings", "", (["set-up", *settings], made)))
-    return sections
+        found.append(("Settings", "", (["set-up", *settings], made)))
+    return found
 
 
 def _costs(setups: Sequence[SetupSummary]) -> Table:

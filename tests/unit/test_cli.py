@@ -29,6 +29,17 @@ from agentprm.testing import ScriptedLanguageModel
 from agentprm.trace import load_trace, save_trace, trace_of
 
 MAKE_GRAPH = opening.make_graph
+
+
+def scripted_graph(args, models, store, **more):
+    """A graph that behaves like a search."""
+    builder = StateGraph(ReasoningState)
+    builder.add_node("answer", answer)
+    builder.add_edge(START, "answer")
+    builder.add_edge("answer", END)
+    return builder.compile()
+
+
 DOCUMENT = Document(id="d1", page_content="Vertigo is by Hitchcock.", metadata={"title": "Vertigo"})
 
 
@@ -70,14 +81,7 @@ def _stand_ins(monkeypatch):
     monkeypatch.setattr(opening, "embeddings_called", lambda name: embeddings[name])
     monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(ScriptedLanguageModel({})))
 
-    def make_graph(args, models, store):
-        builder = StateGraph(ReasoningState)
-        builder.add_node("answer", answer)
-        builder.add_edge(START, "answer")
-        builder.add_edge("answer", END)
-        return builder.compile()
-
-    monkeypatch.setattr(opening, "make_graph", make_graph)
+    monkeypatch.setattr(opening, "make_graph", scripted_graph)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("AGENTPRM_DEBUG", raising=False)
 
@@ -277,27 +281,119 @@ def test_a_folder_of_embeddings_is_noted_by_its_absolute_path(tmp_path, monkeypa
 
 
 def test_eval_prints_the_measures_and_resumes(data, tmp_path, capsys):
-    log = str(tmp_path / "log.jsonl")
-    assert main(["eval", data, "--limit", "2", "--log", log]) == 0
-    out = capsys.readouterr().out
+    out = tmp_path / "out"
+    assert main(["eval", data, "--limit", "2", "-o", str(out)]) == 0
+    shown = capsys.readouterr().out
     for name, value in (("EM", "100.0"), ("F1", "100.0"), ("ACC_R", "100.0"), ("R@2", "50.0")):
-        assert re.search(rf"{name} +│ +{value} \[", out), name
-    assert main(["eval", data, "--log", log, "-q"]) == 0
+        assert re.search(rf"{name} +│ +{value} \[", shown), name
+    assert main(["eval", data, "-o", str(out), "-q"]) == 0
     assert "3 questions" in capsys.readouterr().out
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+    assert len((out / "records.jsonl").read_text().splitlines()) == 3
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    assert (out / "report.md").read_text().startswith("# data: 1 set-ups, 3 questions")
+    assert json.loads((out / "report.json").read_text())["setups"][0]["metrics"]["EM"]["mean"] == 1
+    rows = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
+    assert load_trace(out / rows[2]["runs"][0]["trace"])["question"] == "question 2"
 
 
 def test_eval_with_an_index(data, tmp_path, capsys):
     index = str(tmp_path / "i")
     assert main(["index", data, "-o", index]) == 0
-    assert main(["eval", data, "--index", index, "--graph", "rag"]) == 0
-    assert "rag, 3 questions" in capsys.readouterr().out
+    capsys.readouterr()
+    assert main(["eval", data, "--index", index, "--graph", "rag", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["setups"]
+    assert (row["system"], row["questions"], row["settings"]["graph"]) == ("rag", 3, "rag")
+    questions = tmp_path / "mine.jsonl"
+    questions.write_text('{"question": "Who?", "answer": "London bold"}')
+    assert main(["eval", str(questions), "--index", index]) == 0
+    assert failing(capsys, "eval", str(questions)) == (
+        2, "agentprm: A file of questions has no passages; name their index with --index.",
+    )  # fmt: skip
 
 
-def test_eval_in_threads(data, tmp_path, capsys):
-    assert main(["eval", data, "--threads", "3", "--log", str(tmp_path / "log")]) == 0
-    assert re.search(r"EM +│ +100.0 \[", capsys.readouterr().out)
-    assert len((tmp_path / "log").read_text().splitlines()) == 3
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_eval_compares_the_set_ups_of_a_file(jobs, data, tmp_path, monkeypatch, capsys):
+    made = []
+
+    def make_graph(args, models, store, **more):
+        made.append((args.graph, args.candidates, args.seed, args.retriever, more))
+        return scripted_graph(args, models, store)
+
+    monkeypatch.setattr(opening, "make_graph", make_graph)
+    toml = tmp_path / "compare.toml"
+    toml.write_text(
+        'data = "data"\nout = "results"\nlimit = 2\nbaseline = "search"\n'
+        "[prices]\ninput = 1.0\noutput = 2.0\n"
+        "[defaults]\ncandidates = 2\n"
+        '[[setup]]\nname = "search"\nretriever = "hybrid"\naccept = "always"\nseeds = [3, 4]\n'
+        "budget = {model_calls = 7}\n"
+        '[[setup]]\nname = "plain"\ngraph = "rag"\ncandidates = 1\nk = 4\n'
+    )
+    options = ["--jobs", jobs, "--json", "-q"]
+    assert main(["eval", str(toml), *options]) == 0
+    first = json.loads(capsys.readouterr().out)
+    search, plain = first["setups"]
+    assert (search["runs"], search["settings"]["seed"], search["questions"]) == (2, [3, 4], 2)
+    assert plain["cost"] == pytest.approx(10 / 1e6)
+    assert {row["baseline"] for row in first["comparisons"]} == {"search"}
+    more = {"accept": "always", "budget": {"model_calls": 7}}
+    assert made == [
+        ("reasoning", 2, 3, "hybrid", more), ("reasoning", 2, 4, "hybrid", more),
+        ("rag", 1, 0, None, {"k": 4}),
+    ]  # fmt: skip
+    assert main(["eval", str(toml), *options]) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert len(made) == 3  # nothing was asked again, so nothing was opened
+
+
+def test_eval_reads_yaml(data, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("data: data\nsetup:\n- {name: a, max-steps: 2}\n- {name: b, seed: 1}\n")
+    assert main(["eval", str(tmp_path / "c.yaml"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["setups"]
+    assert [(row["system"], row["settings"].get("max_steps")) for row in rows] == [("a", 2), ("b", None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data = ", "no TOML file"),
+        ("dta = 'data'", "no 'dta'; there are data, index"),
+        ("data = 'data'", "no set-up"),
+        ("data = 'data'\nlimit = 0\n[[setup]]\nname = 'a'", "limit is a whole number"),
+        ("data = 'data'\n[[setup]]\ngraph = 'rag'", "a name of its own"),
+        ("data = 'data'\n[[setup]]\nname = 'a'\n[[setup]]\nname = 'a'", "a name of its own"),
+        ("data = 'data'\n[[setup]]\nname = 'a'\ncandidate = 3", "set-up 'a': there is no 'candidate'"),
+        ("data = 'data'\n[[setup]]\nname = 'a'\ncandidates = 0", "at least 1"),
+        ("data = 'data'\n[[setup]]\nname = 'a'\ngraph = 'rag'\nthreshold = 0.5", "for the graph 'rag'"),
+        ("data = 'data'\n[[setup]]\nname = 'a'\nseeds = 3", "seeds is a list"),
+        ("data = 'data'\n[[setup]]\nname = 'a'\nprices = {input = 1}", "for a million tokens"),
+        ("data = 'data'\nbaseline = 'b'\n[[setup]]\nname = 'a'", "no set-up 'b'"),
+        ("data = 'nowhere'\n[[setup]]\nname = 'a'", "There is no folder"),
+        ("data = 'data'\nindex = 'nowhere'\n[[setup]]\nname = 'a'", "There is no index"),
+    ],
+)
+def test_mistakes_in_a_file_of_set_ups(text, message, data, tmp_path, capsys):
+    (tmp_path / "c.toml").write_text(text)
+    code, line = failing(capsys, "eval", str(tmp_path / "c.toml"))
+    assert code == 2
+    assert message in line
+
+
+def test_set_ups_reach_the_real_graphs(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
+    script = {"Replace a weak step": "Final answer: London", "": "London bold"}
+    monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(ScriptedLanguageModel(script)))
+    (tmp_path / "c.toml").write_text(
+        "data = 'data'\nlimit = 1\n"
+        "[[setup]]\nname = 'rag'\ngraph = 'rag'\nretriever = 'words'\nk = 2\npassages = 1\n"
+        "[[setup]]\nname = 'search'\nfeedback = 'rocchio'\naccept = 'always'\nbudget = {model_calls = 9}\n"
+    )
+    assert main(["eval", str(tmp_path / "c.toml"), "--json"]) == 0
+    rag, search = json.loads(capsys.readouterr().out)["setups"]
+    assert rag["model_calls"] == 1
+    assert search["model_calls"] > 1
+    (tmp_path / "c.toml").write_text("data = 'data'\n[[setup]]\nname = 'a'\naccept = 'never'\n")
+    assert failing(capsys, "eval", str(tmp_path / "c.toml"))[0] == 2
 
 
 def test_eval_on_a_cluster_opens_everything_in_the_workers(data, tmp_path, monkeypatch, capsys):
@@ -318,14 +414,14 @@ def test_eval_on_a_cluster_opens_everything_in_the_workers(data, tmp_path, monke
     monkeypatch.setattr(opening, "open_models", open_models)
     monkeypatch.chdir(tmp_path)
     assert main(["index", data, "-o", "i"]) == 0
-    options = ["--ray", "head:6379", "--workers", "2", "--gpus", "0.5", "--log", "log"]
+    options = ["--ray", "head:6379", "--workers", "2", "--gpus", "0.5", "-o", "out"]
     assert main(["eval", data, "--index", "i", "--graph", "rag", *options]) == 0
     assert re.search(r"EM +│ +100.0 \[", capsys.readouterr().out)
     assert made == [("head:6379", {"workers": 2, "threads": 1, "num_gpus": 0.5})]
     assert loaded == [str(tmp_path / "i")]  # by the worker; the driver itself loads no model
     # the log is that of a run without a cluster
-    assert main(["eval", data, "--index", "i", "--graph", "rag", "--log", "log"]) == 0
-    assert len((tmp_path / "log").read_text().splitlines()) == 3
+    assert main(["eval", data, "--index", "i", "--graph", "rag", "-o", "out"]) == 0
+    assert len((tmp_path / "out" / "records.jsonl").read_text().splitlines()) == 3
 
 
 def test_no_answer_is_a_failure_that_is_told(index, capsys):
@@ -406,6 +502,7 @@ def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypat
         (["ask", "Who?", "--index", "nowhere"], "agentprm index"),
         (["index", "nowhere", "-o", "i"], "check the path"),
         (["eval", "nowhere"], "There is no folder"),
+        (["eval", "nowhere.toml"], "cannot be read"),
         (["eval", "nowhere", "--workers", "2"], "--ray ADDRESS"),
         (["eval", "nowhere", "--ray", "auto"], "needs --index"),
         (["eval", "nowhere", "--ray", "auto", "--gpus", "-1"], "number of at least 0"),
