@@ -8,7 +8,7 @@ questions and domains to use.
 their steps for Monte-Carlo values. `synth` makes data of a collection without labels: `questions` of the
 facts that `patterns` reads with the table of `relations`.
 
-`span_reader` trains a reader that quotes (`agentprm.readers.SpanReader`).
+`span_reader` trains a reader that quotes (`agentprm.readers.SpanReader`), on the examples of `span_examples`.
 `fitting` is the loop that the trainers share, `folder` what they write, `lora` the adapters that they train.
 `language_model` teaches a language model replies; `planner` and `language_reader` say which ones.
 """
