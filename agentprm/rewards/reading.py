@@ -19,6 +19,8 @@ _CANDIDATES = 8  # a finding that is not among so many of the reader's has no su
 class ReaderGrounding(PrefixReward):
     """Probability that a reader gives the finding from the step's passages, rather than another or none.
 
+    A finding in a sentence is scored by the likeliest of the reader's answers that it holds.
+
     A step that the reader itself completed brings its probability along, so that it costs nothing. A step
     without passages, such as a comparison of what was found before, is as sure as the least sure of the steps
     before it.
@@ -53,7 +55,7 @@ class ReaderGrounding(PrefixReward):
             n=_CANDIDATES,
         ) if unread else []  # fmt: skip
         read = {
-            key: max((a.score for a in row if _alike(a.text, step["thought"])), default=0.0)
+            key: max((a.score for a in row if _states(step["thought"], a.text)), default=0.0)
             for (key, step), row in zip(unread.items(), rows, strict=True)
         }
         return [_score(prefix, read) for prefix in prefixes]
@@ -73,10 +75,12 @@ def _key(step: RewardStep) -> str:
     return repr((step["query"], step["passages"], step["thought"]))
 
 
-def _alike(one: str, other: str) -> bool:
-    """Whether two answers are the same but for case, accents, articles and punctuation."""
-    left, right = (
-        [w for word in words(fold(text)) if (w := word.text.casefold()) not in ("the", "a", "an")]
-        for text in (one, other)
-    )
-    return left == right
+def _states(finding: str, answer: str) -> bool:
+    """Whether a finding gives an answer, alone or in a sentence; case, accents and articles do not count."""
+    said, wanted = _words(finding), _words(answer)
+    places = range(len(said) - len(wanted) + 1)
+    return bool(wanted) and any(said[at : at + len(wanted)] == wanted for at in places)
+
+
+def _words(text: str) -> list[str]:
+    return [w for word in words(fold(text)) if (w := word.text.casefold()) not in ("the", "a", "an")]

@@ -275,12 +275,14 @@ def test_the_reward_of_a_reader_is_its_probability():
         "final_answer": None,
     }
     invented = {**directed, "thought": "Nobody"}
+    sentence = {**directed, "thought": "It says that BOB RAY directed the film."}
     told = {**directed, "confidence": 0.25}
     compared = {"query": DEATHS, "passages": [], "thought": "Up", "final_answer": "Up"}
     rows = reward.score(
         DEATHS, [[directed], [invented], [told, compared], [directed, told, compared], [compared]]
     )
     assert rows == [[0.5], [0.0], [0.25, 0.25], [0.5, 0.25, 0.25], [0.5]]
+    assert reward.score(DEATHS, [[sentence]]) == [[0.5]]
     asked = len(reader.asked)
     assert reward.score(DEATHS, [[directed]]) == [[0.5]]
     assert len(reader.asked) == asked
