@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from agentprm.cli import opening
 from agentprm.cli.console import error_console, show, tell
 from agentprm.cli.options import add_command, count, share, whole
-from agentprm.errors import InputError
+from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from agentprm.training.synth import SynthReport
 
 __all__ = ["add"]
@@ -38,7 +40,7 @@ def add(commands: Any) -> None:
         "--reader",
         metavar="NAME",
         help="checks that questions can be read: a folder of a trained span reader, a chat model as "
-        "provider:name, a server's address, or a language model's name or folder (default: no check)",
+        "provider:name, a server's address, a language model's name or folder, or 'none' (default: packaged)",
     )
     command.add_argument(
         "--distractors", type=whole, default=4, metavar="N", help="other passages with each question (4)"
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     from agentprm.training.synth import synthesize
 
-    reader = reader_called(args.reader) if args.reader else None
+    reader, name = reader_called(args.reader, progress)
     store = opening.open_index(args, embeddings, progress)
     columns = (
         TextColumn("{task.description}"),
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
                 target,
                 questions=args.questions,
                 reader=reader,
-                reader_name=args.reader or "",
+                reader_name=name,
                 distractors=args.distractors,
                 unanswerable=args.unanswerable,
                 threads=args.threads,
@@ -106,15 +108,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def reader_called(name: str) -> Any:
-    """The reader behind a name: a folder of a span reader, else a language model."""
-    from agentprm.cli.models import model_called
+def reader_called(name: str | None, progress: Console) -> tuple[Any, str]:
+    """The reader behind a name, and the name it has in the journal; none where none is at hand."""
+    if name == "none":
+        return None, ""
+    if name is None:
+        from agentprm.packaged import default_reader
 
+        try:
+            return default_reader(), "packaged"
+        except (MissingDependencyError, ConfigurationError) as error:
+            tell(progress, f"Questions are not checked by a reader. {error}")
+            return None, ""
     if (Path(name) / "span_reader.json").is_file():
         from agentprm.readers import SpanReader
 
-        return SpanReader(name)
-    return model_called(name)
+        return SpanReader(name), str(Path(name).resolve())
+    from agentprm.cli.models import model_called
+
+    return model_called(name), name
 
 
 def _summary(report: SynthReport, target: Path) -> str:

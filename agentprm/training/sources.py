@@ -24,8 +24,6 @@ from agentprm.training.relations import RELATIONS
 __all__ = ["plan_records", "reading_records", "steps_of_facts"]
 
 _QUESTIONS = {relation.name: relation.questions[0] for relation in RELATIONS} | {
-    "father": "Who is the father of {}?",
-    "mother": "Who is the mother of {}?",
     "child": "Who is a child of {}?",
     "sibling": "Who is a sibling of {}?",
     "country of citizenship": "What is the country of citizenship of {}?",
@@ -44,6 +42,9 @@ def reading_records(
             answer, yes and no aside. Its documents need the ids of the set. Without it only gold passages
             are given.
         distractors: Most of them.
+
+    Raises:
+        InputError: If the set has no passages.
     """
     wanted = [question for question in data.questions if question.answers and question.gold]
     passages = _passages(data, {name for question in wanted for name in question.gold})
@@ -153,6 +154,8 @@ def _decomposition(question: QaQuestion, name: str) -> list[PlanStep]:
 
 
 def _passages(data: QaDataset, ids: set[str]) -> dict[str, Document]:
+    if data.folder is None:
+        raise InputError(f"{data.name} has no passages. Give a folder with corpus.jsonl and gold passages.")
     documents = load_folder(data.folder / "corpus.jsonl").documents
     return {str(document.id): document for document in documents if str(document.id) in ids}
 

@@ -6,7 +6,7 @@ import pytest
 from langchain_core.documents import Document
 
 from agentprm.cli import main, opening
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
 from agentprm.evaluation.qa import contains_answer
 from agentprm.readers import ReaderAnswer
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel, fake_store
@@ -218,12 +218,31 @@ def test_the_command(store, tmp_path, capsys, monkeypatch):
     store.save(tmp_path / "index")
     monkeypatch.setattr(opening, "embeddings_called", lambda name: FakeEmbeddings())
     data = tmp_path / "data"
-    assert main(["synth", str(tmp_path / "index"), "-o", str(data), "--questions", "7", "-q"]) == 0
+    assert (
+        main(["synth", str(tmp_path / "index"), "-o", str(data), "--questions", "7", "--reader", "none"]) == 0
+    )
     out = capsys.readouterr().out
     assert "kept 7 of" in " ".join(out.split())
     assert len(read_records(data, PlanRecord)) == 7
     assert json.loads((data / "reading.jsonl").read_text().splitlines()[0])["set"] == "synth"
-    assert main(["synth", str(tmp_path / "none"), "-o", str(data)]) == 2
+    assert main(["synth", str(tmp_path / "none"), "-o", str(data), "--reader", "none"]) == 2
     assert "There is no index" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main(["synth", str(tmp_path / "index"), "-o", str(tmp_path / "file")]) == 2
+
+
+def test_the_command_says_if_there_is_no_reader_to_check_with(store, tmp_path, capsys, monkeypatch):
+    store.save(tmp_path / "index")
+    monkeypatch.setattr(opening, "embeddings_called", lambda name: FakeEmbeddings())
+
+    def missing(**options):
+        raise MissingDependencyError.for_extra("torch", "transformers")
+
+    monkeypatch.setattr("agentprm.packaged.default_reader", missing)
+    assert main(["synth", str(tmp_path / "index"), "-o", str(tmp_path / "data"), "--questions", "3"]) == 0
+    assert "not checked by a reader" in capsys.readouterr().err
+    monkeypatch.setattr("agentprm.packaged.default_reader", lambda: Quoting(store, blind=["1960"]))
+    assert main(["synth", str(tmp_path / "index"), "-o", str(tmp_path / "data")]) == 0
+    captured = capsys.readouterr()
+    assert "not read from its passages" in captured.out
+    assert "not checked" not in captured.err
