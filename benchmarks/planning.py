@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document
@@ -29,8 +29,8 @@ from agentprm.evaluation import QaQuestion, QaRecord, markdown_table, qa_report,
 from agentprm.evaluation.qa import normalize_unicode
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import as_language_model
+from agentprm.nodes import TrainedPlanner
 from agentprm.nodes.follow_plan import filled
-from agentprm.plan_text import plan_request
 from agentprm.readers import Reader, ReaderAnswer, SpanReader
 from agentprm.retrievers import default_retriever
 
@@ -144,7 +144,7 @@ def build(
         return create_reasoning_graph(model, store, mode="step", **settings).compile()
     steps = {question.text: gold_steps(question) for question in questions}
     if system == "plan-lm":
-        settings["planner"] = trained_planner(args.planner) if args.planner else model
+        settings["planner"] = TrainedPlanner(args.planner) if args.planner else model
     elif system.startswith("gold"):
         settings["planner"] = lambda question: [asked for asked, _ in steps[question]]
     if system == "gold-reading":
@@ -154,16 +154,6 @@ def build(
             model, default_retriever(store).invoke, mode="plan", **settings
         ).compile()
     return create_reasoning_graph(model, store, mode="plan", **settings).compile()
-
-
-def trained_planner(name: str) -> Callable[[str], list[str]]:
-    """A model that was trained to plan, asked as it was taught."""
-    from agentprm.lm import SamplingParams
-    from agentprm.plan_text import parse_plan
-
-    planner = as_language_model(name)
-    params = SamplingParams(max_tokens=200, temperature=0.0)
-    return lambda question: parse_plan(planner.sample([plan_request(question)], 1, params)[0][0].text)
 
 
 def gold_steps(question: QaQuestion) -> list[tuple[str, str]]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
+# The options that name a model.
+_NAMED = ("model", "reward", "reranker", "reader", "planner", "critic")
+
 
 def add(commands: Any) -> None:
     """Adds the command."""
@@ -189,13 +192,13 @@ class Workshop:
 
     def _graph(self, row: Row, embeddings: str) -> CompiledStateGraph[Any]:
         args = row.args
-        named = (args.model, args.reward, args.reranker)
+        named = tuple(getattr(args, name) for name in _NAMED)
         if named not in self._models:
             self._models[named] = opening.open_models(args, self._progress)
         place = (args.index, embeddings)
         if place not in self._stores:
             self._stores[place] = self._store(args, embeddings)
-        return opening.make_graph(args, self._models[named], self._stores[place], **resolved(row.more))
+        return opening.make_graph(args, self._models[named], self._stores[place], **row.more)
 
     def _store(self, args: argparse.Namespace, embeddings: str) -> FaissStore:
         from agentprm.retrievers import load_folder
@@ -207,28 +210,10 @@ class Workshop:
         return opening.build_store(documents, opening.embeddings_called(embeddings), self._progress)
 
 
-def resolved(more: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a graph with their names turned into what they name.
-
-    Models and strategies are named to the graphs as they are.
-    """
-    from agentprm.cli.models import model_called, reader_called
-
-    makers: dict[str, Callable[[str], Any]] = {
-        "critic": model_called,
-        "planner": model_called,
-        "reader": reader_called,
-    }
-    return {
-        key: makers[key](value) if key in makers and isinstance(value, str) else value
-        for key, value in more.items()
-    }
-
-
 def _graph_elsewhere(args: argparse.Namespace, more: Mapping[str, Any]) -> Callable[[], Any]:
     """Makes the graph in another process, perhaps on another machine with the same files."""
     options = {name: value for name, value in vars(args).items() if name != "command"}
-    for name in ("index", "model", "embeddings", "reward", "reranker"):
+    for name in ("index", "embeddings", *_NAMED):
         if options[name] and Path(options[name]).is_dir():
             options[name] = str(Path(options[name]).resolve())
     return partial(worker_graph, options, dict(more))
@@ -245,7 +230,7 @@ def worker_graph(options: dict[str, Any], more: dict[str, Any]) -> CompiledState
     embeddings = opening.index_embeddings(args)
     models = opening.open_models(args, progress)
     store = opening.open_index(args, embeddings, progress)
-    return opening.make_graph(args, models, store, **resolved(more))
+    return opening.make_graph(args, models, store, **more)
 
 
 class _Bar:

@@ -13,6 +13,7 @@ from agentprm.lm import ChatLM, LanguageModel, Prompt, SamplingParams, as_langua
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
+    from agentprm.nodes import Planner
     from agentprm.readers import Reader
     from agentprm.retrievers import FaissStore
 
@@ -20,6 +21,7 @@ __all__ = [
     "Models",
     "embeddings_from_provider",
     "model_called",
+    "planner_called",
     "reader_called",
     "reranker_called",
     "retriever_called",
@@ -53,11 +55,14 @@ def embeddings_from_provider(name: str) -> Embeddings | None:
 
 
 class Models(NamedTuple):
-    """What answers, what scores and what orders passages; `None` where the graph's default does."""
+    """What answers, scores, orders passages, reads, plans and criticises; `None` for the graph's default."""
 
     model: LanguageModel
     reward: Any = None
     reranker: Any = None
+    reader: Reader | None = None
+    planner: Any = None
+    critic: LanguageModel | None = None
 
 
 def model_called(name: str | None) -> LanguageModel:
@@ -78,19 +83,62 @@ def model_called(name: str | None) -> LanguageModel:
     return _answering(model, name) if isinstance(model, ChatLM) or _elsewhere(name) else model
 
 
-def reward_called(name: str | None, model: LanguageModel) -> Any:
+def reader_called(name: str | None, *, packaged_model: bool) -> Reader | None:
+    """The reader behind a name; `None` where the language model reads.
+
+    Args:
+        name: `packaged`, `none`, or a folder that `agentprm train reader` wrote.
+        packaged_model: Whether the language model is the packaged one, which reads so much worse than the
+            packaged reader that this is then the default.
+    """
+    from agentprm.packaged import default_reader, packaged_reader_folder
+
+    if name is None:
+        return default_reader() if packaged_model and packaged_reader_folder().is_dir() else None
+    if name == "none":
+        return None
+    if name == "packaged":
+        return default_reader()
+    from agentprm.readers import SpanReader
+
+    return SpanReader(name)
+
+
+def planner_called(name: str | None, model: LanguageModel) -> Planner:
+    """The planner behind a name.
+
+    Args:
+        name: `syntax`, the default; `model`, the language model that answers, by example; or a model by name
+            that was trained to plan.
+        model: The language model that answers.
+    """
+    from agentprm.decomposing import decompose
+    from agentprm.nodes import TrainedPlanner
+
+    if name is None or name == "syntax":
+        return decompose
+    return model if name == "model" else TrainedPlanner(model_called(name))
+
+
+def reward_called(name: str | None, model: LanguageModel, reader: Reader | None = None) -> Any:
     """The reward behind a name.
 
     Args:
-        name: `grounding`, `relevance`, `self-judgement` or `judge`, which are computed with `model`;
+        name: `reader`, the reader's own probabilities; `grounding`, `relevance`, `self-judgement` or
+            `judge`, which are computed with `model`;
             `provider:model` or an address for a model that judges in words; or a published reward
             model's name or folder.
         model: The language model that answers.
+        reader: The reader, if there is one.
     """
     from agentprm import rewards
 
     if name is None:
         return None
+    if name == "reader":
+        if reader is None:
+            raise ConfigurationError("--reward reader needs a reader; name one with --reader.")
+        return rewards.ReaderGrounding(reader)
     kinds: dict[str, Any] = {
         "grounding": rewards.Grounding,
         "judge": rewards.VerdictReward,
@@ -124,17 +172,6 @@ def reranker_called(name: str | None, model: LanguageModel) -> Any:
     if _elsewhere(name):
         return PairwiseReranker(model=model_called(name))
     return CrossEncoderReranker(model=name)
-
-
-def reader_called(name: str) -> Reader:
-    """The reader behind a name: `packaged`, or a folder that `agentprm train reader` wrote."""
-    from agentprm.readers import SpanReader
-
-    if name == "packaged":
-        from agentprm.packaged import default_reader
-
-        return default_reader()
-    return SpanReader(name)
 
 
 def retriever_called(retriever: str | None, feedback: str | None, store: FaissStore) -> Any:

@@ -117,12 +117,27 @@ def open_index(args: argparse.Namespace, embeddings: str, progress: Console) -> 
 
 def open_models(args: argparse.Namespace, progress: Console) -> Models:
     """The models that the options name; before anything that takes long, so that mistakes show at once."""
-    from agentprm.cli.models import Models, model_called, reranker_called, reward_called
+    from agentprm.cli.models import (
+        Models,
+        model_called,
+        planner_called,
+        reader_called,
+        reranker_called,
+        reward_called,
+    )
 
     slow = " (the first time takes about 15 s)" if args.model is None else ""
     with progress.status(f"Loading the models{slow}"):
+        reader = reader_called(args.reader, packaged_model=args.model is None)
         model = model_called(args.model)
-        return Models(model, reward_called(args.reward, model), reranker_called(args.reranker, model))
+        return Models(
+            model,
+            reward_called(args.reward, model, reader),
+            reranker_called(args.reranker, model),
+            reader,
+            planner_called(args.planner, model),
+            model_called(args.critic) if args.critic else None,
+        )
 
 
 def settings_of(args: argparse.Namespace, embeddings: str) -> dict[str, Any]:
@@ -131,14 +146,13 @@ def settings_of(args: argparse.Namespace, embeddings: str) -> dict[str, Any]:
         "graph": args.graph,
         "model": args.model or _PACKAGED,
         "embeddings": embeddings,
-        "passages": args.passages or (5 if args.graph == "rag" else 1),
     }
+    names = ["reader", "reranker", "retriever", "feedback", "k", "passages"]
     if args.graph == "reasoning":
         settings |= {"seed": args.seed, "look_ahead": args.look_ahead, "strategy": args.strategy}
-        settings |= {n: getattr(args, n) for n in ("candidates", "max_steps") if getattr(args, n)}
-    names = ("reward", "reranker", "retriever", "feedback", "value")
+        names += ["mode", "planner", "reward", "critic", "threshold", "value", "candidates", "max_steps"]
     chosen = {name: getattr(args, name) for name in names}
-    return settings | {name: value for name, value in chosen.items() if value}
+    return settings | {name: value for name, value in chosen.items() if value is not None}
 
 
 def make_graph(
@@ -157,17 +171,34 @@ def make_graph(
     from agentprm.search import TD
 
     retriever = retriever_called(args.retriever, args.feedback, store)
-    arguments: dict[str, Any] = {"passages": args.passages, "reranker": models.reranker}
+    arguments: dict[str, Any] = {
+        "reader": models.reader,
+        "k": args.k,
+        "passages": args.passages,
+        "reranker": models.reranker,
+    }
     if args.graph == "rag":
-        if models.reward is not None:
-            raise InputError("--reward scores the steps of a search; leave it out with --graph rag.")
+        for option in ("reward", "critic", "planner", "mode", "threshold"):
+            if getattr(args, option) is not None:
+                raise InputError(f"--{option} is for the steps of a search; leave it out with --graph rag.")
         return create_rag_graph(models.model, retriever, **{**arguments, **more}).compile()
     if args.look_ahead and (args.value or "value" in more):
         raise InputError("--look-ahead is --value td with a number of steps; give one of the two.")
-    arguments |= {"candidates": args.candidates, "max_steps": args.max_steps, "seed": args.seed}
-    arguments |= {"strategy": args.strategy, "value": args.value or "plain"}
-    if args.look_ahead:
-        arguments["value"] = TD(horizon=args.look_ahead)
+    # A plan says what comes next, and leaves nothing to look ahead at.
+    planned = models.reader is not None and not args.look_ahead and args.value in (None, "plain", "pav")
+    arguments |= {
+        "mode": args.mode or ("plan" if planned else "step"),
+        "candidates": args.candidates,
+        "max_steps": args.max_steps,
+        "strategy": args.strategy,
+        "value": TD(horizon=args.look_ahead) if args.look_ahead else args.value or "plain",
+        "critic": models.critic,
+        "seed": args.seed,
+    }
+    if models.planner is not None:
+        arguments["planner"] = models.planner
+    if args.threshold is not None:
+        arguments["threshold"] = None if args.threshold == "none" else args.threshold
     return create_reasoning_graph(models.model, retriever, models.reward, **{**arguments, **more}).compile()
 
 

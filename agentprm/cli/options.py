@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ __all__ = [
     "amount",
     "arguments_of",
     "count",
+    "gate",
     "share",
     "whole",
     "with_config",
@@ -144,10 +146,28 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         "name or folder (default: packaged)",
     )
     command.add_argument(
+        "--mode",
+        choices=("plan", "step"),
+        help="how to reason: split the question once and follow the plan, or propose step by step "
+        "(plan with a reader, else step)",
+    )
+    command.add_argument(
+        "--reader",
+        metavar="NAME",
+        help="what reads answers off passages: packaged, a folder that 'agentprm train reader' wrote, or "
+        "none, and the model does (packaged with the packaged model, else none)",
+    )
+    command.add_argument(
+        "--planner",
+        metavar="NAME",
+        help="what splits questions: syntax, model, or a model by name that 'agentprm train planner' trained "
+        "(syntax)",
+    )
+    command.add_argument(
         "--reward",
         metavar="NAME",
-        help="what scores steps: grounding, relevance, self-judgement, judge, a chat model that judges, or a "
-        "published reward model (default: what suits the model)",
+        help="what scores steps: reader, grounding, relevance, self-judgement, judge, a chat model that "
+        "judges, or a published reward model (default: what suits the model)",
     )
     command.add_argument(
         "--reranker",
@@ -167,9 +187,28 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--embeddings", metavar="NAME", help="only needed where the index does not know its own"
     )
-    command.add_argument("--passages", type=count, metavar="N", help="passages per search (1; rag: 5)")
-    command.add_argument("--candidates", type=count, metavar="N", help="steps to choose from each time (3)")
-    command.add_argument("--max-steps", type=count, metavar="N", help="reasoning steps at most (5)")
+    command.add_argument(
+        "--critic", metavar="NAME", help="a model of its own that says what is wrong with weak steps"
+    )
+    command.add_argument(
+        "--threshold",
+        type=gate,
+        metavar="SCORE",
+        help="refine steps that score no more than this: a number, reward for the reward's own, or none "
+        "(reward; a plan: none)",
+    )
+    command.add_argument(
+        "--k", type=count, metavar="N", help="passages found by a search (as many as are read)"
+    )
+    command.add_argument(
+        "--passages", type=count, metavar="N", help="passages of them that are read (1; rag, or a reader: 5)"
+    )
+    command.add_argument(
+        "--candidates", type=count, metavar="N", help="steps to choose from each time (3; a plan: 1)"
+    )
+    command.add_argument(
+        "--max-steps", type=count, metavar="N", help="reasoning steps at most (5; a plan: 8)"
+    )
     command.add_argument(
         "--look-ahead",
         type=whole,
@@ -191,6 +230,19 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same search (0)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def gate(text: str) -> float | str:
+    """A score, or one of the words "reward" and "none"."""
+    if text in ("none", "reward"):
+        return text
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise argparse.ArgumentTypeError(f"{text!r} is no score, nor 'none' or 'reward'")
+    return score
 
 
 def whole(text: str) -> int:

@@ -44,7 +44,7 @@ from agentprm.nodes.judge_answer import JudgeAnswer
 from agentprm.nodes.look_ahead import LookAhead
 from agentprm.nodes.node import Node, apply_update
 from agentprm.nodes.notes import ImproveNote, PlanQueries
-from agentprm.nodes.plan_question import Planner, PlanQuestion
+from agentprm.nodes.plan_question import Planner, PlanQuestion, TrainedPlanner
 from agentprm.nodes.propose_steps import ProposeSteps
 from agentprm.nodes.refine_step import RefineStep
 from agentprm.nodes.rerank import PairwiseRerank, Rerank, RerankSteps
@@ -100,6 +100,7 @@ __all__ = [
     "StartGathering",
     "StartSearch",
     "Sufficiency",
+    "TrainedPlanner",
     "apply_update",
     "as_decision",
     "cache_policy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
@@ -13,16 +14,28 @@ from agentprm.decomposing import decompose
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit
-from agentprm.plan_text import parse_plan, plan_prompt, plan_references
+from agentprm.plan_text import parse_plan, plan_prompt, plan_references, plan_request
 from agentprm.plans import Plan, wait_in_thread
 from agentprm.prompts import reply_params
 from agentprm.replies import finished_text
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
 
-__all__ = ["PlanQuestion", "Planner", "plan_by_example"]
+__all__ = ["PlanQuestion", "Planner", "TrainedPlanner", "plan_by_example"]
 
-Planner: TypeAlias = LanguageModel | BaseChatModel | str | Callable[[str], Sequence[str]]
+
+@dataclass(frozen=True)
+class TrainedPlanner:
+    """A model that `agentprm train planner` trained: it is asked as it was taught, without examples.
+
+    Args:
+        model: The model, for instance `lm.with_adapter("planner")`, or what `as_language_model` takes.
+    """
+
+    model: LanguageModel | BaseChatModel | str
+
+
+Planner: TypeAlias = LanguageModel | BaseChatModel | str | TrainedPlanner | Callable[[str], Sequence[str]]
 """A model that writes plans, or a function from a question to its sub-questions, such as `decompose`."""
 
 _EXAMPLES = (
@@ -74,9 +87,8 @@ class PlanQuestion(SearchNode):
     comparison that the plan leaves out is added to its end.
 
     Args:
-        planner: A language model, a chat model, or a function from a question to its sub-questions.
-        request: How a model is asked: `plan_by_example`, or `agentprm.plan_text.plan_request` for one that
-            `agentprm train planner` trained.
+        planner: A function from a question to its sub-questions; a `TrainedPlanner`; or a language model or
+            chat model, which is shown examples.
         max_steps: Most sub-questions; a longer plan is not followed.
         max_tokens: Most tokens of a plan.
         keys: Own names for `question` and `messages`.
@@ -94,7 +106,6 @@ class PlanQuestion(SearchNode):
         self,
         planner: Planner = decompose,
         *,
-        request: Callable[[str], Prompt] = plan_by_example,
         max_steps: int = 8,
         max_tokens: int = 200,
         keys: Mapping[str, str] | None = None,
@@ -103,11 +114,15 @@ class PlanQuestion(SearchNode):
     ) -> None:
         self.function: Callable[[str], Sequence[str]] | None = None
         self.model: LanguageModel | None = None
-        if callable(planner) and not isinstance(planner, LanguageModel | BaseChatModel):
+        self.request: Callable[[str], Prompt] = plan_by_example
+        if isinstance(planner, TrainedPlanner):
+            self.model = as_language_model(planner.model)
+            self.request = plan_request
+        elif callable(planner) and not isinstance(planner, LanguageModel | BaseChatModel):
             self.function = planner
         else:
             self.model = as_language_model(planner)
-        self.request, self.max_steps, self.max_tokens = request, max_steps, max_tokens
+        self.max_steps, self.max_tokens = max_steps, max_tokens
         super().__init__(name=name, writes=("prm_plan",), keys=keys, budget=budget, settings=("max_steps",))
 
     def plan(self, state: ReasoningState) -> NodePlan:

@@ -25,10 +25,11 @@ from agentprm.cli.models import Models
 from agentprm.errors import InputError, TransientModelError
 from agentprm.scale import LocalExecutor
 from agentprm.state import ReasoningState
-from agentprm.testing import ScriptedLanguageModel
+from agentprm.testing import ScriptedLanguageModel, ScriptedReader
 from agentprm.trace import load_trace, save_trace, trace_of
 
 MAKE_GRAPH = opening.make_graph
+OPEN_MODELS = opening.open_models
 
 
 def scripted_graph(args, models, store, **more):
@@ -146,7 +147,7 @@ def test_index_and_ask(notes, tmp_path, capsys):
     assert "1 chosen" not in captured.out
     loaded = load_trace(trace)
     assert loaded["answer"] == "London [bold]"
-    expected = {"graph": "reasoning", "model": "packaged", "embeddings": "packaged", "seed": 4, "passages": 1}
+    expected = {"graph": "reasoning", "model": "packaged", "embeddings": "packaged", "seed": 4}
     assert loaded["settings"].items() >= expected.items()
 
     assert main(["trace", "show", str(trace)]) == 0
@@ -481,7 +482,50 @@ def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypat
     assert "vertigo.txt" in {citation["source"] for citation in loaded["citations"]}
     assert loaded["usage"]["model_calls"] >= 1
     assert bool(loaded["steps"]) == (graph == "reasoning")
-    assert loaded["settings"]["passages"] == (1 if graph == "reasoning" else 5)
+    assert ("candidates" in loaded["settings"]) == (graph == "reasoning")  # RAG has none
+
+
+SETTINGS = """
+[ask]
+mode = "plan"
+reader = "my-reader"
+planner = "syntax"
+reward = "reader"
+passages = 2
+k = 4
+candidates = 2
+threshold = "none"
+max_steps = 6
+"""
+
+
+def test_every_part_can_be_named_in_a_file(index, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
+    asked = []
+
+    def reader_called(name, *, packaged_model):
+        asked.append((name, packaged_model))
+        return ScriptedReader({"Vertigo": {"Alfred Hitchcock": 0.8, "film": 0.1}, "born": {"London": 0.7}})
+
+    monkeypatch.setattr(opening, "open_models", OPEN_MODELS)
+    monkeypatch.setattr("agentprm.cli.models.model_called", lambda name: ScriptedLanguageModel({}))
+    monkeypatch.setattr("agentprm.cli.models.reader_called", reader_called)
+    file, trace = tmp_path / "ask.toml", tmp_path / "t.json"
+    file.write_text(SETTINGS)
+    question = "Where was the director of Vertigo born?"
+    options = ["--index", index, "--config", str(file), "--trace", str(trace)]
+    assert main(["ask", question, *options]) == 0
+    assert "plan: 1. Who directed Vertigo? 2. Where was #1 born?" in " ".join(capsys.readouterr().err.split())
+    assert asked == [("my-reader", True)]
+    loaded = load_trace(trace)
+    assert loaded["answer"] == "London"
+    assert loaded["usage"]["model_calls"] == 0
+    chosen = {"mode": "plan", "reader": "my-reader", "candidates": 2, "k": 4, "threshold": "none"}
+    assert loaded["settings"].items() >= chosen.items()
+    assert {len(step["doc_ids"]) for step in loaded["steps"]} == {2}
+
+    assert main(["ask", question, *options, "--graph", "rag"]) == 2
+    assert "--reward is for the steps of a search" in capsys.readouterr().err
 
 
 # Mistakes
@@ -496,6 +540,8 @@ def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypat
         (["ask"], "question"),
         (["ask", "Who?"], "--index"),
         (["ask", "Who?", "--index", "x", "--candidates", "0"], "at least 1"),
+        (["ask", "Who?", "--index", "x", "--threshold", "high"], "no score"),
+        (["ask", "Who?", "--index", "x", "--threshold", "nan"], "no score"),
         (["ask", "Who?", "--index", "x", "--graph", "magic"], "invalid choice"),
         (["ask", "Who?", "--index", "x", "--seed", "soon"], "invalid int"),
         (["ask", "  ", "--index", "x"], "question is empty"),
