@@ -21,6 +21,7 @@ __all__ = [
     "QuestionPlanned",
     "RoundDone",
     "RoundPlanned",
+    "Routed",
     "SearchEvent",
     "SearchStopped",
     "StepCommitted",
@@ -155,6 +156,14 @@ class ExperienceRecalled(TypedDict):
     thought: str
 
 
+class Routed(TypedDict):
+    """A mode was chosen; `share` is its probability, `None` where it is the default or a function said so."""
+
+    type: Literal["agentprm.routed"]
+    route: str
+    share: float | None
+
+
 class RoundPlanned(TypedDict):
     """A round of a loop that gathers evidence begins."""
 
@@ -216,6 +225,7 @@ SearchEvent = (
     | QuestionPlanned
     | ExperienceRecalled
     | NeedJudged
+    | Routed
     | RoundPlanned
     | RoundDone
     | Answered

@@ -13,7 +13,8 @@ order in which data flows:
 - On disk: `index_files` and `kept_text` write and open the parts, `generations` switches from one state to
   the next under a lock (`locking`), `fingerprint` knows the embeddings, `fsck` checks and goes back,
   `files` opens what a stranger may have made.
-- A query finds passages: `lexical` by words, `fusion` by words and vectors.
+- A query finds passages: `lexical` by words, `fusion` by words and vectors, `self_search` in the memory of a
+  model.
 - Passages lead on to others: `feedback_retriever` searches again with a method (`feedback`, `features`, or
   `links` over `mentions` and `leads`) on the hits that `selectors` choose; it also has the default.
   `adapters` lets other vector stores take part. `titles` says under which title a name is known.
@@ -41,6 +42,7 @@ from agentprm.retrievers.loading import LoadReport, Skipped, load_folder
 from agentprm.retrievers.locking import WriterConflictError
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import JudgeSelector, MarginSelector, Selection, TopSelector
+from agentprm.retrievers.self_search import SelfSearch
 from agentprm.retrievers.store_base import Hit
 from agentprm.retrievers.vectors import VectorIndex
 
@@ -64,6 +66,7 @@ __all__ = [
     "MarginSelector",
     "MentionIndex",
     "Selection",
+    "SelfSearch",
     "SentenceTransformerEmbeddings",
     "ShardedFaissStore",
     "Skipped",

@@ -5,6 +5,7 @@ What lives where, in the order in which a search uses it:
 - `node`: what all nodes share. `models`: how they call models. `tree`: what they ask of a search tree.
 - `condense_question`: a follow-up becomes a question that stands alone.
 - `decide_retrieval`: whether passages are needed at all. `choices`: a model chooses one of a few words.
+- `route`: which way a question goes; thinking it over without a search.
 - `start_search`, `propose_steps`: the tree is planted, and grows.
 - `plan_question`, `follow_plan`: or it follows a plan, made once. `reading`: a reader for a model.
 - `retrieve`, `rerank`: passages for the question, or for each step.
@@ -50,12 +51,14 @@ from agentprm.nodes.refine_step import RefineStep
 from agentprm.nodes.rerank import PairwiseRerank, Rerank, RerankSteps
 from agentprm.nodes.retrieve import Retrieve, RetrieverLike, RetrieveSteps
 from agentprm.nodes.retry import retry_policy
+from agentprm.nodes.route import MODES, Reason, Route
 from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.nodes.select_steps import SelectSteps
 from agentprm.nodes.start_search import StartSearch
 from agentprm.nodes.subgoals import ChooseExecution, ChooseSubgoal, ExpandSubgoal
 
 __all__ = [
+    "MODES",
     "Answer",
     "AnswerFromRounds",
     "AnswerFromSteps",
@@ -84,6 +87,7 @@ __all__ = [
     "PlanQuestion",
     "Planner",
     "ProposeSteps",
+    "Reason",
     "RecallExperience",
     "RefineStep",
     "Reflect",
@@ -94,6 +98,7 @@ __all__ = [
     "RetrieveRound",
     "RetrieveSteps",
     "RetrieverLike",
+    "Route",
     "ScoreSteps",
     "SelectSteps",
     "SetGoal",
