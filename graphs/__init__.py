@@ -1,9 +1,9 @@
 """Ready-made graphs. Each factory returns the uncompiled `StateGraph`: compile it as you like.
 
 `rag` retrieves and reads, `adaptive` only where it has to; `gathering` collects evidence in rounds,
-`reasoning` searches over steps; `cr_planner` lets critics choose what to do next; `routed` chooses among ways,
-or climbs from cheap to dear. `state` is what goes in, through and out. `qa` has rag and reasoning over an index
-folder, for `langgraph dev`.
+`reasoning` searches over steps; `cr_planner` lets critics choose what to do next; `routed` chooses among
+ways, or climbs from cheap to dear. `state` is what goes in, through and out. `qa` has rag and reasoning over
+an index folder, for `langgraph dev`.
 """
 
 from agentprm.graphs.adaptive import AdaptiveRagState, create_adaptive_rag_graph
