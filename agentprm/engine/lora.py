@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from agentprm.engine.loading import checkpoint_file
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
 
 __all__ = ["Adapters", "LowRank", "base_name", "low_ranks", "merge_adapter"]
 
@@ -130,10 +131,15 @@ def merge_adapter(model: Any, config: Mapping[str, Any], tensors: Mapping[str, t
 
 
 def base_name(name: str | Path, config: Mapping[str, Any]) -> str:
-    """The base model that an adapter's config names."""
+    """The base model that an adapter's config names; the packaged one where it is installed."""
     base = config.get("base_model_name_or_path")
     if not base:
         raise ConfigurationError(f"The adapter {str(name)!r} does not name its base model.")
+    if base == PACKAGED_LANGUAGE_MODEL:
+        try:
+            return str(language_model_folder())
+        except MissingDependencyError:
+            return str(base)  # the original, from the hub
     return str(base)
 
 

@@ -24,6 +24,7 @@ from agentprm.engine.planning import common_length
 from agentprm.engine.reading import Call, read_tokens
 from agentprm.engine.scheduler import Scheduler
 from agentprm.lm.transformers import TransformersLM
+from agentprm.rewards.checkpoints import load_causal
 
 __all__ = ["LogRatio"]
 
@@ -276,7 +277,8 @@ def _side(
 ) -> _Side:
     if not isinstance(model, TransformersLM):
         named = isinstance(model, str | Path)
-        options: dict[str, Any] = {"dtype": dtype, "device": device} if named else {}
-        model = TransformersLM(model, tokenizer, max_batch_tokens=max_batch_tokens, **options)
+        tokenizer = str(model) if named and tokenizer is None else tokenizer
+        causal = load_causal(model, dtype, device) if named else model
+        model = TransformersLM(causal, tokenizer, max_batch_tokens=max_batch_tokens)
     template.check(model.tokenizer)
     return _Side(model.scheduler, model.adapter, model.tokenizer, template, model.max_context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,7 +15,9 @@ from typing import Any
 from agentprm.errors import InputError
 from agentprm.training.fitting import FitReport
 
-__all__ = ["TrainingFolder", "digest"]
+__all__ = ["TrainingFolder", "digest", "trained", "warn_of_lost"]
+
+_logger = logging.getLogger(__name__)
 
 _RUN, _CARD = "run.json", "card.json"
 _PACKAGES = ("agentprm", "torch", "transformers", "peft")
@@ -23,6 +26,17 @@ _PACKAGES = ("agentprm", "torch", "transformers", "peft")
 def digest(value: Any) -> str:
     """SHA-256 of what a training is made of, as JSON."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+def trained(path: Path) -> bool:
+    """Whether a folder holds a training that is done."""
+    return (path / _CARD).is_file()
+
+
+def warn_of_lost(count: int, longest: int) -> None:
+    """Says that examples are too long; none is cut."""
+    if count:
+        _logger.warning("%d examples have more than %d tokens and are left out.", count, longest)
 
 
 class TrainingFolder:

@@ -6,7 +6,6 @@ as it was taught.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,25 +14,24 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from agentprm.engine.loading import load_model, max_context
-from agentprm.engine.tokenizing import PromptText, as_data, load_tokenizer, span_of
+from agentprm.engine.tokenizing import PromptText, as_data, span_of
 from agentprm.errors import InputError
 from agentprm.lm.base import Prompt
-from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit, use_bfloat16
-from agentprm.training.folder import TrainingFolder, digest
-from agentprm.training.lora import LoraSettings, add_lora, lower_frozen, save_lora
+from agentprm.training.bases import base_label, open_base
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
+from agentprm.training.folder import TrainingFolder, digest, warn_of_lost
+from agentprm.training.lora import LoraSettings, save_lora
 
 __all__ = [
     "CausalRow",
     "TextExample",
+    "causal_batch",
     "causal_objective",
     "causal_rows",
     "decoder_and_head",
+    "reply_states",
     "train_language_model",
 ]
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,31 +90,46 @@ def causal_objective(model: Any, pad: int) -> Objective[CausalRow]:
     """
     decoder, head = decoder_and_head(model)
 
-    def collate(rows: Sequence[CausalRow]) -> dict[str, Any]:
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.full((len(rows), longest), pad, dtype=torch.long)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        read: list[int] = []
-        wanted: list[int] = []
-        for number, row in enumerate(rows):
-            ids[number, : len(row.ids)] = torch.tensor(row.ids)
-            mask[number, : len(row.ids)] = 1
-            read += [number * longest + at - 1 for at in range(row.start, len(row.ids))]
-            wanted += row.ids[row.start :]
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "read": torch.tensor(read),
-            "wanted": torch.tensor(wanted),
-        }
-
     def loss(_: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, float]:
-        hidden = decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        logits = head(hidden.flatten(0, 1)[batch["read"]])
+        logits = head(reply_states(decoder, batch))
         total = F.cross_entropy(logits.float(), batch["wanted"], reduction="sum")
         return total, len(batch["wanted"])
 
-    return Objective(lambda row: len(row.ids), collate, loss)
+    return Objective(lambda row: len(row.ids), lambda rows: causal_batch(rows, pad), loss)
+
+
+def causal_batch(rows: Sequence[CausalRow], pad: int) -> dict[str, Any]:
+    """Rows side by side, with the places where a token of a reply is predicted.
+
+    Returns:
+        `input_ids` and `attention_mask` `[rows, tokens]`; for every token of a reply `read`, its place in the
+        flattened rows, `wanted`, the token, and `owner`, the number of its row.
+    """
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    read: list[int] = []
+    wanted: list[int] = []
+    owner: list[int] = []
+    for number, row in enumerate(rows):
+        ids[number, : len(row.ids)] = torch.tensor(row.ids)
+        mask[number, : len(row.ids)] = 1
+        read += range(number * longest + row.start - 1, number * longest + len(row.ids) - 1)
+        wanted += row.ids[row.start :]
+        owner += [number] * (len(row.ids) - row.start)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "read": torch.tensor(read),
+        "wanted": torch.tensor(wanted),
+        "owner": torch.tensor(owner),
+    }
+
+
+def reply_states(decoder: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Hidden states of the places where a token of a reply is predicted."""
+    hidden: torch.Tensor = decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return hidden.flatten(0, 1)[batch["read"]]
 
 
 def decoder_and_head(model: Any) -> tuple[Any, Any]:
@@ -156,6 +169,7 @@ def train_language_model(
     lora: LoraSettings | None = None,
     max_length: int = 1024,
     device: str | torch.device | None = None,
+    start: str | Path | None = None,
     notes: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> FitReport | None:
@@ -174,6 +188,7 @@ def train_language_model(
         lora: The adapter's form.
         max_length: Tokens of an example at most; longer ones are left out, which the card says.
         device: As in `TransformersLM`.
+        start: Folder of an adapter to go on from.
         notes: More for the card.
         progress: Called after every step.
 
@@ -186,7 +201,8 @@ def train_language_model(
     settings, lora = settings or TrainSettings(), lora or LoraSettings()
     run = {
         "kind": kind,
-        "base": PACKAGED_LANGUAGE_MODEL if base is None else str(base),
+        "base": base_label(base),
+        "start": None if start is None else str(start),
         "settings": asdict(settings),
         "adapter": asdict(lora),
         "max_length": max_length,
@@ -198,26 +214,20 @@ def train_language_model(
     folder = TrainingFolder(out, run)
     if folder.card is not None:
         return None
-    source = language_model_folder() if base is None else base
-    text = PromptText(load_tokenizer(str(source)))
-    model = load_model(str(source), torch.float32, device)
-    longest = min(max_length, max_context(model.config.get_text_config()) or max_length)
-    rows, held_out = causal_rows(examples, text), causal_rows(dev, text)
-    fitting = [[row for row in some if len(row.ids) <= longest] for some in (rows, held_out)]
-    if lost := len(rows) + len(held_out) - sum(map(len, fitting)):
-        _logger.warning("%d examples have more than %d tokens and are left out.", lost, longest)
-    lower = use_bfloat16(settings.precision, model.device)
-    if lower and model.device.type == "cpu":
-        model.set_attn_implementation("eager")  # the fused one is slow in bfloat16
-    model = add_lora(model, lora, settings.seed)
-    objective = causal_objective(model, text.tokenizer.pad_token_id or 0)
-    if lower:
-        lower_frozen(model)
+    trainee = open_base(base, lora, settings, max_length=max_length, device=device, start=start)
+    objective = causal_objective(trainee.model, trainee.pad)
+    trainee.settle()
+    rows, held_out = causal_rows(examples, trainee.text), causal_rows(dev, trainee.text)
+    fitting = [[row for row in some if len(row.ids) <= trainee.longest] for some in (rows, held_out)]
+    lost = len(rows) + len(held_out) - sum(map(len, fitting))
+    warn_of_lost(lost, trainee.longest)
     report = fit(
-        model, fitting[0], objective, folder.checkpoints, settings, dev=fitting[1], progress=progress
+        trainee.model, fitting[0], objective, folder.checkpoints, settings, dev=fitting[1], progress=progress
     )
     folder.finish(
-        lambda path: save_lora(model, path, str(run["base"])), report, {**(notes or {}), "left_out": lost}
+        lambda path: save_lora(trainee.model, path, str(run["base"])),
+        report,
+        {**(notes or {}), "left_out": lost},
     )
     return report
 

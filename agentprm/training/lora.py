@@ -10,7 +10,9 @@ import torch
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
 
-__all__ = ["LoraSettings", "add_lora", "save_lora"]
+__all__ = ["ADAPTER_FILE", "LoraSettings", "add_lora", "lower_frozen", "save_lora"]
+
+ADAPTER_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,41 @@ class LoraSettings:
             raise ConfigurationError(f"alpha must be positive, not {self.alpha}.")
 
 
-def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
-    """The model with a new adapter, the only part that is trained.
+def add_lora(model: Any, settings: LoraSettings, seed: int, start: str | Path | None = None) -> Any:
+    """The model with an adapter, the only part that is trained.
 
     Args:
         model: A transformers model; it is changed.
         settings: The adapter's form.
         seed: Of its beginning.
+        start: Folder of an adapter whose weights it begins with.
+
+    Raises:
+        ConfigurationError: If the adapter in `start` has another form.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     except ImportError as error:
         raise MissingDependencyError.for_extra("peft", "train") from error
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, lora_dropout=0.0)
     torch.manual_seed(seed)
-    return get_peft_model(
-        model,
-        LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, lora_dropout=0.0),
-    )
+    trained = get_peft_model(model, config)
+    if start is not None:
+        from safetensors.torch import load_file
+
+        try:
+            lost = set_peft_model_state_dict(trained, load_file(Path(start) / ADAPTER_FILE))
+        except (OSError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"Training cannot go on from the adapter in {start}: {error} Give a folder that a trainer "
+                "wrote, for the same base model and with the same rank."
+            ) from error
+        if lost.unexpected_keys:
+            raise ConfigurationError(
+                f"The adapter in {start} has {lost.unexpected_keys[0]}, which this one lacks."
+            )
+    return trained
 
 
 def lower_frozen(model: Any) -> None:

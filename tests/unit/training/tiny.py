@@ -28,6 +28,9 @@ def write_tiny_model(folder, seed=0, layers=2):
         eos_token_id=2,
         pad_token_id=0,
     )
-    enlivened(LlamaForCausalLM(config), 8.0).save_pretrained(folder)
+    model = enlivened(LlamaForCausalLM(config), 8.0)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(3)  # so that a token can be all but certain
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

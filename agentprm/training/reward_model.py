@@ -1,0 +1,428 @@
+"""Trains process reward models: a head over a decoder, or two words of its vocabulary, read at every step.
+
+What is trained is read by `load_reward`: tokens and positions come from the family's own template, so that
+training and scoring cannot be a token apart. Labels may be soft.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from agentprm.errors import ConfigurationError, InputError
+from agentprm.rewards.base import RewardStep
+from agentprm.rewards.heads import WordHead
+from agentprm.rewards.known_families import Family
+from agentprm.rewards.labels import LabelledRow, labelled_row
+from agentprm.rewards.registry import families
+from agentprm.rewards.step_text import StepText, StepWriter
+from agentprm.rewards.templates import StepTemplate, two_words
+from agentprm.training.bases import Trainee, base_label, open_base
+from agentprm.training.data import PreferenceRecord, Record, StepLabelRecord
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
+from agentprm.training.folder import TrainingFolder, digest, warn_of_lost
+from agentprm.training.lora import LoraSettings, save_lora
+from agentprm.training.losses import pairwise_loss, soft_cross_entropy
+
+__all__ = ["PairRow", "StepScorer", "label_rows", "pair_rows", "train_critic", "train_reward_model"]
+
+Loss = Literal["cross-entropy", "squared"]
+
+_TRAINABLE = ("token-head", "value-head", "prefix-scalar", "token-logits")
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A better and a worse continuation of the same steps, each read at its end."""
+
+    chosen: LabelledRow
+    rejected: LabelledRow
+
+
+class StepScorer(nn.Module):
+    """A decoder with what is read off it: a new head, or two words of the vocabulary.
+
+    Args:
+        trainee: The model with its adapter.
+        family: Says what is read, and with which template.
+
+    Attributes:
+        template: Gives the tokens of a prefix.
+    """
+
+    def __init__(self, trainee: Trainee, family: Family) -> None:
+        super().__init__()
+        template = family.template
+        if family.readout not in _TRAINABLE or not isinstance(template, StepTemplate):
+            raise ConfigurationError(
+                f"The family {family.name!r} is read by {family.readout!r} and has no head to train. Choose "
+                f"one that is read by {', '.join(_TRAINABLE)}, for instance 'trl'."
+            )
+        self.model = trainee.model
+        causal = trainee.model.get_base_model()
+        self._decoder = [causal.base_model]  # in a list, so that it is no second module
+        self.template = template
+        self.template.check(trainee.text.tokenizer)
+        self.readout = family.readout
+        scalar = family.readout in ("value-head", "prefix-scalar")
+        self.bare = scalar and family.options.get("activation") == "none"
+        width = causal.config.get_text_config().hidden_size
+        if family.readout == "token-logits":
+            options = family.options
+            good, bad = options.get("good", "+"), options.get("bad", "-")
+            words = two_words(trainee.text.tokenizer, good, bad, options.get("words"))
+            embeddings = causal.get_output_embeddings()
+            self.head: nn.Module = WordHead(embeddings, words[::-1], causal.config)
+        else:
+            classes = family.options.get("classes", 2) if family.readout == "token-head" else 1
+            if classes > 2:
+                raise ConfigurationError(
+                    f"The family {family.name!r} has {classes} classes; two are trained."
+                )
+            self.head = nn.Linear(width, classes).to(causal.device)
+
+    def read(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Outputs `[read positions, 2 or 1]`, in fp32: the classes wrong and right, or a number."""
+        hidden = self._decoder[0](
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).last_hidden_state
+        with torch.autocast(hidden.device.type, enabled=False):
+            outputs: torch.Tensor = self.head(hidden.flatten(0, 1)[batch["read"]].float())
+        return outputs
+
+    def logits(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """One number per read position: the logit that the step is right."""
+        outputs = self.read(batch)
+        return outputs[:, 1] - outputs[:, 0] if outputs.shape[1] == 2 else outputs[:, 0]
+
+
+def label_rows(
+    records: Sequence[StepLabelRecord],
+    template: StepTemplate,
+    tokenizer: Any,
+    step_text: StepWriter | None = None,
+) -> list[LabelledRow]:
+    """Labelled trajectories as tokens with the positions that scoring reads.
+
+    A template that closes every prefix with tokens of its own gives a row for each labelled step. Records
+    without any label are left out.
+    """
+    write = step_text or StepText()
+    rows: list[LabelledRow] = []
+    for record in records:
+        labels = list(record.labels)
+        kept = max((k + 1 for k, label in enumerate(labels) if label is not None), default=0)
+        texts = [write(step) for step in record.trajectory[:kept]]
+        if not texts:
+            continue
+        try:
+            rows.append(labelled_row(template, tokenizer, record.question, texts, labels[:kept]))
+        except InputError:
+            rows += _prefix_rows(template, tokenizer, record.question, texts, labels[:kept])
+    return rows
+
+
+def _prefix_rows(
+    template: StepTemplate,
+    tokenizer: Any,
+    question: str,
+    texts: Sequence[str],
+    labels: Sequence[float | None],
+) -> list[LabelledRow]:
+    rows = []
+    for k, label in enumerate(labels):
+        if label is not None:
+            ids = template.ids(tokenizer, question, list(texts[: k + 1]))
+            rows.append(LabelledRow(ids, [len(ids) - 1], [float(label)]))
+    return rows
+
+
+def pair_rows(
+    records: Sequence[PreferenceRecord],
+    template: StepTemplate,
+    tokenizer: Any,
+    step_text: StepWriter | None = None,
+) -> list[PairRow]:
+    """Preferences as pairs of token rows. A candidate that is only a query is written as its text."""
+    write = step_text or StepText()
+
+    def row(record: PreferenceRecord, last: RewardStep) -> LabelledRow:
+        steps = [step.reward_step() for step in record.steps]
+        ids = template.ids(tokenizer, record.question, [write(_finished(step)) for step in (*steps, last)])
+        return LabelledRow(ids, [len(ids) - 1], [1.0])
+
+    return [
+        PairRow(row(record, record.chosen.reward_step()), row(record, record.rejected.reward_step()))
+        for record in records
+    ]
+
+
+def _finished(step: RewardStep) -> RewardStep:
+    if step["thought"].strip() or (step["final_answer"] or "").strip():
+        return step
+    return {**step, "query": "", "thought": step["query"]}
+
+
+def _batch(rows: Sequence[LabelledRow], pad: int) -> dict[str, Any]:
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    read: list[int] = []
+    labels: list[float] = []
+    for number, row in enumerate(rows):
+        ids[number, : len(row.ids)] = torch.tensor(row.ids)
+        mask[number, : len(row.ids)] = 1
+        read += [number * longest + at for at in row.positions]
+        labels += row.labels
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "read": torch.tensor(read),
+        "labels": torch.tensor(labels),
+    }
+
+
+def label_objective(scorer: StepScorer, pad: int, loss: Loss) -> Objective[LabelledRow]:
+    """Mean loss of the labelled steps.
+
+    Args:
+        scorer: The model.
+        pad: Token id that fills short rows.
+        loss: `cross-entropy` against the labels, soft or hard; `squared` of the difference between the
+            probability and the label, or, where the family reads a bare number, of that number and the label.
+    """
+
+    def total(_: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, float]:
+        labels = batch["labels"]
+        logits = scorer.logits(batch)
+        if loss == "cross-entropy":
+            summed = soft_cross_entropy(torch.stack([torch.zeros_like(logits), logits], dim=1), labels)
+        else:
+            summed = ((logits if scorer.bare else logits.sigmoid()) - labels).square().sum()
+        return summed, len(labels)
+
+    return Objective(lambda row: len(row.ids), lambda rows: _batch(rows, pad), total)
+
+
+def pair_objective(scorer: StepScorer, pad: int) -> Objective[PairRow]:
+    """Mean of -log sigmoid(score of the chosen one - score of the rejected one), of logits."""
+
+    def collate(pairs: Sequence[PairRow]) -> dict[str, Any]:
+        return _batch([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs], pad)
+
+    def loss(_: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, float]:
+        chosen, rejected = scorer.logits(batch).chunk(2)
+        return pairwise_loss(chosen, rejected), len(chosen)
+
+    return Objective(_pair_length, collate, loss)
+
+
+def _pair_length(pair: PairRow) -> int:
+    return 2 * max(len(pair.chosen.ids), len(pair.rejected.ids))
+
+
+def train_reward_model(
+    records: Sequence[StepLabelRecord],
+    out: str | Path,
+    *,
+    family: str = "trl",
+    loss: Loss = "cross-entropy",
+    base: str | Path | None = None,
+    dev: Sequence[StepLabelRecord] = (),
+    settings: TrainSettings | None = None,
+    lora: LoraSettings | None = None,
+    max_length: int = 1024,
+    step_text: StepWriter | None = None,
+    device: str | torch.device | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> FitReport | None:
+    """Trains a process reward model on labelled steps; `load_reward(out)` reads it.
+
+    Args:
+        records: Trajectories with labels.
+        out: The folder to write: adapter, head, config, tokenizer, card.
+        family: Readout and template, a name of `agentprm.rewards.families()`: `trl` is a head of two
+            classes, `skywork` one number with a sigmoid, `math-shepherd` two words of the vocabulary.
+        loss: See `label_objective`.
+        base: The decoder; by default the packaged language model's.
+        dev: Trajectories to evaluate on while training.
+        settings: How to train.
+        lora: The adapter's form.
+        max_length: Tokens of a trajectory at most; longer ones are left out, which the card says.
+        step_text: Writes a step; pass the same to `load_reward`.
+        device: As in `TransformersLM`.
+        notes: More for the card.
+        progress: Called after every step.
+
+    Returns:
+        How it went; `None` if the folder holds this very training already.
+
+    Raises:
+        ConfigurationError: If the family has nothing to train.
+        InputError: If no example is left, or the folder holds something else.
+    """
+    if loss not in ("cross-entropy", "squared"):
+        raise ConfigurationError(f"loss must be 'cross-entropy' or 'squared', not {loss!r}.")
+
+    def rows(some: Sequence[Any], scorer: StepScorer, tokenizer: Any) -> list[LabelledRow]:
+        return label_rows(some, scorer.template, tokenizer, step_text)
+
+    return _train(
+        records,
+        dev,
+        out,
+        _Plan("reward model", _family(family), loss, rows, lambda s, pad: label_objective(s, pad, loss)),
+        (settings or TrainSettings(), lora or LoraSettings(), max_length),
+        base,
+        device,
+        notes,
+        progress,
+    )
+
+
+def train_critic(
+    records: Sequence[PreferenceRecord],
+    out: str | Path,
+    *,
+    family: str = "skywork",
+    base: str | Path | None = None,
+    dev: Sequence[PreferenceRecord] = (),
+    settings: TrainSettings | None = None,
+    lora: LoraSettings | None = None,
+    max_length: int = 1024,
+    step_text: StepWriter | None = None,
+    device: str | torch.device | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> FitReport | None:
+    """Trains a critic on pairs of candidates: queries, rationales or passages (CR-Planner, arXiv 2410.01428).
+
+    Its scores order candidates for the same state; `load_reward(out)` reads them.
+
+    Args:
+        records: Preferences; their critiques are not used. A candidate that is only a query will do.
+        out: As in `train_reward_model`, and so are the others.
+        family: As there.
+        base: As there.
+        dev: As there.
+        settings: As there.
+        lora: As there.
+        max_length: Tokens of a candidate with what stands before it.
+        step_text: As there.
+        device: As there.
+        notes: As there.
+        progress: As there.
+
+    Returns:
+        As `train_reward_model`.
+
+    Raises:
+        ConfigurationError: As `train_reward_model`.
+        InputError: As `train_reward_model`.
+    """
+
+    def rows(some: Sequence[Any], scorer: StepScorer, tokenizer: Any) -> list[PairRow]:
+        return pair_rows(some, scorer.template, tokenizer, step_text)
+
+    return _train(
+        records,
+        dev,
+        out,
+        _Plan("critic", _family(family), "pairwise", rows, pair_objective),
+        (settings or TrainSettings(), lora or LoraSettings(), max_length),
+        base,
+        device,
+        notes,
+        progress,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    kind: str
+    family: Family
+    loss: str
+    rows: Callable[[Sequence[Any], StepScorer, Any], list[Any]]
+    objective: Callable[[StepScorer, int], Objective[Any]]
+
+
+def _train(
+    records: Sequence[Record],
+    dev: Sequence[Record],
+    out: str | Path,
+    plan: _Plan,
+    how: tuple[TrainSettings, LoraSettings, int],
+    base: str | Path | None,
+    device: str | torch.device | None,
+    notes: Mapping[str, Any] | None,
+    progress: Callable[[Progress], None] | None,
+) -> FitReport | None:
+    settings, lora, max_length = how
+    run = {
+        "kind": plan.kind,
+        "family": plan.family.name,
+        "loss": plan.loss,
+        "base": base_label(base),
+        "settings": asdict(settings),
+        "adapter": asdict(lora),
+        "max_length": max_length,
+        "examples": len(records),
+        "examples_sha256": digest([record.model_dump() for record in records]),
+        "held_out": len(dev),
+        "held_out_sha256": digest([record.model_dump() for record in dev]),
+    }
+    folder = TrainingFolder(out, run)
+    if folder.card is not None:
+        return None
+    trainee = open_base(base, lora, settings, max_length=max_length, device=device)
+    torch.manual_seed(settings.seed)
+    scorer = StepScorer(trainee, plan.family)
+    trainee.settle()
+    objective = plan.objective(scorer, trainee.pad)
+    lost = 0
+    fitting: list[list[Any]] = []
+    for some in (records, dev):
+        rows = plan.rows(some, scorer, trainee.text.tokenizer)
+        fitting.append([row for row in rows if _longest(row) <= trainee.longest])
+        lost += len(rows) - len(fitting[-1])
+    warn_of_lost(lost, trainee.longest)
+    report = fit(
+        scorer, fitting[0], objective, folder.checkpoints, settings, dev=fitting[1], progress=progress
+    )
+    folder.finish(
+        lambda path: _save(scorer, trainee, plan.family.name, path, base_label(base)),
+        report,
+        {**(notes or {}), "left_out": lost},
+    )
+    return report
+
+
+def _longest(row: LabelledRow | PairRow) -> int:
+    rows = (row.chosen, row.rejected) if isinstance(row, PairRow) else (row,)
+    return max(len(one.ids) for one in rows)
+
+
+def _save(scorer: StepScorer, trainee: Trainee, family: str, folder: Path, base: str) -> None:
+    """Adapter, head, tokenizer, and a config that names the family."""
+    save_lora(trainee.model, folder, base)
+    if scorer.readout != "token-logits":
+        tensors = {name: tensor.detach().cpu() for name, tensor in scorer.head.state_dict().items()}
+        save_file(tensors, folder / "reward_head.safetensors")
+    config = {**trainee.model.get_base_model().config.to_dict(), "agentprm_family": family}
+    (folder / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n", encoding="utf-8")
+    trainee.text.tokenizer.save_pretrained(folder)
+
+
+def _family(name: str) -> Family:
+    known = families()
+    if name not in known:
+        raise ConfigurationError(f"There is no family {name!r}; there are {', '.join(sorted(known))}.")
+    return known[name]
