@@ -1,4 +1,4 @@
-"""`agentprm train`: trains a planner or a reader on files of examples."""
+"""`agentprm train`: trains a planner, a reader, a critic or an explainer on files of examples."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 _DEV = 400  # questions held out at most
+_KINDS = {"reader": ("span", "lm"), "critic": ("labels", "pairs", "outcomes")}
 
 
 def add(commands: Any) -> None:
@@ -32,12 +33,14 @@ def add(commands: Any) -> None:
         commands,
         "train",
         run,
-        "train a planner or a reader",
+        "train a planner, a reader or a critic",
         "Trains a small model on files of examples (docs/training.md), on one processor core or a GPU. A "
-        "planner splits questions into sub-questions, a reader answers from passages. A command that was "
-        "stopped goes on when it is repeated.",
+        "planner splits questions into sub-questions, a reader answers from passages, a critic scores steps "
+        "or candidates, an explainer says what is wrong with a step. A command that was stopped goes on when "
+        "it is repeated.",
         "agentprm train planner plans.jsonl -o my-planner\n"
-        "  agentprm train reader reading.jsonl --from packaged -o my-reader",
+        "  agentprm train reader reading.jsonl --from packaged -o my-reader\n"
+        "  agentprm train critic labels.jsonl -o my-critic",
     )
     command.add_argument("what", choices=tuple(_TRAINERS), help="what to train")
     command.add_argument(
@@ -46,9 +49,14 @@ def add(commands: Any) -> None:
     command.add_argument("-o", "--output", metavar="OUT", required=True, help="folder to write")
     command.add_argument(
         "--kind",
-        choices=("span", "lm"),
-        default="span",
-        help="of reader: an encoder that quotes, or a language model (span)",
+        choices=[kind for kinds in _KINDS.values() for kind in kinds],
+        help="of reader: an encoder that quotes (span), or a language model (lm); of critic: from labelled "
+        "steps (labels), pairs of candidates (pairs), or outcomes (outcomes). The first is the default",
+    )
+    command.add_argument(
+        "--family",
+        metavar="NAME",
+        help="for a critic of labels or pairs: how it is read (labels: trl, pairs: skywork)",
     )
     command.add_argument(
         "--plans",
@@ -92,6 +100,14 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     progress = error_console(args.quiet)
+    kinds = _KINDS.get(args.what, ())
+    if args.kind is None:
+        args.kind = next(iter(kinds), None)
+    elif args.kind not in kinds:
+        known = f"kinds {', '.join(kinds)}" if kinds else "one kind"
+        raise ConfigurationError(f"A {args.what} has {known}: there is no {args.kind!r}.")
+    if args.family and args.kind not in ("labels", "pairs"):
+        raise ConfigurationError("--family is for critics of labels or pairs.")
     report = _TRAINERS[args.what](args, progress)
     if report is None:
         show(f"{args.output} holds this {args.what} already, trained to its end.")
@@ -113,6 +129,7 @@ def _planner(args: argparse.Namespace, progress: Console) -> FitReport | None:
     return _train_text(args, progress, PlanRecord, plan_examples)
 
 
+_OF_SPAN_READERS = ("plans", "start", "facts", "per_set")
 # What a span reader's training has no use for.
 _OF_LANGUAGE_MODELS = (
     "dev", "batch_tokens", "evaluate_every", "patience", "precision", "rank", "device",
@@ -122,10 +139,6 @@ _OF_LANGUAGE_MODELS = (
 def _reader(args: argparse.Namespace, progress: Console) -> FitReport | None:
     if args.kind == "span":
         return _span_reader(args, progress)
-    for name in ("plans", "start", "facts", "per_set"):
-        if getattr(args, name):
-            flag = {"start": "from"}.get(name, name.replace("_", "-"))
-            raise ConfigurationError(f"--{flag} is for span readers (--kind span).")
     from agentprm.training.data import ReadingRecord
     from agentprm.training.language_reader import reading_examples
 
@@ -171,7 +184,34 @@ def _span_reader(args: argparse.Namespace, progress: Console) -> FitReport | Non
         )
 
 
-_TRAINERS: dict[str, Callable[[argparse.Namespace, Any], Any]] = {"planner": _planner, "reader": _reader}
+def _critic(args: argparse.Namespace, progress: Console) -> FitReport | None:
+    from agentprm.training.data import PreferenceRecord, StepLabelRecord
+    from agentprm.training.preferences import train_log_ratio
+    from agentprm.training.reward_model import train_critic, train_reward_model
+
+    family = {"family": args.family} if args.family else {}
+    if args.kind == "pairs":
+        return _train(args, progress, PreferenceRecord, train_critic, **family)
+    if args.kind == "outcomes":
+        return _train(args, progress, StepLabelRecord, train_log_ratio)
+    return _train(args, progress, StepLabelRecord, train_reward_model, **family)
+
+
+def _explainer(args: argparse.Namespace, progress: Console) -> FitReport | None:
+    from agentprm.training.data import PreferenceRecord
+    from agentprm.training.preferences import critique_replies, train_by_judgements
+
+    return _train(
+        args, progress, PreferenceRecord, train_by_judgements, critique_replies, kind="explanation model"
+    )
+
+
+_TRAINERS: dict[str, Callable[[argparse.Namespace, Any], Any]] = {
+    "planner": _planner,
+    "reader": _reader,
+    "critic": _critic,
+    "explainer": _explainer,
+}
 
 
 def _train_text(
@@ -182,27 +222,44 @@ def _train_text(
 ) -> FitReport | None:
     """Trains a language model on the replies that records of a kind give."""
     from agentprm.training.language_model import train_language_model
+
+    return _train(args, progress, kind, train_language_model, examples_of, kind=args.what)
+
+
+def _train(
+    args: argparse.Namespace,
+    progress: Console,
+    record: type[Record],
+    train: Callable[..., FitReport | None],
+    examples_of: Callable[[Sequence[Any]], Sequence[Any]] = list,
+    **more: Any,
+) -> FitReport | None:
+    """Calls a trainer with the examples that records of a kind give, and the options."""
     from agentprm.training.lora import LoraSettings
 
-    train, dev = _records(args, kind)
-    examples, held_out = examples_of(train), examples_of(dev)
+    for name in _OF_SPAN_READERS:
+        if getattr(args, name):
+            flag = {"start": "from"}.get(name, name.replace("_", "-"))
+            raise ConfigurationError(f"--{flag} is for span readers (--kind span).")
+    records, held_out = _records(args, record)
+    examples, dev = examples_of(records), examples_of(held_out)
     tell(
         progress,
-        f"{len(examples):,} examples to train on, {len(held_out):,} held out, "
-        f"from {len(train) + len(dev):,} records",
+        f"{len(examples):,} examples to train on, {len(dev):,} held out, "
+        f"from {len(records) + len(held_out):,} records",
     )
     with _bar(progress) as advance:
-        return train_language_model(
+        return train(
             examples,
             args.output,
-            kind=args.what,
             base=args.base,
-            dev=held_out,
+            dev=dev,
             settings=_settings(args),
             lora=LoraSettings(rank=args.rank or 16, alpha=2 * (args.rank or 16)),
             device=args.device,
-            notes={"command": _command(), "sets": dict(Counter(record.set for record in train))},
+            notes={"command": _command(), "sets": dict(Counter(record.set for record in records))},
             progress=advance,
+            **more,
         )
 
 

@@ -202,7 +202,7 @@ def train_language_model(
     run = {
         "kind": kind,
         "base": base_label(base),
-        "start": None if start is None else str(start),
+        **({} if start is None else {"start": str(start)}),
         "settings": asdict(settings),
         "adapter": asdict(lora),
         "max_length": max_length,

@@ -469,7 +469,7 @@ def _train(
         "loss": plan.loss,
         "beta": plan.beta,
         "base": base_label(how.base),
-        "start": None if how.start is None else str(how.start),
+        **({} if how.start is None else {"start": str(how.start)}),
         "settings": asdict(how.settings),
         "adapter": asdict(how.lora),
         "max_length": how.max_length,
