@@ -13,7 +13,8 @@ facts that `patterns` reads with the table of `relations`.
 `bases` opens the model to train. `language_model` teaches a language model replies; `planner` and
 `language_reader` say which ones. `reward_model` trains what scores steps or candidates, `preferences` by
 comparisons, judgements and outcomes, with the `losses`; `rounds` does so again and again, `online` while the
-reward is used. `merging` makes one adapter of several.
+reward is used. `merging` makes one adapter of several. `rerankers` and `feedback_encoder` train parts of
+retrieval.
 """
 
 from agentprm.training.choosing import annotator, balanced, choose_questions, domain_weights

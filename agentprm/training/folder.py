@@ -100,9 +100,14 @@ class TrainingFolder:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         save(draft)
-        files = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
-        for name in files:
-            (draft / name).replace(self.path / name)
+        (draft / "README.md").unlink(missing_ok=True)  # libraries write forms to be filled in
+        written = sorted(path for path in draft.rglob("*") if path.is_file())
+        files = {path.relative_to(draft).as_posix(): _sha256(path) for path in written}
+        for part in list(draft.iterdir()):
+            old = self.path / part.name  # of an attempt that was killed here
+            if old.is_dir():
+                shutil.rmtree(old)
+            part.replace(old)
         draft.rmdir()
         card = {
             **notes,

@@ -92,4 +92,3 @@ def save_lora(model: Any, folder: Path, base: str) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path = base
     model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's own, an empty form
