@@ -287,7 +287,7 @@ def _arguments(
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=_SCHEDULES[settings.schedule],
-        warmup_steps=math.ceil(settings.warmup * steps),
+        warmup_steps=int(settings.warmup * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
         seed=settings.seed,

@@ -6,13 +6,15 @@ import math
 import pytest
 import torch
 
+from agentprm.engine.loading import load_model
+from agentprm.engine.tokenizing import PromptText, load_tokenizer
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import Prompt
 from agentprm.lm.transformers import TransformersLM
 from agentprm.rewards import load_reward
 from agentprm.training.data import PreferenceRecord, StepLabelRecord
 from agentprm.training.fitting import TrainSettings
-from agentprm.training.language_model import CausalRow, causal_rows
+from agentprm.training.language_model import CausalRow, TextExample, causal_rows
 from agentprm.training.lora import LoraSettings, add_lora
 from agentprm.training.online import OnlineReward
 from agentprm.training.preferences import (
@@ -167,12 +169,10 @@ def test_outcomes_are_needed(base, tmp_path):
 
 
 def online(base, **options):
-    lm = TransformersLM(str(base))
-    model = add_lora(lm.model, LoraSettings(rank=4, alpha=8), 0)
+    model = add_lora(load_model(str(base), "float32", "cpu"), LoraSettings(rank=4, alpha=8), 0)
+    prompt_text = PromptText(load_tokenizer(str(base)))
     text = [f"the {w} one {e}" for w in ("red", "blue") for e in ("yes", "no")]
-    from agentprm.training.language_model import TextExample
-
-    rows = causal_rows([TextExample(PROMPT, t) for t in text], lm._text)
+    rows = causal_rows([TextExample(PROMPT, t) for t in text], prompt_text)
     return OnlineReward(model, beta=0.5, learning_rate=0.02, **options), rows
 
 
