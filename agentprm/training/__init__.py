@@ -1,8 +1,8 @@
 """Training: records of examples, their sources, their labels, and trainers.
 
 What lives where: `data` defines the records and their files, `splits` divides them by question and drops
-near-duplicates. `labels` makes labels of steps of what is known about them, `choosing` says which steps,
-questions and domains to use.
+near-duplicates. `labels` makes labels of steps of what is known about them, `annotating` asks judges and
+tools, `choosing` says which steps, questions and domains to use.
 
 `sources` makes records of question-answering sets, `traces` of runs of our graphs, `rollouts` goes on from
 their steps for Monte-Carlo values. `synth` makes data of a collection without labels: `questions` of the
