@@ -3,7 +3,7 @@
 Stands on its own: `from agentprm.retrievers import FaissStore, FeedbackRetriever`. What lives where, in the
 order in which data flows:
 
-- Files become documents: `loading` walks a folder, `readers`, `html_text` and `json_rows` read its files,
+- Files become documents: `loading` walks a folder, `formats`, `html_text` and `json_rows` read its files,
   `splitting` makes chunks.
 - Documents become an index: `building` embeds what is new (`embeddings`) and fills a store.
 - A store: `faiss_store` has that of one index and that of several; both are a `saved_store`, which

@@ -13,8 +13,8 @@ from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.retrievers.embeddings import token_measure
+from agentprm.retrievers.formats import SUFFIXES, read_file
 from agentprm.retrievers.json_rows import BadRow, Row
-from agentprm.retrievers.readers import SUFFIXES, read_file
 from agentprm.retrievers.splitting import Measure, split_text
 from agentprm.text import clean_text
 

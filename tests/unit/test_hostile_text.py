@@ -42,10 +42,10 @@ from agentprm.rerank.rubric import parse_grade
 from agentprm.rerank.setwise import parse_choice
 from agentprm.retrievers import LexicalIndex, MentionIndex
 from agentprm.retrievers.filters import compile_filter
+from agentprm.retrievers.formats import SUFFIXES, read_file
 from agentprm.retrievers.html_text import html_page
 from agentprm.retrievers.leads import lead_names
 from agentprm.retrievers.mentions import title_names
-from agentprm.retrievers.readers import SUFFIXES, read_file
 from agentprm.retrievers.splitting import split_text
 from agentprm.rewards import as_trajectory, genprm
 from agentprm.rewards.checkers import (
