@@ -5,15 +5,23 @@
         return rows[0][0].text
 
 `drive(plan(...))` runs it in the current thread, `await adrive(plan(...))` in the event loop.
+
+What can only be awaited, as clients that belong to one event loop, runs on a loop in a thread of its own,
+which plans of all threads and loops share: `wait_on_loop`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
-from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from concurrent.futures import Future
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["Pause", "Plan", "adrive", "drive", "wait", "wait_in_thread"]
+from agentprm.forking import ForkSafeLock
+
+__all__ = ["Pause", "Plan", "adrive", "all_of", "drive", "wait", "wait_for", "wait_in_thread", "wait_on_loop"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,13 +47,10 @@ def wait(
     """
     result: list[T] = []
 
-    def in_thread() -> None:
-        result.append(sync(*args, **kwargs))
-
     async def in_loop() -> None:
         result.append(await on_loop(*args, **kwargs))
 
-    yield Pause(in_thread, in_loop)
+    yield Pause(lambda: result.append(sync(*args, **kwargs)), in_loop)
     return result[0]
 
 
@@ -56,6 +61,46 @@ def wait_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
         return await asyncio.to_thread(function, *args, **kwargs)
 
     return (yield from wait(lambda: function(*args, **kwargs), on_loop))
+
+
+def wait_for(future: Future[T]) -> Plan[T]:
+    """Waits for a future; an interrupt or a cancelled caller cancels it."""
+    try:
+        # Its method has an argument, which the twin has not.
+        return (yield from wait(lambda: future.result(), lambda: asyncio.wrap_future(future)))  # noqa: PLW0108
+    finally:
+        future.cancel()  # which takes no notice if it is done
+
+
+def wait_on_loop(work: Coroutine[Any, Any, T]) -> Plan[T]:
+    """Waits for a coroutine on the shared loop; an interrupt or a cancelled caller cancels it."""
+    return (yield from wait_for(asyncio.run_coroutine_threadsafe(work, _shared_loop())))
+
+
+async def all_of(call: Callable[..., Awaitable[T]], *columns: Iterable[Any]) -> list[T]:
+    """Like `map`, with all calls at once; the first failure cancels the others."""
+    tasks = [asyncio.ensure_future(call(*row)) for row in zip(*columns, strict=True)]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_lock = ForkSafeLock()
+_current: tuple[int, asyncio.AbstractEventLoop] | None = None  # process id, its loop
+
+
+def _shared_loop() -> asyncio.AbstractEventLoop:
+    """The loop; a process that was forked starts its own, as threads do not survive a fork."""
+    global _current  # noqa: PLW0603
+    with _lock:
+        if _current is None or _current[0] != os.getpid():
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="agentprm-models", daemon=True).start()
+            _current = (os.getpid(), loop)
+        return _current[1]
 
 
 def drive(plan: Plan[T]) -> T:

@@ -34,8 +34,7 @@ import torch
 
 from agentprm.engine import engine as passes
 from agentprm.engine import planning, scheduler
-from agentprm.engine.decoding import Samples
-from agentprm.engine.requests import Request
+from agentprm.engine.requests import Request, Samples
 from agentprm.lm import Completion, Prompt, SamplingParams, TransformersLM
 from agentprm.packaged import default_language_model
 

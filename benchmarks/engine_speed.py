@@ -100,7 +100,7 @@ def _decoding(model: Any, text: Any, rows: int, repeats: int, clock: Callable[[]
     """New tokens per second after `CONTEXT` tokens."""
     begin = text[:, :CONTEXT].expand(rows, -1)
 
-    from agentprm.engine.attention import cache_argument
+    from agentprm.engine.engine import cache_argument
 
     def decode() -> float:
         name = cache_argument(model)

@@ -16,16 +16,15 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from agentprm.errors import CapabilityError, InputError
-from agentprm.retrievers.filters import compile_filter
-from agentprm.retrievers.store_base import VectorSearchStore
+from agentprm.retrievers.filters import compile_filter, plain_test
 from agentprm.retrievers.vectors import FloatArray, VectorIndex, unit
 
-__all__ = ["AdaptedIndex", "Engine", "document_test", "vector_index"]
+__all__ = ["Access", "AdaptedIndex", "vector_index"]
 
 _logger = logging.getLogger(__name__)
 
 
-class Engine(NamedTuple):
+class Access(NamedTuple):
     """What to ask a store for behind LangChain's interface; `None` where the interface does.
 
     Attributes:
@@ -65,34 +64,7 @@ def vector_index(store: Any, embedding: Embeddings | None = None) -> VectorIndex
         raise CapabilityError(
             f"A {type(store).__name__} cannot search by vector, which feedback needs; use FaissStore."
         )
-    return AdaptedIndex(store, embeddings, _engine(store))
-
-
-def document_test(index: VectorIndex, filter: Any) -> Callable[[Document], bool]:
-    """Whether a document passes a filter of an index, for documents that were not found by its search.
-
-    Args:
-        index: Where the documents are.
-        filter: A filter in the language of that index.
-
-    Raises:
-        CapabilityError: The filter means what only that index knows. Every store understands a dictionary
-            of keys and plain values in the same way.
-        ConfigurationError: The filter is malformed.
-    """
-    own = isinstance(index, VectorSearchStore)
-    of_document = isinstance(index, AdaptedIndex) and isinstance(index.store, InMemoryVectorStore)
-    plain = isinstance(filter, Mapping) and all(
-        not str(key).startswith("$") and isinstance(value, str | int | float | bool)
-        for key, value in filter.items()
-    )
-    if not (own or filter is None or plain or (of_document and callable(filter))):
-        name = type(index.store if isinstance(index, AdaptedIndex) else index).__name__
-        raise CapabilityError(
-            f"This filter of a {name} cannot be applied to documents that words or links bring in: "
-            "use a dictionary of keys and plain values, or FaissStore."
-        )
-    return compile_filter(filter)
+    return AdaptedIndex(store, embeddings, _access(store))
 
 
 class AdaptedIndex:
@@ -103,13 +75,13 @@ class AdaptedIndex:
     Args:
         store: The store.
         embedding: Its embeddings.
-        engine: How to ask the store for what LangChain's interface does not offer.
+        access: How to ask the store for what LangChain's interface does not offer.
     """
 
-    def __init__(self, store: VectorStore, embedding: Embeddings, engine: Engine | None = None) -> None:
+    def __init__(self, store: VectorStore, embedding: Embeddings, access: Access | None = None) -> None:
         self.store = store
         self._embedding = embedding
-        self._engine = engine or Engine()
+        self._access = access or Access()
         self._announced = False
 
     def search_vectors(
@@ -119,7 +91,7 @@ class AdaptedIndex:
         options = {} if filter is None else {"filter": filter}
         rows = []
         for vector in vectors:
-            find = self._engine.find or self.store.similarity_search_by_vector
+            find = self._access.find or self.store.similarity_search_by_vector
             documents = [_with_id(document) for document in find(vector.tolist(), k=k, **options)]
             stored = unit(self._vectors(documents))
             scores = (stored @ unit(vector[None, :])[0]).tolist() if documents else []
@@ -136,15 +108,21 @@ class AdaptedIndex:
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Documents of the ids that exist."""
-        get = self._engine.get or self.store.get_by_ids
+        get = self._access.get or self.store.get_by_ids
         return [_with_id(document) for document in get(list(ids))]
 
     def embed_query(self, text: str) -> FloatArray:
         """Vector of a query (d)."""
         return np.asarray(self._embedding.embed_query(text), dtype=np.float32)
 
+    def document_test(self, filter: Any) -> Callable[[Document], bool]:
+        """See `agentprm.retrievers.filters.document_test`."""
+        if isinstance(self.store, InMemoryVectorStore) and callable(filter):
+            return compile_filter(filter)
+        return plain_test(filter, type(self.store).__name__)
+
     def _documents(self, ids: Sequence[str]) -> list[Document]:
-        if self._engine.fetch is not None:
+        if self._access.fetch is not None:
             return [Document(id=i, page_content="") for i in ids]
         found = {str(document.id): document for document in self.get_by_ids(ids)}
         missing = [i for i in ids if i not in found]
@@ -156,7 +134,7 @@ class AdaptedIndex:
         ids = [str(document.id) for document in documents]
         if not ids:
             return np.empty((0, 0), dtype=np.float32)
-        if self._engine.fetch is None:
+        if self._access.fetch is None:
             if not self._announced:
                 self._announced = True
                 _logger.warning(
@@ -165,48 +143,48 @@ class AdaptedIndex:
                 )
             rows = self._embedding.embed_documents([document.page_content for document in documents])
             return np.asarray(rows, dtype=np.float32)
-        found = self._engine.fetch(ids)
+        found = self._access.fetch(ids)
         missing = [i for i in ids if i not in found]
         if missing:
             raise InputError(f"There is no document with id {missing[0]!r} in the store; check the ids.")
         return np.asarray([found[i] for i in ids], dtype=np.float32)
 
 
-def _engine(store: Any) -> Engine:
+def _access(store: Any) -> Access:
     """How to read a known store."""
     if isinstance(store, InMemoryVectorStore):
-        return Engine(lambda ids: {i: store.store[i]["vector"] for i in ids if i in store.store})
+        return Access(lambda ids: {i: store.store[i]["vector"] for i in ids if i in store.store})
     kinds = {(cls.__module__.split(".")[0], cls.__name__) for cls in type(store).__mro__}
-    return next((make(store) for kind, make in _KNOWN.items() if kind in kinds), Engine())
+    return next((make(store) for kind, make in _KNOWN.items() if kind in kinds), Access())
 
 
-def _chroma(store: Any) -> Engine:
+def _chroma(store: Any) -> Access:
     def fetch(ids: list[str]) -> dict[str, Sequence[float]]:
         found = store.get(ids=ids, include=["embeddings"])
         return dict(zip(found["ids"], found["embeddings"], strict=True))
 
-    return Engine(fetch)
+    return Access(fetch)
 
 
-def _qdrant(store: Any) -> Engine:
+def _qdrant(store: Any) -> Access:
     def fetch(ids: list[str]) -> dict[str, Sequence[float]]:
         points = store.client.retrieve(store.collection_name, ids, with_vectors=True, with_payload=False)
         name = getattr(store, "vector_name", "") or ""
         return {str(p.id): p.vector[name] if isinstance(p.vector, dict) else p.vector for p in points}
 
-    return Engine(fetch)
+    return Access(fetch)
 
 
-def _milvus(store: Any) -> Engine:
+def _milvus(store: Any) -> Access:
     def fetch(ids: list[str]) -> dict[str, Sequence[float]]:
         key, field = store._primary_field, store._vector_field
         rows = store.client.get(store.collection_name, ids=ids, output_fields=[key, field])
         return {str(row[key]): row[field] for row in rows}
 
-    return Engine(fetch)
+    return Access(fetch)
 
 
-def _lance(store: Any) -> Engine:
+def _lance(store: Any) -> Access:
     """LangChain's LanceDB store gives neither ids nor vectors; its table does."""
     key, vector, text = store._id_key, store._vector_key, store._text_key
 
@@ -223,23 +201,23 @@ def _lance(store: Any) -> Engine:
         query = query.distance_type(store.distance or "l2").limit(k)
         return [document(row) for row in (query.where(filter) if filter else query).to_list()]
 
-    return Engine(
+    return Access(
         lambda ids: {str(row[key]): row[vector] for row in rows(ids)},
         find,
         lambda ids: [document(row) for row in rows(ids)],
     )
 
 
-def _pgvector(store: Any) -> Engine:
+def _pgvector(store: Any) -> Access:
     def fetch(ids: list[str]) -> dict[str, Sequence[float]]:
         with store._make_sync_session() as session:
             rows = session.query(store.EmbeddingStore).filter(store.EmbeddingStore.id.in_(ids)).all()
             return {str(row.id): row.embedding for row in rows}
 
-    return Engine(fetch)
+    return Access(fetch)
 
 
-_KNOWN: dict[tuple[str, str], Callable[[Any], Engine]] = {
+_KNOWN: dict[tuple[str, str], Callable[[Any], Access]] = {
     ("langchain_chroma", "Chroma"): _chroma,
     ("langchain_qdrant", "QdrantVectorStore"): _qdrant,
     ("langchain_milvus", "Milvus"): _milvus,

@@ -14,8 +14,9 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from pydantic import ConfigDict, PrivateAttr
 
 from agentprm.errors import CapabilityError, ConfigurationError, MissingDependencyError
-from agentprm.retrievers.adapters import document_test, vector_index
+from agentprm.retrievers.adapters import vector_index
 from agentprm.retrievers.feedback import FeedbackMethod, Merge
+from agentprm.retrievers.filters import document_test
 from agentprm.retrievers.fusion import HybridRetriever, RankedList, rrf
 from agentprm.retrievers.links import LINKED, LinkFeedback, keeps_mentions
 from agentprm.retrievers.selectors import Selector

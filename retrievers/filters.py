@@ -8,9 +8,16 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import CapabilityError, ConfigurationError
 
-__all__ = ["Filter", "compile_filter", "compile_metadata_filter", "signature"]
+__all__ = [
+    "Filter",
+    "compile_filter",
+    "compile_metadata_filter",
+    "document_test",
+    "plain_test",
+    "signature",
+]
 
 Filter = Mapping[str, Any] | Callable[[Document], bool] | None
 """What searches accept as `filter`: see `compile_filter`."""
@@ -47,6 +54,44 @@ def compile_filter(spec: Filter) -> Callable[[Document], bool]:
         return lambda document: bool(function(document))
     test = compile_metadata_filter(spec)
     return lambda document: test(document.metadata)
+
+
+def document_test(index: Any, filter: Any) -> Callable[[Document], bool]:
+    """Whether a document passes a filter of an index, for documents that were not found by its search.
+
+    Args:
+        index: Where the documents are. Its own `document_test` knows what its filters mean; without one
+            only plain filters are understood.
+        filter: A filter in the language of that index.
+
+    Raises:
+        CapabilityError: The filter means what only that index knows.
+        ConfigurationError: The filter is malformed.
+    """
+    own: Callable[[Any], Callable[[Document], bool]] | None = getattr(index, "document_test", None)
+    return plain_test(filter, type(index).__name__) if own is None else own(filter)
+
+
+def plain_test(filter: Any, store: str) -> Callable[[Document], bool]:
+    """Predicate of what every store understands in the same way: keys and plain values, or nothing.
+
+    Args:
+        filter: A filter in a store's own language.
+        store: The store's name.
+
+    Raises:
+        CapabilityError: The filter is more than that.
+    """
+    plain = isinstance(filter, Mapping) and all(
+        not str(key).startswith("$") and isinstance(value, str | int | float | bool)
+        for key, value in filter.items()
+    )
+    if not (filter is None or plain):
+        raise CapabilityError(
+            f"This filter of a {store} cannot be applied to documents that words or links bring in: "
+            "use a dictionary of keys and plain values, or FaissStore."
+        )
+    return compile_filter(filter)
 
 
 def compile_metadata_filter(spec: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:

@@ -12,7 +12,8 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import ConfigDict
 
 from agentprm.errors import CapabilityError, ConfigurationError
-from agentprm.retrievers.adapters import document_test, vector_index
+from agentprm.retrievers.adapters import vector_index
+from agentprm.retrievers.filters import document_test
 from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.vectors import FloatArray, VectorIndex
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from agentprm.errors import InputError, MissingDependencyError
 
-__all__ = ["Page", "html_page"]
+__all__ = ["HtmlText", "html_page"]
 
 # What a reader does not see as text. <noscript> is not among them: pages forget to close it.
 _UNSEEN = frozenset({"script", "style", "template", "svg", "math", "iframe", "object", "select"})
@@ -25,7 +25,7 @@ _DEEPEST = 2000
 _PIECE = 1 << 16
 
 
-class Page(NamedTuple):
+class HtmlText(NamedTuple):
     """A web page.
 
     Attributes:
@@ -37,7 +37,7 @@ class Page(NamedTuple):
     text: str
 
 
-def html_page(content: str) -> Page:
+def html_page(content: str) -> HtmlText:
     """Title and text of a page; what browsers forgive is forgiven.
 
     Args:
@@ -61,10 +61,10 @@ def html_page(content: str) -> Page:
     try:
         parser.close()
     except LxmlError:
-        return Page("", "")  # nothing at all, or nothing but comments
+        return HtmlText("", "")  # nothing at all, or nothing but comments
     reader.check()
     title = reader.title.text() or reader.heading.text()
-    return Page(" ".join(title.split()), reader.finished())
+    return HtmlText(" ".join(title.split()), reader.finished())
 
 
 class _Lines:

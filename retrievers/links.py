@@ -15,8 +15,8 @@ import numpy as np
 from langchain_core.documents import Document
 
 from agentprm.errors import CapabilityError, ConfigurationError
-from agentprm.retrievers.adapters import document_test
 from agentprm.retrievers.feedback import Merge
+from agentprm.retrievers.filters import document_test
 from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import Selection

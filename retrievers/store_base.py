@@ -18,7 +18,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from agentprm.errors import ConfigurationError, IndexMismatchError, InputError
 from agentprm.retrievers.document_table import Record, make_record
-from agentprm.retrievers.filters import Filter
+from agentprm.retrievers.filters import Filter, compile_filter
 from agentprm.retrievers.vectors import FloatArray, Metric, prepare, relevance_fn
 
 __all__ = ["Hit", "VectorSearchStore", "check_k", "listed_ids"]
@@ -207,6 +207,10 @@ class VectorSearchStore(VectorStore):
         return vector
 
     # Searching
+
+    def document_test(self, filter: Filter) -> Callable[[Document], bool]:
+        """Whether a document passes a filter, for documents that were not found by a search here."""
+        return compile_filter(filter)
 
     def search_vectors(
         self, vectors: FloatArray, k: int = 4, filter: Filter = None

@@ -36,13 +36,13 @@ What lies where, in the order in which data flows:
 
 - `tokenizing`: prompts to token ids and back; what a passage says stays text; which tokens of a text are
   scored, and how a prompt is cut to the context.
-- `requests`: what callers want. `reading`: outputs at chosen tokens, as rewards want them.
+- `requests`: what callers want, texts to read and samples to draw, and how the next token is drawn.
+  `reading`: outputs at chosen tokens, as rewards want them.
 - `scheduler`: the thread that makes one batch of all requests, pass by pass.
 - `planning`: which beginnings texts share, and which rows are computed, in which order.
-- `engine`, `attention`: one forward pass over rows of different lengths, without padding.
+- `engine`: one forward pass over rows of different lengths, without padding.
 - `parallel`: a pass on several threads of a CPU, each with rows of its own.
 - `cache`: keys and values of rows, and the tree that keeps them.
-- `decoding`: how a sample's next token is drawn, and when it ends.
 - `lora`: adapters; rows that differ in theirs go through one model together.
 - `loading`: checkpoints, their precision, context and end tokens.
 

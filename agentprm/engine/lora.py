@@ -25,7 +25,7 @@ from agentprm.engine.loading import checkpoint_file
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
 
-__all__ = ["Adapters", "LowRank", "base_name", "low_ranks", "merge_adapter"]
+__all__ = ["Adapters", "LowRank", "base_name", "low_ranks", "merge_adapter", "plain_adapter"]
 
 _LOW = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -222,8 +222,12 @@ def _adding(
     return hook
 
 
-def _read(model: Any, folder: str | Path) -> dict[str, LowRank]:
-    """An adapter's products by the names of the model's modules, all checked."""
+def plain_adapter(folder: str | Path) -> tuple[dict[str, Any], Path]:
+    """The config and the file of weights of an adapter that is plain LoRA.
+
+    Raises:
+        ConfigurationError: If there is none, or it is more than that.
+    """
     path = checkpoint_file(folder, _CONFIG)
     if path is None:
         raise ConfigurationError(f"There is no {_CONFIG}. Pass a folder that peft's save_pretrained wrote.")
@@ -233,7 +237,12 @@ def _read(model: Any, folder: str | Path) -> dict[str, LowRank]:
             f"There is no {_WEIGHTS}, and other formats are not read: save it with "
             "model.save_pretrained(folder, safe_serialization=True)."
         )
-    config = _config(path)
+    return _config(path), weights
+
+
+def _read(model: Any, folder: str | Path) -> dict[str, LowRank]:
+    """An adapter's products by the names of the model's modules, all checked."""
+    config, weights = plain_adapter(folder)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from agentprm.engine.cache import PrefixTree, Row, Stretch, path_length
-from agentprm.engine.decoding import Samples
 from agentprm.engine.engine import Piece
-from agentprm.engine.requests import Branch, Request, Sink, Text
+from agentprm.engine.requests import Branch, Request, Samples, Sink, Text
 
 __all__ = [
     "Item",

@@ -11,7 +11,7 @@ from langgraph.types import Command
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
 from agentprm.errors import MissingDependencyError
-from agentprm.integrations.choosing import ActionChooser, ActionChosen, ActionRound, Outcome, Rules
+from agentprm.integrations.choosing import ActionChooser, ActionChosen, ActionRound, ModelOutcome, Rules
 from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.plans import adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts
@@ -117,13 +117,13 @@ class RewardGuidedActions(AgentMiddleware[ActionState[ResponseT], ContextT, Resp
     ) -> ExtendedModelResponse[ResponseT]:
         """See `AgentMiddleware.wrap_model_call`."""
 
-        def attempt(one: ModelRequest[ContextT]) -> Outcome:
+        def attempt(one: ModelRequest[ContextT]) -> ModelOutcome:
             try:
                 return unseen(handler, one)
             except Exception as error:
                 return error
 
-        def ask(requests: Sequence[ModelRequest[ContextT]]) -> list[Outcome]:
+        def ask(requests: Sequence[ModelRequest[ContextT]]) -> list[ModelOutcome]:
             if len(requests) == 1:
                 return [attempt(requests[0])]
             with ContextThreadPoolExecutor(len(requests)) as executor:
@@ -141,13 +141,13 @@ class RewardGuidedActions(AgentMiddleware[ActionState[ResponseT], ContextT, Resp
     ) -> ExtendedModelResponse[ResponseT]:
         """See `AgentMiddleware.awrap_model_call`."""
 
-        async def attempt(one: ModelRequest[ContextT]) -> Outcome:
+        async def attempt(one: ModelRequest[ContextT]) -> ModelOutcome:
             try:
                 return await aunseen(handler, one)
             except Exception as error:
                 return error
 
-        async def ask(requests: Sequence[ModelRequest[ContextT]]) -> list[Outcome]:
+        async def ask(requests: Sequence[ModelRequest[ContextT]]) -> list[ModelOutcome]:
             return await asyncio.gather(*map(attempt, requests))
 
         with metered() as meter:
@@ -156,7 +156,7 @@ class RewardGuidedActions(AgentMiddleware[ActionState[ResponseT], ContextT, Resp
         return _respond(request, response, chooser)
 
 
-def _needs_a_loop(requests: Sequence[ModelRequest[Any]]) -> list[Outcome]:
+def _needs_a_loop(requests: Sequence[ModelRequest[Any]]) -> list[ModelOutcome]:
     raise RuntimeError("An async handler cannot be called without an event loop.")
 
 

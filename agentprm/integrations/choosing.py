@@ -29,11 +29,11 @@ try:
 except ImportError as error:
     raise MissingDependencyError.for_extra("langchain", "agents") from error
 
-__all__ = ["ActionCandidate", "ActionChooser", "ActionChosen", "ActionRound", "Ask", "Outcome", "Rules"]
+__all__ = ["ActionCandidate", "ActionChooser", "ActionChosen", "ActionRound", "Ask", "ModelOutcome", "Rules"]
 
-Outcome = ModelResponse[Any] | Exception
-Ask = Callable[[Sequence[ModelRequest[Any]]], Plan[list[Outcome]]]
-"""Sends requests, all at the same time, and returns an `Outcome` for each."""
+ModelOutcome = ModelResponse[Any] | Exception
+Ask = Callable[[Sequence[ModelRequest[Any]]], Plan[list[ModelOutcome]]]
+"""Sends requests, all at the same time, and returns an `ModelOutcome` for each."""
 
 
 class ActionCandidate(TypedDict):

@@ -273,7 +273,8 @@ async def served_model(http: JsonHttp, name: str | None) -> tuple[str, int | Non
     """Name and context length of the model that a server lists.
 
     A name without a tag means the tag `latest`, as Ollama has it, and capitals do not matter. A server
-    without a list has whatever model is named.
+    without a list has whatever model is named. Adapters, which vLLM lists beside their model, have its
+    context, and are never meant unless they are named.
 
     Raises:
         ConfigurationError: If it has several and none is named, or not the named one.
@@ -291,13 +292,15 @@ async def served_model(http: JsonHttp, name: str | None) -> tuple[str, int | Non
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
         raise ModelServerError(f"{http.base_url}/models does not list models; is the address right?")
     names = [str(row["id"]) for row in rows]
-    if name is None and len(names) != 1:
+    models = [str(row["id"]) for row in rows if not row.get("parent")]
+    if name is None and len(models) != 1:
         raise ConfigurationError(f"The server has several models; pass one of them: {names[:20]}.")
-    wanted = names[0] if name is None else name
+    wanted = models[0] if name is None else name
+    lengths = {str(row["id"]): row.get("max_model_len") for row in rows}
     for same in (str, str.lower):
         for candidate in (wanted, f"{wanted}:latest"):
             for row in rows:
                 if same(str(row["id"])) == same(candidate):
-                    length = row.get("max_model_len")
+                    length = row.get("max_model_len") or lengths.get(str(row.get("parent")))
                     return str(row["id"]), length if isinstance(length, int) else None
     raise ConfigurationError(f"The server does not list {name!r}. It has: {names[:20]}.")

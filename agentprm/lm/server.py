@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from agentprm.background import all_of, arun, run
 from agentprm.engine.tokenizing import Context, PromptText, Span, load_tokenizer
 from agentprm.errors import (
     CapabilityError,
@@ -22,6 +21,7 @@ from agentprm.lm.retries import Retries
 from agentprm.lm.server_chat import ChatRequests
 from agentprm.lm.token_lm import Cost, Job, TokenLM
 from agentprm.lm.token_text import LocalText, ServerText
+from agentprm.plans import adrive, all_of, drive, wait_on_loop
 
 __all__ = ["ServerLM"]
 
@@ -108,7 +108,7 @@ class ServerLM(TokenLM):
             raise ConfigurationError(f"thinking_tokens must be at least 0, not {thinking_tokens}.")
         self._kwargs, self._thinking_tokens = dict(template_kwargs or {}), thinking_tokens
         Context(None, on_overflow)
-        self.model, length = run(served_model(self._http, model))
+        self.model, length = drive(wait_on_loop(served_model(self._http, model)))
         self._local = None if tokenizer is None else PromptText(load_tokenizer(tokenizer), self._kwargs)
         bos = None if self._local is None else self._local.tokenizer.bos_token_id
         self._context = Context(length, on_overflow, bos)
@@ -116,7 +116,7 @@ class ServerLM(TokenLM):
         self._vllm = False
         self._structured = self._scores_ids = True
         self._chat: ChatRequests | None = None
-        self.capabilities = run(self._probe(continue_final_message))
+        self.capabilities = drive(wait_on_loop(self._probe(continue_final_message)))
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text; an estimate if no tokenizer was given."""
@@ -124,11 +124,11 @@ class ServerLM(TokenLM):
 
     def close(self) -> None:
         """Closes the connections; a later call opens new ones."""
-        run(self._http.close())
+        drive(wait_on_loop(self._http.close()))
 
     async def aclose(self) -> None:
         """Async twin of `close`."""
-        await arun(self._http.close())
+        await adrive(wait_on_loop(self._http.close()))
 
     async def _probe(self, continues: bool) -> Capabilities:
         """Finds out what the server can do, with three short requests."""

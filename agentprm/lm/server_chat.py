@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentprm.background import all_of
 from agentprm.engine.tokenizing import as_data, neutral_messages
 from agentprm.errors import ModelServerError
 from agentprm.lm.base import Completion, Prompt, SamplingParams, wish_for
@@ -16,6 +15,7 @@ from agentprm.lm.learned import Learned
 from agentprm.lm.reports import content_text, is_cut_off, refused_settings, token_count
 from agentprm.lm.token_lm import Cost, Job
 from agentprm.lm.token_logprobs import summed, token_logprobs
+from agentprm.plans import all_of
 from agentprm.replies import cut_reply
 
 __all__ = ["ChatRequests"]

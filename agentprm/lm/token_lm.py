@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from agentprm.background import all_of, arun, run
 from agentprm.budget import record
 from agentprm.engine.tokenizing import Context, Span, sample_seed, span_of
 from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
 from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, Tally, check_choices
 from agentprm.lm.token_text import TokenText
+from agentprm.plans import Plan, adrive, all_of, drive, wait_on_loop
 
 __all__ = ["Cost", "Job", "TokenLM"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,21 +114,15 @@ class TokenLM(LanguageModel):
             TransientModelError: If the engine cannot be reached for now.
             ModelServerError: If it fails for good.
         """
-        cost = Cost()
-        try:
-            return run(self._sample(prompts, n, params or SamplingParams(), cost))
-        finally:
-            self._account(cost)
+        return drive(self._charged(lambda cost: self._sample(prompts, n, params or SamplingParams(), cost)))
 
     async def asample(
         self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
     ) -> list[list[Completion]]:
         """Async twin of `sample`; cancelling it ends its requests."""
-        cost = Cost()
-        try:
-            return await arun(self._sample(prompts, n, params or SamplingParams(), cost))
-        finally:
-            self._account(cost)
+        return await adrive(
+            self._charged(lambda cost: self._sample(prompts, n, params or SamplingParams(), cost))
+        )
 
     def loglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
@@ -139,21 +136,13 @@ class TokenLM(LanguageModel):
             InputError: If a continuation is empty or the lists do not match.
             ContextLengthError: As in `sample`, for the longest continuation.
         """
-        cost = Cost()
-        try:
-            return run(self._loglikelihood(prompts, continuations, cost))
-        finally:
-            self._account(cost)
+        return drive(self._charged(lambda cost: self._loglikelihood(prompts, continuations, cost)))
 
     async def aloglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
     ) -> list[list[float]]:
         """Async twin of `loglikelihood`; cancelling it ends its requests."""
-        cost = Cost()
-        try:
-            return await arun(self._loglikelihood(prompts, continuations, cost))
-        finally:
-            self._account(cost)
+        return await adrive(self._charged(lambda cost: self._loglikelihood(prompts, continuations, cost)))
 
     def choose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[int]:
         """The choice that greedy decoding ends in when it may only write one of the choices.
@@ -162,17 +151,17 @@ class TokenLM(LanguageModel):
         log-likelihoods would compute every choice. Where two choices begin alike, the beginning is
         decided before the rest; `loglikelihood` compares whole texts.
         """
-        cost = Cost()
-        try:
-            return run(self._choose(prompts, tuple(choices), cost))
-        finally:
-            self._account(cost)
+        return drive(self._charged(lambda cost: self._choose(prompts, tuple(choices), cost)))
 
     async def achoose(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[int]:
         """Async twin of `choose`; cancelling it ends its requests."""
+        return await adrive(self._charged(lambda cost: self._choose(prompts, tuple(choices), cost)))
+
+    def _charged(self, work: Callable[[Cost], Coroutine[Any, Any, T]]) -> Plan[T]:
+        """Waits for requests, and counts what they have cost, also if they fail or are cancelled."""
         cost = Cost()
         try:
-            return await arun(self._choose(prompts, tuple(choices), cost))
+            return (yield from wait_on_loop(work(cost)))
         finally:
             self._account(cost)
 

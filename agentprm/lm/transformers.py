@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import functools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
@@ -23,6 +22,7 @@ from agentprm.lm.base import (
     listener,
     no_adapter,
 )
+from agentprm.plans import Plan, adrive, drive, wait_in_thread
 from agentprm.replies import cut_reply, opened_thought
 
 try:
@@ -31,17 +31,17 @@ try:
 except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
-from agentprm.engine.decoding import Sample, Samples
 from agentprm.engine.engine import Engine
 from agentprm.engine.loading import end_tokens, load_model, max_context
 from agentprm.engine.lora import Adapters
 from agentprm.engine.planning import Item, samples_per_row
-from agentprm.engine.requests import Branch, Request, Sink, Text
+from agentprm.engine.requests import Branch, Request, Sample, Samples, Sink, Text
 from agentprm.engine.scheduler import Scheduler
 from agentprm.engine.tokenizing import Context, PromptText, Span, load_tokenizer, span_of
 
 __all__ = ["TransformersLM"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -202,14 +202,13 @@ class TransformersLM(LanguageModel):
             ContextLengthError: If a prompt and `max_tokens` exceed the context and the policy is
                 `"error"`, or if nothing of the prompt would be left.
         """
-        return self._sampling(prompts, n, params or SamplingParams()).run(self.scheduler)
+        return drive(self._answered(self._sampling, prompts, n, params or SamplingParams()))
 
     async def asample(
         self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
     ) -> list[list[Completion]]:
         """Async twin of `sample`; cancelling it frees its work before the next forward pass."""
-        job = await asyncio.to_thread(self._sampling, prompts, n, params or SamplingParams())
-        return await job.arun(self.scheduler)
+        return await adrive(self._answered(self._sampling, prompts, n, params or SamplingParams()))
 
     def loglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
@@ -225,18 +224,25 @@ class TransformersLM(LanguageModel):
             InputError: If a continuation is empty or the lists do not match.
             ContextLengthError: As in `sample`, for the longest continuation.
         """
-        return self._scoring(prompts, continuations).run(self.scheduler)
+        return drive(self._answered(self._scoring, prompts, continuations))
 
     async def aloglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
     ) -> list[list[float]]:
         """Async twin of `loglikelihood`; cancelling it frees its work before the next forward pass."""
-        job = await asyncio.to_thread(self._scoring, prompts, continuations)
-        return await job.arun(self.scheduler)
+        return await adrive(self._answered(self._scoring, prompts, continuations))
+
+    def _answered(self, prepare: Callable[P, _Prepared[T]], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
+        call = yield from wait_in_thread(prepare, *args, **kwargs)
+        try:
+            yield from self.scheduler.run(call.request, call.items)
+        finally:
+            call.account()
+        return call.result()
 
     def _sampling(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams
-    ) -> _Job[list[list[Completion]]]:
+    ) -> _Prepared[list[list[Completion]]]:
         if n < 1:
             raise ConfigurationError(f"n must be at least 1, not {n}.")
         texts = [self._text.render(prompt) for prompt in prompts]
@@ -279,11 +285,11 @@ class TransformersLM(LanguageModel):
                     used[text] += n
             return results
 
-        return _Job(request, items, result, account)
+        return _Prepared(request, items, result, account)
 
     def _scoring(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
-    ) -> _Job[list[list[float]]]:
+    ) -> _Prepared[list[list[float]]]:
         if len(prompts) != len(continuations):
             raise InputError(f"{len(prompts)} prompts, but continuations for {len(continuations)}.")
         if any(not text for texts in continuations for text in texts):
@@ -316,7 +322,7 @@ class TransformersLM(LanguageModel):
                 for text, some in zip(texts, continuations, strict=True)
             ]
 
-        return _Job(request, list(items.values()), result, account)
+        return _Prepared(request, list(items.values()), result, account)
 
     def _account(self, prompts: int, prompt_tokens: int, computed: int, generated: int) -> None:
         self._tally.add(prompt_tokens + generated)
@@ -352,8 +358,8 @@ def _scored(request: Request, prompt: Sequence[int], spans: Sequence[Span]) -> T
 
 
 @dataclass(frozen=True)
-class _Job(Generic[T]):
-    """A call that is ready to run.
+class _Prepared(Generic[T]):
+    """A call whose prompts are tokens.
 
     Attributes:
         request: What the scheduler knows it by.
@@ -366,24 +372,3 @@ class _Job(Generic[T]):
     items: Sequence[Item]
     result: Callable[[], T]
     account: Callable[[], None]
-
-    def run(self, scheduler: Scheduler) -> T:
-        future = self.request.future
-        try:
-            scheduler.submit(self.request, self.items)
-            future.result()
-        finally:
-            # After an interrupt nobody waits any more; a future that is done takes no notice.
-            future.cancel()
-            self.account()
-        return self.result()
-
-    async def arun(self, scheduler: Scheduler) -> T:
-        try:
-            scheduler.submit(self.request, self.items)
-            await asyncio.wrap_future(self.request.future)
-        finally:
-            # Also of itself when the task is cancelled, but only in the loop's next turn, if there is one.
-            self.request.future.cancel()
-            self.account()
-        return self.result()

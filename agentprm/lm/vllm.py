@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from agentprm.background import all_of, run
 from agentprm.engine.tokenizing import Context, PromptText, Span
 from agentprm.errors import ConfigurationError, MissingDependencyError, ModelServerError
 from agentprm.forking import ForkSafeLock
-from agentprm.lm.base import Capabilities, Completion, Prompt
+from agentprm.lm.base import Capabilities, Completion, Prompt, no_adapter
 from agentprm.lm.token_lm import Cost, Job, TokenLM
 from agentprm.lm.token_text import LocalText
+from agentprm.plans import all_of, drive, wait_on_loop
 
 __all__ = ["VllmEngine", "VllmLM", "is_vllm_engine"]
 
 _SEED_BITS = 62
 _MOST_TOKEN_IDS = 128  # that vLLM scores at one position
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM makes room
 
 
 class VllmLM(TokenLM):
@@ -42,15 +44,18 @@ class VllmLM(TokenLM):
             one call at a time and whose calls cannot be cancelled.
         template_kwargs: Variables for the chat template, for instance `{"enable_thinking": False}`.
         on_overflow: What to do with a prompt that is too long, as in `TransformersLM`.
+        adapters: LoRA adapters by names for `with_adapter`, as in `TransformersLM`. An engine that is
+            made here is made for them; one that you made needs `enable_lora=True`.
         options: Options of the engine, `vllm.AsyncEngineArgs`, for instance `max_model_len=4096` or
             `gpu_memory_utilization=0.8`. No remote code is run unless they ask for it.
 
     Attributes:
+        adapter: Name of the adapter that this model uses; `None` for none.
         scores_from_cache: Whether multi-token continuations read their prompt from the cache.
 
     Raises:
         MissingDependencyError: Without vLLM.
-        ConfigurationError: If vLLM cannot serve the model.
+        ConfigurationError: If vLLM cannot serve the model, or an adapter is no plain LoRA.
     """
 
     capabilities = Capabilities(n=True, prefill=True, loglikelihood=True, prefix_cache=True)
@@ -61,17 +66,19 @@ class VllmLM(TokenLM):
         *,
         template_kwargs: Mapping[str, Any] | None = None,
         on_overflow: Literal["error", "truncate_left"] = "error",
+        adapters: Mapping[str, str | Path] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         Context(None, on_overflow)
-        self._engine = VllmEngine(str(model) if isinstance(model, Path) else model, options)
+        self.adapter: str | None = None
+        self._engine = VllmEngine(str(model) if isinstance(model, Path) else model, options, adapters)
         tokenizer = self._engine.tokenizer
         self._prompt_text = PromptText(tokenizer, template_kwargs)
         self._text = LocalText(self._prompt_text)
         self._context = Context(self._engine.max_context, on_overflow, tokenizer.bos_token_id)
         self.scores_from_cache = False
-        self.scores_from_cache = run(self._check_cache())
+        self.scores_from_cache = drive(wait_on_loop(self._check_cache()))
 
     def __enter__(self) -> VllmLM:
         return self
@@ -84,6 +91,23 @@ class VllmLM(TokenLM):
     def close(self) -> None:
         """Ends the engine if it was made here; one that was passed stays."""
         self._engine.close()
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters."""
+        return tuple(self._engine.adapters)
+
+    def with_adapter(self, name: str | None) -> VllmLM:
+        """This model with one of its adapters, or with none, on the same engine.
+
+        Raises:
+            ConfigurationError: If there is no adapter of that name.
+        """
+        if name is not None and name not in self.adapters:
+            raise no_adapter(name, self.adapters)
+        view = copy.copy(self)
+        view.adapter = name
+        return view
 
     @property
     def tokenizer(self) -> Any:
@@ -112,7 +136,7 @@ class VllmLM(TokenLM):
             for number in range(job.count)
         ]
         # One request a sample: each has a seed of its own, and all but the first find the prompt cached.
-        outputs = await self._engine.run([job.ids] * job.count, params)
+        outputs = await self._engine.run([job.ids] * job.count, params, self.adapter)
         return [self._completion(output, cost) for output in outputs]
 
     def _completion(self, output: Any, cost: Cost) -> Completion:
@@ -133,7 +157,7 @@ class VllmLM(TokenLM):
         params = self._engine.vllm.SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=list(tokens), detokenize=False
         )
-        (output,) = await self._engine.run([ids], [params])
+        (output,) = await self._engine.run([ids], [params], self.adapter)
         self._computed_prompt(output, cost)
         scores = output.outputs[0].logprobs[0]
         return [float(scores[token].logprob) for token in tokens]
@@ -156,7 +180,7 @@ class VllmLM(TokenLM):
             detokenize=False,
             skip_reading_prefix_cache=not from_cache,
         )
-        (output,) = await self._engine.run([ids], [params])
+        (output,) = await self._engine.run([ids], [params], self.adapter)
         self._computed_prompt(output, cost)
         return output.prompt_logprobs, output.num_cached_tokens or 0
 
@@ -182,6 +206,20 @@ def _of(scores: Any, at: int, token: int) -> float:
     return float(scores[at][token].logprob)
 
 
+def _rank(name: str, folder: str | Path) -> int:
+    """The largest rank of an adapter, which is read as far as that needs it."""
+    from agentprm.engine.lora import plain_adapter
+
+    try:
+        config, _ = plain_adapter(folder)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Adapter {name!r} from {str(folder)!r}: {error}") from error
+    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
+        raise ConfigurationError(f"Adapter {name!r} from {str(folder)!r}: its ranks are {ranks}.")
+    return int(max(ranks))
+
+
 def is_vllm_engine(value: object) -> bool:
     """Whether a value is a `vllm.LLM`, without importing vLLM."""
     return any(cls.__module__.startswith("vllm.") and cls.__name__ == "LLM" for cls in type(value).__mro__)
@@ -196,21 +234,30 @@ class VllmEngine:
     Args:
         model: A name or folder, for which an `AsyncLLM` is made; or a `vllm.LLM`.
         options: Options of the engine (`vllm.AsyncEngineArgs`); none with an engine.
+        adapters: LoRA adapters, folders or names on the hub.
 
     Attributes:
+        adapters: What vLLM calls an adapter in a request, by its name here.
         vllm: The library.
         config: The engine's `VllmConfig`.
     """
 
-    def __init__(self, model: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: Any, options: Mapping[str, Any], adapters: Mapping[str, str | Path] | None = None
+    ) -> None:
         try:
             import vllm
         except ImportError as error:
             raise MissingDependencyError.for_extra("vllm", "vllm") from error
         self.vllm: Any = vllm
         self._lock = ForkSafeLock()
+        ranks = {name: _rank(name, folder) for name, folder in (adapters or {}).items()}
         if isinstance(model, str | Path):
-            self.engine: Any = self._start(str(model), options)
+            for_adapters: dict[str, Any] = {}
+            if ranks:
+                rank = next((most for most in _RANKS if most >= max(ranks.values())), max(ranks.values()))
+                for_adapters = {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": rank}
+            self.engine: Any = self._start(str(model), {**for_adapters, **options})
             # vLLM's engine is a process of its own: it has to end with this object, or with Python.
             self._end: Callable[[], Any] | None = weakref.finalize(self, self.engine.shutdown)
         elif is_vllm_engine(model):
@@ -222,6 +269,22 @@ class VllmEngine:
             raise ConfigurationError(f"Pass a name, a folder or a vllm.LLM, not a {type(model).__name__}.")
         self._async = not isinstance(self.engine, vllm.LLM)
         self.config: Any = self.engine.vllm_config if self._async else self.engine.llm_engine.vllm_config
+        if ranks and getattr(self.config, "lora_config", None) is None:
+            raise ConfigurationError(
+                f"This engine was made without adapters: pass enable_lora=True, max_loras={len(ranks)} and "
+                f"max_lora_rank={max(ranks.values())} to vllm.LLM."
+            )
+        self.adapters = self._requests(adapters or {})
+
+    def _requests(self, adapters: Mapping[str, str | Path]) -> dict[str, Any]:
+        if not adapters:
+            return {}
+        from vllm.lora.request import LoRARequest
+
+        return {
+            name: LoRARequest(name, number, str(Path(folder).expanduser()))
+            for number, (name, folder) in enumerate(adapters.items(), start=1)
+        }
 
     def _start(self, model: str, options: Mapping[str, Any]) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -249,8 +312,11 @@ class VllmEngine:
         """Tokens of one block of the prefix cache; only whole blocks are found again."""
         return int(self.config.cache_config.block_size)
 
-    async def run(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
+    async def run(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[Any], adapter: str | None = None
+    ) -> list[Any]:
         """The final outputs of prompts, given as ids, with `SamplingParams` or `PoolingParams` each."""
+        more = {} if adapter is None else {"lora_request": self.adapters[adapter]}
         kind = {"type": "token"} if self._async else {}  # what the renderer would make of a prompt
         inputs = [{**kind, "prompt_token_ids": list(ids)} for ids in prompts]
         if not inputs:
@@ -258,8 +324,8 @@ class VllmEngine:
         pooling = isinstance(params[0], self.vllm.PoolingParams)
         try:
             if not self._async:
-                return await asyncio.to_thread(self._run_here, inputs, list(params), pooling)
-            return await all_of(self._one, inputs, params, [pooling] * len(inputs))
+                return await asyncio.to_thread(self._run_here, inputs, list(params), pooling, more)
+            return await all_of(self._one, inputs, params, [pooling] * len(inputs), [more] * len(inputs))
         except ValueError as error:
             raise ModelServerError(f"vLLM refuses the request: {error}") from error
         except Exception as error:
@@ -269,20 +335,18 @@ class VllmEngine:
                 ) from error
             raise
 
-    def _run_here(self, inputs: list[Any], params: list[Any], pooling: bool) -> list[Any]:
+    def _run_here(
+        self, inputs: list[Any], params: list[Any], pooling: bool, more: dict[str, Any]
+    ) -> list[Any]:
         with self._lock:
             if pooling:
                 task = params[0].task
-                return list(self.engine.encode(inputs, params, pooling_task=task, use_tqdm=False))
-            return list(self.engine.generate(inputs, params, use_tqdm=False))
+                return list(self.engine.encode(inputs, params, pooling_task=task, use_tqdm=False, **more))
+            return list(self.engine.generate(inputs, params, use_tqdm=False, **more))
 
-    async def _one(self, prompt: Any, params: Any, pooling: bool) -> Any:
-        name = uuid.uuid4().hex
-        stream = (
-            self.engine.encode(prompt, params, name)
-            if pooling
-            else self.engine.generate(prompt, params, name)
-        )
+    async def _one(self, prompt: Any, params: Any, pooling: bool, more: dict[str, Any]) -> Any:
+        start = self.engine.encode if pooling else self.engine.generate
+        stream = start(prompt, params, uuid.uuid4().hex, **more)
         last = None
         async for output in stream:
             last = output

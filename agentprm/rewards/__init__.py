@@ -10,7 +10,7 @@ What lives where, in the order in which a score comes about:
   `verdict_templates`, `graded_templates`, `genprm`: as prompts that ask for a verdict.
 - `step_reward`: everything that is scored as text, each prefix once (`agentprm.memory`).
 - `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
-  off a model in this process, whose parts `checkpoints`, `adapters` and `heads` load. `served_reward`,
+  off a model in this process, whose parts `checkpoints` and `heads` load. `served_reward`,
   `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
 - `verdict`: written by a model; `verdict_tokens`: its probability. `likelihood`: from likelihoods, without
   training; `reading`: likewise from a reader.

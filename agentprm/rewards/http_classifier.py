@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from agentprm.background import all_of
 from agentprm.errors import ConfigurationError, InputError, ModelServerError
 from agentprm.lm.json_http import JsonHttp
 from agentprm.lm.reports import token_count
 from agentprm.lm.retries import Retries
 from agentprm.lm.token_lm import Cost
+from agentprm.plans import all_of
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_reward import Wanted
 from agentprm.rewards.step_text import StepWriter

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from agentprm.background import all_of, run
 from agentprm.engine.tokenizing import load_tokenizer
 from agentprm.errors import ConfigurationError, ModelServerError
 from agentprm.lm.json_http import JsonHttp, served_model
@@ -17,6 +16,7 @@ from agentprm.lm.server import ServerLM
 from agentprm.lm.token_lm import Cost
 from agentprm.lm.vllm import VllmEngine
 from agentprm.numeric import sigmoid
+from agentprm.plans import all_of, drive, wait_on_loop
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_reward import Overflow
 from agentprm.rewards.step_text import StepWriter
@@ -149,7 +149,7 @@ class ServedTokenHead(ServedReward):
                 )
             )
             name = model.model if name is None and isinstance(model, ServerLM) else name
-            source = _HttpPooling(http, *run(served_model(http, name)))
+            source = _HttpPooling(http, *drive(wait_on_loop(served_model(http, name))))
         else:
             if isinstance(model, str | Path):
                 options = {"runner": "pooling", "pooler_config": {"tok_pooling_type": "ALL"}, **options}
@@ -161,7 +161,7 @@ class ServedTokenHead(ServedReward):
         self.tokenizer = load_tokenizer(tokenizer)
         template.check(self.tokenizer)
         self._activated = False
-        run(self._check())
+        drive(wait_on_loop(self._check()))
 
     @property
     def reads_cache(self) -> bool:

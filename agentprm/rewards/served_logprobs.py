@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from agentprm.background import all_of
 from agentprm.engine.tokenizing import Span, load_tokenizer
 from agentprm.errors import ConfigurationError
 from agentprm.lm.token_lm import Cost, TokenLM
 from agentprm.numeric import sigmoid
+from agentprm.plans import all_of
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_reward import Overflow
 from agentprm.rewards.step_text import StepWriter

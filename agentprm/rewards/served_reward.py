@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentprm.background import all_of, arun, run
 from agentprm.budget import record
 from agentprm.lm.token_lm import Cost
+from agentprm.plans import Plan, adrive, all_of, drive, wait_on_loop
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.step_reward import Overflow, StepReward, Wanted, fits_context
 from agentprm.rewards.step_text import StepWriter
@@ -53,24 +53,19 @@ class ServedReward(StepReward):
             TransientModelError: If the server cannot be reached for now.
             ModelServerError: If it fails for good.
         """
-        (recall, wanted), cost = self._recall(question, trajectories), Cost()
-        try:
-            found = run(self._rows(question, wanted, cost))
-        finally:
-            self._account(cost)
-        return self._settle(recall, found)
+        return drive(self._scored(question, trajectories))
 
     async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """Async twin of `score`; cancelling it ends its requests."""
+        return await adrive(self._scored(question, trajectories))
+
+    def _scored(self, question: str, trajectories: Sequence[Trajectory]) -> Plan[list[list[float]]]:
         (recall, wanted), cost = self._recall(question, trajectories), Cost()
         try:
-            found = await arun(self._rows(question, wanted, cost))
+            found = yield from wait_on_loop(self._rows(question, wanted, cost))
         finally:
-            self._account(cost)
+            record(model_calls=cost.calls, prompt_tokens=cost.asked, computed_tokens=cost.computed)
         return self._settle(recall, found)
-
-    def _account(self, cost: Cost) -> None:
-        record(model_calls=cost.calls, prompt_tokens=cost.asked, computed_tokens=cost.computed)
 
     def _fits(self, length: int, step: int) -> bool:
         return fits_context(length, self.max_context, self.on_overflow, step)

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agentprm.engine.attention import cache_argument  # noqa: E402
+from agentprm.engine.engine import cache_argument  # noqa: E402
 from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
 from tests.unit.lm.conftest import build_model, build_tokenizer  # noqa: E402
 

@@ -31,7 +31,7 @@ def test_the_way_of_a_sample(lm):
     found = walk(lambda: lm.sample([ASK], 3, SamplingParams(max_tokens=4, seed=1)))
     check("`lm.sample`", found)
     inner = {file for file in found.files if file.startswith("engine/")}
-    assert len(inner - {"engine/tokenizing.py"}) == 7
+    assert len(inner - {"engine/tokenizing.py"}) == 5
 
 
 def test_the_way_of_a_score(lm):
@@ -49,7 +49,7 @@ def imports(path):
 def test_no_module_of_the_engine_imports_itself_in_a_circle():
     files = {f"agentprm.engine.{path.stem}": path for path in ENGINE.glob("*.py")}
     graph = {name: [m for m in imports(path) if m in files] for name, path in files.items()}
-    assert sum(map(len, graph.values())) > 15
+    assert sum(map(len, graph.values())) > 10
     list(TopologicalSorter(graph).static_order())  # raises where there is a circle
 
 

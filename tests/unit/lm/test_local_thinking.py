@@ -5,8 +5,7 @@ import functools
 
 import pytest
 
-from agentprm.engine.decoding import Sample, Samples
-from agentprm.engine.requests import Request
+from agentprm.engine.requests import Request, Sample, Samples
 from agentprm.engine.tokenizing import PromptText, special_ids
 from agentprm.lm import Prompt, SamplingParams, TransformersLM
 from agentprm.lm.base import listening

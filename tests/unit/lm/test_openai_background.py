@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentprm.background import all_of, arun, run
 from agentprm.engine.tokenizing import Context, as_data, sample_seed, span_of
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError
 from agentprm.lm.retries import Retries, _retry_after
+from agentprm.plans import adrive, all_of, drive, wait_on_loop
 
 
 async def test_sync_and_async_callers_share_one_loop():
     async def where():
         return threading.current_thread().name, id(asyncio.get_running_loop())
 
-    here = await arun(where())
-    assert here == await asyncio.to_thread(run, where())
+    here = await adrive(wait_on_loop(where()))
+    assert here == await asyncio.to_thread(lambda: drive(wait_on_loop(where())))
     assert here[0] == "agentprm-models"
     assert here[1] != id(asyncio.get_running_loop())
 
@@ -39,9 +39,9 @@ async def test_the_first_failure_ends_the_others():
         raise ValueError("one")
 
     with pytest.raises(ValueError, match="one"):
-        await arun(all_of(work, range(4)))
+        await adrive(wait_on_loop(all_of(work, range(4))))
     assert sorted(ended) == [0, 2, 3]
-    assert await arun(all_of(work, [])) == []
+    assert await adrive(wait_on_loop(all_of(work, []))) == []
 
 
 async def test_cancelling_the_caller_ends_the_work():
@@ -54,7 +54,7 @@ async def test_cancelling_the_caller_ends_the_work():
         finally:
             ended.set()
 
-    task = asyncio.create_task(arun(work()))
+    task = asyncio.create_task(adrive(wait_on_loop(work())))
     await asyncio.to_thread(started.wait, 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -68,10 +68,10 @@ def test_a_forked_process_has_a_loop_of_its_own():
     async def answer():
         return 42
 
-    assert run(answer()) == 42
+    assert drive(wait_on_loop(answer())) == 42
     child = os.fork()
     if child == 0:
-        os._exit(0 if run(answer()) == 42 else 1)
+        os._exit(0 if drive(wait_on_loop(answer())) == 42 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

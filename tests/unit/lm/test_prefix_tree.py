@@ -14,8 +14,8 @@ from hypothesis import strategies as st  # noqa: E402
 
 from agentprm.budget import metered  # noqa: E402
 from agentprm.engine.cache import PrefixTree  # noqa: E402
-from agentprm.engine.decoding import Sample  # noqa: E402
 from agentprm.engine.planning import pack, shared_beginnings  # noqa: E402
+from agentprm.engine.requests import Sample  # noqa: E402
 from agentprm.errors import ConfigurationError  # noqa: E402
 from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
 

@@ -496,3 +496,19 @@ def test_redirects_are_not_followed(status):
             server.shutdown()
         other.shutdown()
     assert reached == []
+
+
+def test_adapters_that_a_server_lists_beside_their_model():
+    def answer(method, path, body):
+        if path == "/v1/models":
+            rows = [{"id": "base", "max_model_len": 64}, {"id": "planner", "parent": "base"}]
+            return 200, {"data": rows}
+        if "chat" not in path:
+            return 404, {}
+        return 200, {"choices": [{"message": {"content": body["model"]}, "finish_reason": "stop"}]}
+
+    with Loopback(answer) as server:
+        for name, expected in ((None, "base"), ("base", "base"), ("planner", "planner")):
+            lm = ServerLM(server.url, name)
+            assert lm.max_context == 64
+            assert lm.sample([ASK], 1, WARM)[0][0].text == expected

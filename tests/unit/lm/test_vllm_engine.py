@@ -1,6 +1,7 @@
 """`VllmLM` on a module that behaves like vLLM; the real engine is tested in `tests/vllm`."""
 
 import asyncio
+import json
 import subprocess
 import sys
 
@@ -232,3 +233,44 @@ def test_without_vllm_the_extra_is_named(monkeypatch):
 def test_importing_it_imports_no_vllm():
     code = "import sys, agentprm.lm.vllm, agentprm.lm.server; assert not {'vllm', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def save_config(folder, **more):
+    folder.mkdir(exist_ok=True)
+    config = {"peft_type": "LORA", "r": 12, "lora_alpha": 8, "target_modules": ["q_proj"], **more}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "adapter_model.safetensors").touch()
+    return folder
+
+
+@pytest.mark.parametrize("made_here", [True, False])
+async def test_adapters(made_here, vllm, toy, models, tokenizer, tmp_path):
+    folders = {name: save_config(tmp_path / name) for name in ("planner", "reader")}
+    for name, architecture in (("planner", "qwen2"), ("reader", "qwen3")):
+        toy.adapted[str(folders[name])] = ToyEngine(models[architecture], tokenizer)
+    engine = "some/model" if made_here else vllm.LLM(enable_lora=True)
+    lm = VllmLM(engine, adapters=folders)
+    if made_here:
+        assert vllm.started == [("some/model", {"enable_lora": True, "max_loras": 2, "max_lora_rank": 16})]
+    assert (lm.adapters, lm.adapter) == (("planner", "reader"), None)
+    for name, model in ((None, "llama"), ("planner", "qwen2"), ("reader", "qwen3")):
+        view = lm.with_adapter(name)
+        expected = plain_score(models[model], tokenizer, rendered(tokenizer, ASK), " a poet")
+        assert view.loglikelihood([ASK], [[" a poet"]])[0] == [pytest.approx(expected, abs=1e-4)]
+        assert await view.asample([ASK], 1, GREEDY) == view.sample([ASK], 1, GREEDY)
+        assert view.choose([ASK], ["a", "b"]) == lm.with_adapter(name).choose([ASK], ["a", "b"])
+    assert lm.tokens_asked == view.tokens_asked
+    with pytest.raises(ConfigurationError, match="no adapter 'critic'; it has planner, reader"):
+        lm.with_adapter("critic")
+
+
+def test_adapters_that_vllm_cannot_use(vllm, tmp_path):
+    good = save_config(tmp_path / "good")
+    with pytest.raises(ConfigurationError, match="enable_lora=True, max_loras=1 and max_lora_rank=12"):
+        VllmLM(vllm.LLM(), adapters={"planner": good})
+    for change, message in (({"use_dora": True}, "use_dora"), ({"r": "a"}, "its ranks are")):
+        with pytest.raises(ConfigurationError, match=f"'planner'.*{message}"):
+            VllmLM("some/model", adapters={"planner": save_config(tmp_path / "bad", **change)})
+    (good / "adapter_model.safetensors").unlink()
+    with pytest.raises(ConfigurationError, match=r"'planner'.*no adapter_model"):
+        VllmLM("some/model", adapters={"planner": good})

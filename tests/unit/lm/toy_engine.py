@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
+from collections import deque, namedtuple
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -35,6 +35,7 @@ class ToyEngine:
 
     def __init__(self, model, tokenizer, max_len=512):
         self.model, self.tokenizer, self.max_len = model, tokenizer, max_len
+        self.adapted = {}  # engines with the model of an adapter, by its folder
         self.blocks = set()
         self.lock = threading.Lock()
 
@@ -403,8 +404,12 @@ def vllm_module(monkeypatch, engine, head=None):
     vllm = ModuleType("vllm")
     vllm.started, vllm.aborted, vllm.stopped, vllm.slow = [], [], [], 0.0
 
-    def config():
+    def of(request):
+        return engine if request is None else engine.adapted[request.lora_path]
+
+    def config(enable_lora):
         return SimpleNamespace(
+            lora_config=SimpleNamespace() if enable_lora else None,
             model_config=SimpleNamespace(max_model_len=engine.max_len),
             cache_config=SimpleNamespace(block_size=BLOCK),
         )
@@ -412,15 +417,16 @@ def vllm_module(monkeypatch, engine, head=None):
     class LLM:
         __module__ = "vllm.entrypoints.llm"
 
-        def __init__(self):
-            self.llm_engine = SimpleNamespace(vllm_config=config())
+        def __init__(self, enable_lora=False):
+            self.llm_engine = SimpleNamespace(vllm_config=config(enable_lora))
 
         def get_tokenizer(self):
             return engine.tokenizer
 
-        def generate(self, prompts, params, use_tqdm=True):
+        def generate(self, prompts, params, use_tqdm=True, lora_request=None):
             assert not use_tqdm
-            return [sampled(engine, i["prompt_token_ids"], p) for i, p in zip(prompts, params, strict=True)]
+            own = of(lora_request)
+            return [sampled(own, i["prompt_token_ids"], p) for i, p in zip(prompts, params, strict=True)]
 
         def encode(self, prompts, params, pooling_task=None, use_tqdm=True):
             assert pooling_task == "token_classify"
@@ -440,7 +446,7 @@ def vllm_module(monkeypatch, engine, head=None):
         __module__ = "vllm.v1.engine.async_llm"
 
         def __init__(self):
-            self.vllm_config = config()
+            self.vllm_config = config(vllm.started[-1][1].get("enable_lora", False))
             try:
                 self.loop = asyncio.get_running_loop()
             except RuntimeError:
@@ -456,10 +462,9 @@ def vllm_module(monkeypatch, engine, head=None):
         def shutdown(self):
             vllm.stopped.append(self)
 
-        async def generate(self, prompt, params, name):
-            async for output in self.stream(
-                name, lambda: sampled(engine, prompt["prompt_token_ids"], params)
-            ):
+        async def generate(self, prompt, params, name, lora_request=None):
+            own = of(lora_request)
+            async for output in self.stream(name, lambda: sampled(own, prompt["prompt_token_ids"], params)):
                 yield output
 
         async def encode(self, prompt, params, name):
@@ -482,8 +487,10 @@ def vllm_module(monkeypatch, engine, head=None):
     vllm.LLM, vllm.AsyncEngineArgs = LLM, AsyncEngineArgs
     vllm.SamplingParams, vllm.PoolingParams = SamplingParams, PoolingParams
     vllm.sampling_params = SimpleNamespace(StructuredOutputsParams=SimpleNamespace)
-    deeper = {name: ModuleType(name) for name in ("vllm.v1", "vllm.v1.engine", "vllm.v1.engine.async_llm")}
+    paths = ("vllm.v1", "vllm.v1.engine", "vllm.v1.engine.async_llm", "vllm.lora", "vllm.lora.request")
+    deeper = {name: ModuleType(name) for name in paths}
     deeper["vllm.v1.engine.async_llm"].AsyncLLM = AsyncLLM
+    deeper["vllm.lora.request"].LoRARequest = namedtuple("LoRARequest", "lora_name lora_int_id lora_path")
     for name, module in {"vllm": vllm, **deeper}.items():
         monkeypatch.setitem(sys.modules, name, module)
     yield vllm
