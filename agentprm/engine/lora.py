@@ -25,7 +25,15 @@ from agentprm.engine.loading import checkpoint_file
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
 
-__all__ = ["Adapters", "LowRank", "base_name", "low_ranks", "merge_adapter", "plain_adapter"]
+__all__ = [
+    "Adapters",
+    "LowRank",
+    "base_name",
+    "base_of_adapter",
+    "low_ranks",
+    "merge_adapter",
+    "plain_adapter",
+]
 
 _LOW = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -141,6 +149,14 @@ def base_name(name: str | Path, config: Mapping[str, Any]) -> str:
         except MissingDependencyError:
             return str(base)  # the original, from the hub
     return str(base)
+
+
+def base_of_adapter(folder: str | Path) -> str | None:
+    """The base model of a folder that holds an adapter and no model of its own; else `None`."""
+    path = Path(folder).expanduser()
+    if not (path / _CONFIG).is_file() or (path / "config.json").exists():
+        return None
+    return base_name(folder, _config(path / _CONFIG))
 
 
 def _check_shape(name: str, found: Sequence[int], wanted: Sequence[int]) -> None:

@@ -22,6 +22,7 @@ from agentprm.lm.base import (
     listener,
     no_adapter,
 )
+from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
 from agentprm.plans import Plan, adrive, drive, wait_in_thread
 from agentprm.replies import cut_reply, opened_thought
 
@@ -33,7 +34,7 @@ except ImportError as missing:
 
 from agentprm.engine.engine import Engine
 from agentprm.engine.loading import end_tokens, load_model, max_context
-from agentprm.engine.lora import Adapters
+from agentprm.engine.lora import Adapters, base_of_adapter
 from agentprm.engine.planning import Item, samples_per_row
 from agentprm.engine.requests import Branch, Request, Sample, Samples, Sink, Text
 from agentprm.engine.scheduler import Scheduler
@@ -63,7 +64,8 @@ class TransformersLM(LanguageModel):
 
     Args:
         model: A Hugging Face name, a folder, or a loaded `PreTrainedModel`, which is put into
-            evaluation mode.
+            evaluation mode. The folder of an adapter stands for its base model with that adapter;
+            `lm.with_adapter(None)` is the base model then.
         tokenizer: The tokenizer, its name or folder; by default the model's own. Required with a
             loaded model.
         dtype: `"auto"` (fp32 on a CPU, elsewhere the checkpoint's),
@@ -118,7 +120,12 @@ class TransformersLM(LanguageModel):
             raise ConfigurationError(f"max_batch_tokens must be at least 1, not {max_batch_tokens}.")
         if cache_bytes < 0:
             raise ConfigurationError(f"cache_bytes must be at least 0, not {cache_bytes}.")
+        self.adapter: str | None = None
         if isinstance(model, str | Path):
+            if (base := base_of_adapter(model)) is not None:
+                self.adapter = Path(model).name
+                adapters = {**(adapters or {}), self.adapter: model}
+                model = language_model_folder() if base == PACKAGED_LANGUAGE_MODEL else base
             self.model = load_model(str(model), dtype, device)
             tokenizer = str(model) if tokenizer is None else tokenizer
         else:
@@ -141,7 +148,6 @@ class TransformersLM(LanguageModel):
         self._text = PromptText(self.tokenizer, template_kwargs)
         self._context = Context(self.max_context, on_overflow, self.tokenizer.bos_token_id)
         self._max_batch_tokens = max_batch_tokens
-        self.adapter: str | None = None
         self._engine = Engine(self.model, cache_bytes, Adapters(self.model, adapters) if adapters else None)
         self.scheduler = Scheduler(self._engine, max_batch_tokens)
         self._ends = end_tokens(self.model, self.tokenizer)

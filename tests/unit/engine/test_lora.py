@@ -16,7 +16,7 @@ peft = pytest.importorskip("peft")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from agentprm.errors import ConfigurationError  # noqa: E402
-from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
+from agentprm.lm import Prompt, SamplingParams, TransformersLM, as_language_model  # noqa: E402
 from agentprm.rewards import LogRatio  # noqa: E402
 from tests.unit.lm.conftest import build_model, build_tokenizer  # noqa: E402
 
@@ -340,3 +340,21 @@ def renamed(old, new):
 def test_weights_that_do_not_fit(plain, tokenizer, change, message):
     respell(plain[1], change)
     refused(plain, tokenizer, message)
+
+
+def test_the_folder_of_an_adapter_stands_for_its_base_model_with_it(tokenizer, tmp_path):
+    base = build_model("llama", len(tokenizer))
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    oracle = save_adapter(tmp_path / "planner", base, 0, r=4, lora_alpha=8, target_modules=["q_proj"])
+    path = tmp_path / "planner" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"base_model_name_or_path": str(tmp_path / "base")}))
+    lm = as_language_model(tmp_path / "planner")
+    assert (lm.adapter, lm.adapters) == ("planner", ("planner",))
+    for view, model in ((lm, oracle), (lm.with_adapter(None), base)):
+        want = likelihood(model, lm.tokenizer, ask("Who?"), " a poet")
+        assert view.loglikelihood([ask("Who?")], [[" a poet"]])[0][0] == pytest.approx(want, abs=1e-3)
+    path.write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(ConfigurationError, match="does not name its base model"):
+        TransformersLM(tmp_path / "planner")
