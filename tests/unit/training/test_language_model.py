@@ -165,10 +165,20 @@ def test_plans_become_prompts_and_replies():
     assert parse_plan(two.reply) == PLANS[1]["steps"]
 
 
+def test_plans_in_breaks_form_become_questions():
+    steps = ["return the area where Tok Pisin is spoken", "return what is the currency in #1"]
+    [example] = plan_examples([plan("Q?", steps, style="qdmr")])
+    assert parse_plan(example.reply) == [
+        "What is the area where Tok Pisin is spoken?",
+        "What is the currency in #1?",
+    ]
+
+
 @pytest.mark.parametrize(
     "left_out",
     [
         plan("Q?", ["return plays", "return poets of #1"], style="qdmr"),
+        plan("Q?", ["return the plays of Ann Lee", "return the number of #1"], style="qdmr"),
         plan("Q?", ["Who?", {"question": "When was Ann Lee born?", "depends_on": [1]}]),
         plan("Q?", [f"Who is {i}?" for i in range(9)]),
         plan("Q?", ["Is #2 old?", "Who?"]),
