@@ -15,6 +15,7 @@ __all__ = [
     "Answered",
     "DocumentsReranked",
     "DocumentsRetrieved",
+    "DraftReviewed",
     "ExperienceRecalled",
     "NeedJudged",
     "QuestionCondensed",
@@ -104,6 +105,15 @@ class StepCriticised(TypedDict):
     step_id: str
     fault: str | None
     critique: str
+
+
+class DraftReviewed(TypedDict):
+    """A finished draft was judged as a whole; `kind` says which refinement it is, if it is one."""
+
+    type: Literal["agentprm.draft_reviewed"]
+    step_id: str
+    kind: Literal["draft", "local", "global"]
+    value: float | None
 
 
 class StepCommitted(TypedDict):
@@ -217,6 +227,7 @@ SearchEvent = (
     | StepCompleted
     | StepScored
     | StepCriticised
+    | DraftReviewed
     | StepCommitted
     | StepsSelected
     | SearchStopped

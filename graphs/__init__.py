@@ -1,9 +1,9 @@
 """Ready-made graphs. Each factory returns the uncompiled `StateGraph`: compile it as you like.
 
 `rag` retrieves and reads, `adaptive` only where it has to; `gathering` collects evidence in rounds,
-`reasoning` searches over steps; `cr_planner` lets critics choose what to do next; `routed` chooses among
-ways, or climbs from cheap to dear. `state` is what goes in, through and out. `qa` has rag and reasoning over
-an index folder, for `langgraph dev`.
+`reasoning` searches over steps; `glore` refines a draft; `cr_planner` lets critics choose what to do next;
+`routed` chooses among ways, or climbs from cheap to dear. `state` is what goes in, through and out. `qa` has
+rag and reasoning over an index folder, for `langgraph dev`.
 """
 
 from agentprm.graphs.adaptive import AdaptiveRagState, create_adaptive_rag_graph
@@ -14,6 +14,7 @@ from agentprm.graphs.gathering import (
     create_goal_graph,
     create_note_graph,
 )
+from agentprm.graphs.glore import create_glore_graph
 from agentprm.graphs.rag import create_rag_graph
 from agentprm.graphs.reasoning import create_reasoning_graph
 from agentprm.graphs.routed import LadderState, RoutedState, create_ladder_graph, create_routed_graph
@@ -30,6 +31,7 @@ __all__ = [
     "create_adaptive_rag_graph",
     "create_cr_planner_graph",
     "create_evidence_graph",
+    "create_glore_graph",
     "create_goal_graph",
     "create_ladder_graph",
     "create_note_graph",

@@ -13,6 +13,7 @@ What lives where, in the order in which a search uses it:
 - `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
 - `gathering`: what loops that gather evidence share; `notes`, `evidence` and `goals` are such loops.
 - `experience`: how earlier questions went, kept and recalled.
+- `drafts`: a whole draft is judged, and refined locally and globally (GLoRe).
 - `subgoals`: another search, whose steps reason, ask or look up, as critics choose (CR-Planner).
 - `answer`: the answer from documents, or from the steps. `judge_answer`: what the reward says of it.
 - `caching`, `retry`: LangGraph's policies for nodes.
@@ -30,6 +31,7 @@ from agentprm.nodes.decide_retrieval import (
     as_decision,
     need_of,
 )
+from agentprm.nodes.drafts import RefineDraft, ReviewDrafts
 from agentprm.nodes.evidence import DistilFacts, JudgeFacts, PlanGap, Sufficiency
 from agentprm.nodes.experience import (
     CommitExperience,
@@ -89,6 +91,7 @@ __all__ = [
     "ProposeSteps",
     "Reason",
     "RecallExperience",
+    "RefineDraft",
     "RefineStep",
     "Reflect",
     "Rerank",
@@ -98,6 +101,7 @@ __all__ = [
     "RetrieveRound",
     "RetrieveSteps",
     "RetrieverLike",
+    "ReviewDrafts",
     "Route",
     "ScoreSteps",
     "SelectSteps",
