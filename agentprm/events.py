@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 __all__ = [
     "AnswerJudged",
     "Answered",
+    "ContextSummarised",
     "DocumentsReranked",
     "DocumentsRetrieved",
     "DraftReviewed",
@@ -158,6 +159,14 @@ class QuestionCondensed(TypedDict):
     reason: str
 
 
+class ContextSummarised(TypedDict):
+    """Messages became a summary; `segment` is the key of the raw ones in the store."""
+
+    type: Literal["agentprm.context_summarised"]
+    segment: str
+    messages: int
+
+
 class ExperienceRecalled(TypedDict):
     """Episodes, or steps of them, were recalled; `thought` is what steps were recalled by."""
 
@@ -234,6 +243,7 @@ SearchEvent = (
     | AnswerJudged
     | QuestionCondensed
     | QuestionPlanned
+    | ContextSummarised
     | ExperienceRecalled
     | NeedJudged
     | Routed

@@ -65,7 +65,7 @@ class SelfSearch(BaseRetriever):
     template: Any = IMAGINE
 
     def __init__(self, model: LanguageModel | BaseChatModel | str, **settings: Any) -> None:
-        super().__init__(model=as_language_model(model), **settings)
+        super().__init__(**{**settings, "model": as_language_model(model)})
         if self.k < 1:
             raise ConfigurationError(f"k must be at least 1, not {self.k}.")
 

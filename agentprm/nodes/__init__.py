@@ -12,6 +12,7 @@ What lives where, in the order in which a search uses it:
 - `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
 - `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
 - `gathering`: what loops that gather evidence share; `notes`, `evidence` and `goals` are such loops.
+- `summarise_context`: a conversation that grows too long.
 - `experience`: how earlier questions went, kept and recalled.
 - `drafts`: a whole draft is judged, and refined locally and globally (GLoRe).
 - `subgoals`: another search, whose steps reason, ask or look up, as critics choose (CR-Planner).
@@ -58,6 +59,7 @@ from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.nodes.select_steps import SelectSteps
 from agentprm.nodes.start_search import StartSearch
 from agentprm.nodes.subgoals import ChooseExecution, ChooseSubgoal, ExpandSubgoal
+from agentprm.nodes.summarise_context import SummariseContext
 
 __all__ = [
     "MODES",
@@ -109,6 +111,7 @@ __all__ = [
     "StartGathering",
     "StartSearch",
     "Sufficiency",
+    "SummariseContext",
     "TrainedPlanner",
     "apply_update",
     "as_decision",
