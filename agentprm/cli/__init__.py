@@ -1,12 +1,12 @@
-"""The command line: `agentprm index`, `fsck`, `ask`, `serve`, `eval`, `synth`, `trace`, `view` and `train`.
+"""The command line: `agentprm index`, `fsck`, `ask`, `serve`, `eval`, `eval-reward`, `synth`, `trace`, ….
 
 Answers go to standard output, progress and errors to standard error. Exit codes: 0 success, 1 failure
 while running, 2 wrong usage or unusable input, 130 interrupted. Heavy libraries are imported by the
 command that needs them, so that `--help` and mistakes answer at once.
 
 `options` declares what can be said, `models` and `opening` make models and graphs of it, `console` writes;
-`ask`, `evaluate`, `fsck`, `index`, `serve`, `synth`, `trace`, `train` and `view` are the
-commands.
+`ask`, `eval_reward`, `evaluate`, `fsck`, `index`, `serve`, `synth`, `trace`, `train` and `view` are the
+commands; `experiments` reads the file of set-ups.
 """
 
 from __future__ import annotations
@@ -22,7 +22,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agentprm.cli import ask, console, evaluate, fsck, index, options, serve, synth, trace, train, view
+from agentprm.cli import (
+    ask,
+    console,
+    eval_reward,
+    evaluate,
+    fsck,
+    index,
+    options,
+    serve,
+    synth,
+    trace,
+    train,
+    view,
+)
 from agentprm.errors import (
     AgentPRMError,
     ConfigurationError,
@@ -137,7 +150,7 @@ def _parser() -> tuple[options.Parser, dict[str, Any]]:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (index, fsck, ask, serve, evaluate, synth, trace, train, view):
+    for module in (index, fsck, ask, serve, evaluate, eval_reward, synth, trace, train, view):
         module.add(commands)
     return parser, dict(commands.choices)
 

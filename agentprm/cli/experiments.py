@@ -92,7 +92,7 @@ def read_experiment(path: Path, args: argparse.Namespace) -> Experiment:
     for key in ("index", "out", "judge", "baseline"):
         if not isinstance(config.get(key, ""), str):
             raise InputError(f"{path}: {key} is a text, not {config[key]!r}.")
-    shared = {key: config[key] for key in ("index", "prices") if key in config}
+    shared: dict[str, Any] = {key: config[key] for key in ("index", "prices") if key in config}
     names: set[str] = set()
     rows: list[Row] = []
     for table in tables:

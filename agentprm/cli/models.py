@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Models",
     "embeddings_from_provider",
+    "is_reward_of_model",
     "model_called",
     "planner_called",
     "reader_called",
@@ -120,6 +121,19 @@ def planner_called(name: str | None, model: LanguageModel) -> Planner:
     return model if name == "model" else TrainedPlanner(model_called(name))
 
 
+_OF_MODEL = {
+    "grounding": "Grounding",
+    "judge": "VerdictReward",
+    "relevance": "Relevance",
+    "self-judgement": "SelfJudgement",
+}
+
+
+def is_reward_of_model(name: str) -> bool:
+    """Whether a reward of this name is computed with the language model that answers."""
+    return name in _OF_MODEL
+
+
 def reward_called(name: str | None, model: LanguageModel, reader: Reader | None = None) -> Any:
     """The reward behind a name.
 
@@ -139,20 +153,14 @@ def reward_called(name: str | None, model: LanguageModel, reader: Reader | None 
         if reader is None:
             raise ConfigurationError("--reward reader needs a reader; name one with --reader.")
         return rewards.ReaderGrounding(reader)
-    kinds: dict[str, Any] = {
-        "grounding": rewards.Grounding,
-        "judge": rewards.VerdictReward,
-        "relevance": rewards.Relevance,
-        "self-judgement": rewards.SelfJudgement,
-    }
-    if name in kinds:
-        return kinds[name](model)
+    if is_reward_of_model(name):
+        return getattr(rewards, _OF_MODEL[name])(model)
     if _elsewhere(name):
         return rewards.VerdictReward(model_called(name))
     try:
         return rewards.load_reward(name)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{error} Or give one of {', '.join(kinds)}.") from error
+        raise ConfigurationError(f"{error} Or give one of {', '.join(_OF_MODEL)}.") from error
 
 
 def reranker_called(name: str | None, model: LanguageModel) -> Any:

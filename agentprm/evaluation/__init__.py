@@ -5,8 +5,9 @@ compared, `runner` has a graph answer its questions and records each answer once
 several set-ups. `qa` measures answers and retrieval, `rankings` nDCG and MAP, `judging` asks a model,
 `attribution` says which part failed, `rewards` has the measures of reward models (by the definitions of the
 published benchmarks). `bootstrap` and `significance` say how sure a difference is; `report` makes the table
-of one run, `summary` the numbers of an evaluation, `pages` Markdown and HTML of them with `plots`. It builds
-on the other packages; none of them builds on it.
+of one run, `summary` the numbers of an evaluation, `pages` Markdown and HTML of them with `plots`.
+`reward_sets` reads data for reward models, `reward_report` measures them. It builds on the other packages;
+none of them builds on it.
 """
 
 from agentprm.evaluation.attribution import CAUSES, Cause, failure_cause, scored_answers
@@ -23,6 +24,13 @@ from agentprm.evaluation.qa import (
     token_f1,
 )
 from agentprm.evaluation.report import QaReport, markdown_table, qa_report
+from agentprm.evaluation.reward_report import (
+    RewardEvaluation,
+    evaluate_rewards,
+    reward_html,
+    reward_markdown,
+)
+from agentprm.evaluation.reward_sets import RewardItem, RewardSet, read_reward_set
 from agentprm.evaluation.runner import QaRecord, evidence_order, read_records, run_questions
 from agentprm.evaluation.setups import Prices, Setup
 from agentprm.evaluation.significance import Comparison, compare_paired, randomisation_test
@@ -39,6 +47,9 @@ __all__ = [
     "QaQuestion",
     "QaRecord",
     "QaReport",
+    "RewardEvaluation",
+    "RewardItem",
+    "RewardSet",
     "Setup",
     "SetupSummary",
     "bootstrap_difference",
@@ -47,6 +58,7 @@ __all__ = [
     "contains_answer",
     "dataset_from",
     "evaluate",
+    "evaluate_rewards",
     "evidence_order",
     "exact_match",
     "failure_cause",
@@ -59,7 +71,10 @@ __all__ = [
     "randomisation_test",
     "read_dataset",
     "read_records",
+    "read_reward_set",
     "recall_at_k",
+    "reward_html",
+    "reward_markdown",
     "run_questions",
     "scored_answers",
     "token_f1",

@@ -328,7 +328,7 @@ def test_eval_compares_the_set_ups_of_a_file(jobs, data, tmp_path, monkeypatch, 
         "[defaults]\ncandidates = 2\n"
         '[[setup]]\nname = "search"\nretriever = "hybrid"\naccept = "always"\nseeds = [3, 4]\n'
         "budget = {model_calls = 7}\n"
-        '[[setup]]\nname = "plain"\ngraph = "rag"\ncandidates = 1\nk = 4\n'
+        '[[setup]]\nname = "plain"\ngraph = "rag"\ncandidates = 1\nmax_tokens = 9\n'
     )
     options = ["--jobs", jobs, "--json", "-q"]
     assert main(["eval", str(toml), *options]) == 0
@@ -340,7 +340,7 @@ def test_eval_compares_the_set_ups_of_a_file(jobs, data, tmp_path, monkeypatch, 
     more = {"accept": "always", "budget": {"model_calls": 7}}
     assert made == [
         ("reasoning", 2, 3, "hybrid", more), ("reasoning", 2, 4, "hybrid", more),
-        ("rag", 1, 0, None, {"k": 4}),
+        ("rag", 1, 0, None, {"max_tokens": 9}),
     ]  # fmt: skip
     assert main(["eval", str(toml), *options]) == 0
     assert json.loads(capsys.readouterr().out) == first
@@ -365,7 +365,7 @@ def test_eval_reads_yaml(data, tmp_path, capsys):
         ("data = 'data'\n[[setup]]\nname = 'a'\n[[setup]]\nname = 'a'", "a name of its own"),
         ("data = 'data'\n[[setup]]\nname = 'a'\ncandidate = 3", "set-up 'a': there is no 'candidate'"),
         ("data = 'data'\n[[setup]]\nname = 'a'\ncandidates = 0", "at least 1"),
-        ("data = 'data'\n[[setup]]\nname = 'a'\ngraph = 'rag'\nthreshold = 0.5", "for the graph 'rag'"),
+        ("data = 'data'\n[[setup]]\nname = 'a'\ngraph = 'rag'\naccept = 'always'", "for the graph 'rag'"),
         ("data = 'data'\n[[setup]]\nname = 'a'\nseeds = 3", "seeds is a list"),
         ("data = 'data'\n[[setup]]\nname = 'a'\nprices = {input = 1}", "for a million tokens"),
         ("data = 'data'\nbaseline = 'b'\n[[setup]]\nname = 'a'", "no set-up 'b'"),
@@ -439,6 +439,7 @@ def test_no_answer_is_a_failure_that_is_told(index, capsys):
         ["fsck", "-h"],
         ["ask", "-h"],
         ["eval", "-h"],
+        ["eval-reward", "-h"],
         ["serve", "-h"],
         ["trace", "-h"],
     ],
