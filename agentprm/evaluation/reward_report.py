@@ -320,8 +320,8 @@ def _best_of_n(kept: _Kept, how: Aggregation) -> _Measured:
 
 _NOTES = {
     "processbench": "F1: harmonic mean of the errors located exactly and of the right solutions accepted, "
-    "with the threshold that is best on the other half of the data unless one is given. Lowest is last: share "
-    "of solutions whose lowest score is the last one; a large one says that outcomes are judged.",
+    "with the threshold that is best on the other half of the data unless one is given. Lowest is last: "
+    "share of solutions whose lowest score is the last one; a large one says that outcomes are judged.",
     "prmbench": "PRMScore: mean of the F1 of right and of wrong steps, pooled over the items of a class.",
     "agentprocessbench": "Steps right: share of all labelled steps that get their label, where a score gives "
     "+1 or -1 and never 0. First error right: share of trajectories whose first step labelled -1 is the one "
