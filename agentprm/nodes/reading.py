@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from langchain_core.documents import Document
@@ -13,10 +15,15 @@ from agentprm.nodes.models import reported
 from agentprm.nodes.tree import new_step, next_id, same_text
 from agentprm.plans import Plan
 from agentprm.readers.base import Reader, ReaderAnswer
-from agentprm.state import Quote, ReasoningState, Step, merge_steps
-from agentprm.text import one_line
+from agentprm.state import Quote, ReasoningState, Step, merge_steps, title_of
+from agentprm.text import one_line, words
 
-__all__ = ["ModelOrReader", "quote_of", "read_answers", "read_steps"]
+__all__ = ["ModelOrReader", "favoured", "quote_of", "read_answers", "read_steps"]
+
+# What an answer from a passage counts where the question names another one.
+_ELSEWHERE = 0.3
+# Answers that are weighed by where they come from.
+_READ = 5
 
 ModelOrReader: TypeAlias = LanguageModel | BaseChatModel | Reader | str
 """What can answer a question from passages: by writing, or by quoting."""
@@ -33,6 +40,46 @@ def read_answers(
         lambda: reader.acandidates(questions, passages, n=n),
     )
     return [[answer for answer in row if answer.text.strip()] for row in rows]
+
+
+def favoured(
+    question: str, passages: Sequence[Document], answers: Sequence[ReaderAnswer]
+) -> list[ReaderAnswer]:
+    """The answers with those discounted that come from elsewhere than the passage that the question names.
+
+    What "Who directed Up?" asks for stands in the passage titled "Up", if there is one, and not in that of
+    another film; and in "Up (2009 film)" rather if no passage bears just the name.
+
+    Args:
+        question: A question about one thing.
+        passages: What was read.
+        answers: Answers from them.
+    """
+    asked = _words(question)
+    named = [_naming(asked, title_of(passage)) for passage in passages]
+    best = max(named, default=0)
+    if not best:
+        return list(answers)
+    weighed = [
+        answer
+        if answer.passage is None or named[answer.passage] == best
+        else replace(answer, score=answer.score * _ELSEWHERE)
+        for answer in answers
+    ]
+    return sorted(weighed, key=lambda answer: -answer.score)
+
+
+def _naming(asked: list[str], title: str) -> int:
+    """2 if a question holds a title, 1 if it holds it without the bracket at its end, else 0."""
+    for rank, name in ((2, title), (1, re.sub(r"\s*\([^()]*\)\s*$", "", title))):
+        wanted = _words(name)
+        if wanted and any(asked[i : i + len(wanted)] == wanted for i in range(len(asked) - len(wanted) + 1)):
+            return rank
+    return 0
+
+
+def _words(text: str) -> list[str]:
+    return [word.text.casefold() for word in words(text)]
 
 
 def quote_of(answer: ReaderAnswer, passages: Sequence[Document]) -> Quote | None:
@@ -70,14 +117,14 @@ def read_steps(
         reader,
         [one_line(steps[own[0]]["query"]) for own in places],
         [passages[own[0]] for own in places],
-        max(most, findings),
+        max(most, findings, _READ),
     )
     finished: dict[int, Step] = {}
     more: list[Step] = []
     for own, row, told in zip(places, rows, known, strict=True):
         first = steps[own[0]]
         fresh: list[ReaderAnswer] = []
-        for answer in row:
+        for answer in favoured(one_line(first["query"]), passages[own[0]], row):
             if not any(same_text(answer.text, text) for text in [*told, *(a.text for a in fresh)]):
                 fresh.append(answer)
         for place, answer in zip(own, fresh, strict=False):

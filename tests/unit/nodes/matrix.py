@@ -35,8 +35,10 @@ from agentprm.nodes import (
     CompleteSteps,
     CondenseQuestion,
     DecideRetrieval,
+    FollowPlan,
     JudgeAnswer,
     LookAhead,
+    PlanQuestion,
     ProposeSteps,
     RefineStep,
     Rerank,
@@ -171,6 +173,19 @@ def searching(world):
     ]
 
 
+def following(world):
+    return [
+        StartSearch(),
+        PlanQuestion(),
+        FollowPlan(),
+        RetrieveSteps(world.search),
+        CompleteSteps(world.model),
+        ScoreSteps(world.reward),
+        SelectSteps(),
+        AnswerFromSteps(world.model),
+    ]
+
+
 ROWS: dict[str, Callable[[World], list[Any]]] = {
     "CondenseQuestion, Retrieve": lambda w: [CondenseQuestion(w.model), Retrieve(w.search)],
     "Retrieve": lambda w: [Retrieve(w.search)],
@@ -179,6 +194,7 @@ ROWS: dict[str, Callable[[World], list[Any]]] = {
     "JudgeAnswer": lambda w: [JudgeAnswer(w.reward)],
     "DecideRetrieval": lambda w: [DecideRetrieval(w.model)],
     "the nodes of a search": searching,
+    "the nodes of a plan": following,
     "create_adaptive_rag_graph": lambda w: [
         create_adaptive_rag_graph(w.model, w.search, lambda question: True).compile()
     ],
