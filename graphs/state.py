@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from langchain_core.documents import Document
 from langchain_core.messages import AnyMessage
+from langgraph.channels import DeltaChannel
 from langgraph.graph.message import add_messages
 from langgraph.types import Overwrite
 from pydantic import BaseModel, Field
@@ -20,6 +22,8 @@ from agentprm.state import Citation, RagState, ReasoningState, Step, merge_docum
 
 __all__ = [
     "Answered",
+    "DeltaGraphState",
+    "DeltaSearched",
     "Question",
     "RagGraphState",
     "ReasoningGraphState",
@@ -72,6 +76,34 @@ class Searched(Answered, total=False):
     prm_steps: Annotated[list[Step], merge_steps]
     prm_documents: Annotated[list[Document], merge_documents]
     prm_plan: list[str]
+
+
+def _folded(merge: Any) -> Any:
+    """A reducer of one write as LangGraph's delta channels want it: of all writes of a superstep."""
+
+    def fold(value: Any, writes: Sequence[Any]) -> Any:
+        for write in writes:
+            value = merge(value, write)
+        return value
+
+    return fold
+
+
+_fold_steps, _fold_documents = _folded(merge_steps), _folded(merge_documents)
+
+
+class DeltaGraphState(ReasoningGraphState, total=False):
+    """`ReasoningGraphState` of which checkpoints hold what a superstep added, not the tree anew."""
+
+    prm_steps: Annotated[list[Step], DeltaChannel(_fold_steps)]  # type: ignore[misc]
+    prm_documents: Annotated[list[Document], DeltaChannel(_fold_documents)]  # type: ignore[misc]
+
+
+class DeltaSearched(Searched, total=False):
+    """Output of a search with `DeltaGraphState`."""
+
+    prm_steps: Annotated[list[Step], DeltaChannel(_fold_steps)]  # type: ignore[misc]
+    prm_documents: Annotated[list[Document], DeltaChannel(_fold_documents)]  # type: ignore[misc]
 
 
 class SearchContext(TypedDict, total=False):

@@ -163,7 +163,7 @@ class StartGathering(GatherNode):
         """Not used: beginning is no part of a round."""
         raise NotImplementedError
 
-    def _write(self, update: dict[str, Any], usage: Any) -> dict[str, Any]:
+    def _write(self, update: dict[str, Any], usage: Any, state: ReasoningState) -> dict[str, Any]:
         named = {self._keys.get(channel, channel): value for channel, value in update.items()}
         return {**named, "prm_usage": Overwrite(empty_usage())}
 

@@ -308,13 +308,15 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     def _run(self, input: State) -> dict[str, Any]:
         with metered() as meter:
-            update = plans.drive(self.plan(self._read(input)))
-        return self._write(update, meter.usage)
+            state = self._read(input)
+            update = plans.drive(self.plan(state))
+        return self._write(update, meter.usage, state)
 
     async def _arun(self, input: State) -> dict[str, Any]:
         with metered() as meter:
-            update = await plans.adrive(self.plan(self._read(input)))
-        return self._write(update, meter.usage)
+            state = self._read(input)
+            update = await plans.adrive(self.plan(state))
+        return self._write(update, meter.usage, state)
 
     def _read(self, input: Any) -> ReasoningState:
         """The input under canonical names, with everything in its usual form."""
@@ -337,7 +339,7 @@ class Node(Runnable[Any, dict[str, Any]]):
             state["answer"] = answer_text(state["answer"], self._keys["answer"])
         return cast(ReasoningState, state)
 
-    def _write(self, update: dict[str, Any], usage: Usage) -> dict[str, Any]:
+    def _write(self, update: dict[str, Any], usage: Usage, state: ReasoningState) -> dict[str, Any]:
         if not update:
             return {}
         return {self._keys.get(channel, channel): value for channel, value in update.items()} | {
@@ -413,14 +415,33 @@ class SearchNode(Node):
             )
         return state
 
-    def _write(self, update: dict[str, Any], usage: Usage) -> dict[str, Any]:
+    def _write(self, update: dict[str, Any], usage: Usage, state: ReasoningState) -> dict[str, Any]:
         steps: list[Step] = update.get("prm_steps", [])
         if steps and self.shares_usage:
             update["prm_steps"] = [
                 {**step, "usage": add_usage(step["usage"], share)}
                 for step, share in zip(steps, share_usage(usage, len(steps)), strict=True)
             ]
-        return super()._write(update, usage)
+        if steps and _in_graph():
+            # Of a known step only what changed: checkpointers store every update of every node.
+            known = {step["id"]: step for step in state.get("prm_steps", [])}
+            update["prm_steps"] = [_changes(known.get(s["id"]), s) for s in update["prm_steps"]]
+        return super()._write(update, usage, state)
+
+
+def _in_graph() -> bool:
+    try:
+        get_runtime()
+    except (RuntimeError, KeyError):
+        return False
+    return True
+
+
+def _changes(known: Step | None, step: Step) -> Step:
+    if known is None:
+        return step
+    changed = {key: value for key, value in step.items() if key == "id" or known.get(key) != value}
+    return cast(Step, changed)
 
 
 def emit_proposed(steps: Sequence[Step]) -> None:

@@ -53,6 +53,6 @@ class StartSearch(SearchNode):
             "prm_stop_reason": "",
         }
 
-    def _write(self, update: dict[str, Any], usage: Any) -> dict[str, Any]:
+    def _write(self, update: dict[str, Any], usage: Any, state: ReasoningState) -> dict[str, Any]:
         named = {self._keys.get(channel, channel): value for channel, value in update.items()}
         return {**named, "prm_usage": Overwrite(empty_usage())}
