@@ -309,7 +309,13 @@ def synthesize(
             f"{folder} cannot be made: {error.strerror or error}. Give another folder."
         ) from error
     drafts = draft_questions(facts, seed)
-    settings = {"seed": seed, "distractors": distractors, "unanswerable": unanswerable, "reader": reader_name}
+    settings = {
+        "passages": facts.passages,
+        "seed": seed,
+        "distractors": distractors,
+        "unanswerable": unanswerable,
+        "reader": reader_name,
+    }
     check = _Check(
         store,
         default_retriever(store, k=2 * distractors + 4),
@@ -322,19 +328,18 @@ def synthesize(
         kept = 0
         known = {entry.key: entry.value for entry in journal.entries() if entry.failure is None}
 
-        def batches() -> Iterator[list[Draft]]:
+        def keep(results: list[dict[str, Any]]) -> None:
             nonlocal kept
+            kept += sum("reading" in result for result in results)
+            if on_question is not None:
+                on_question(min(kept, questions))
+
+        def batches() -> Iterator[list[Draft]]:
             while kept < questions and (batch := list(islice(drafts, _BATCH))):
                 done = known.get(_key(batch))
                 if done is not None:
-                    kept += sum("reading" in result for result in done)
+                    keep(done)
                 yield batch
-
-        def advance(_: str, outcome: Any) -> None:
-            nonlocal kept
-            kept += sum("reading" in result for result in outcome.value or ())
-            if on_question is not None:
-                on_question(min(kept, questions))
 
         report = map_items(
             lambda: check,
@@ -343,7 +348,7 @@ def synthesize(
             executor=LocalExecutor(threads),
             key=_key,
             retry_failed=True,
-            on_outcome=advance,
+            on_outcome=lambda _, outcome: keep(outcome.value or []),
         )
         results = [result for entry in journal.entries() for result in entry.value or ()]
     return _write(folder, results, questions, facts, report.failed)

@@ -176,9 +176,11 @@ def test_a_stopped_run_goes_on_and_ends_as_a_whole_one(store, tmp_path):
     rest = Quoting(store)
     assert synthesize(store, tmp_path / "cut", reader=rest, questions=30) == report
     assert rest.calls == whole.calls - 2
-    again = Quoting(store)
-    assert synthesize(store, tmp_path / "cut", reader=again, questions=30) == report
+    again, kept = Quoting(store), []
+    assert synthesize(store, tmp_path / "cut", reader=again, questions=30, on_question=kept.append) == report
     assert again.calls == 0
+    assert kept[-1] == 30
+    assert kept == sorted(kept)
     for name in ("reading.jsonl", "plans.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     threaded = synthesize(store, tmp_path / "threads", reader=Quoting(store), questions=30, threads=3)
@@ -194,6 +196,14 @@ def test_fewer_questions_are_the_first_ones(store, tmp_path):
     report = synthesize(store, tmp_path, questions=5)
     assert read_records(tmp_path, PlanRecord) == many[:5]
     assert sum(report.kept.values()) == 5
+
+
+def test_a_collection_that_grew_is_checked_again(store, tmp_path):
+    synthesize(store, tmp_path, questions=5, distractors=9)
+    assert not any("Eos" in p.title for r in read_records(tmp_path, ReadingRecord) for p in r.passages)
+    store.add_documents([Document(id="new", page_content="Eos means dawn.", metadata={"title": "Eos"})])
+    synthesize(store, tmp_path, questions=5, distractors=9)
+    assert any("Eos" in p.title for r in read_records(tmp_path, ReadingRecord) for p in r.passages)
 
 
 def test_a_language_model_reads_and_is_asked_what_it_knows():
