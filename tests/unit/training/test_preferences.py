@@ -191,7 +191,7 @@ def test_an_online_reward_learns_from_the_batches_that_it_scores(base):
     expected = (
         -sum(math.log(1 / (1 + math.exp(-s if y else s))) for s, y in zip(sums, outcomes, strict=True)) / 4
     )
-    assert last.loss == pytest.approx(expected, rel=1e-4)
+    assert last.loss == pytest.approx(expected, abs=1e-6)
 
 
 def test_when_an_online_reward_is_updated(base):
