@@ -230,6 +230,7 @@ def fit(
 
     Raises:
         InputError: Without examples.
+        ConfigurationError: If the loss becomes infinite or no number.
     """
     settings = settings or TrainSettings()
     if not examples:
@@ -281,7 +282,7 @@ def _arguments(
 ) -> TrainingArguments:
     # A short training is evaluated a few times as well.
     every = min(settings.evaluate_every, max(1, math.ceil(steps / 4)))
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=1,
@@ -308,6 +309,10 @@ def _arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    # Losses call parts of the model by themselves, which a copy on every GPU would not notice.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 class _Batches(Dataset[dict[str, Any]]):
@@ -362,6 +367,11 @@ class _Loop(Trainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         with self._lower_precision():
             total, weight = self._objective.loss(model, inputs)
+        if not torch.isfinite(total):
+            raise ConfigurationError(
+                f"The loss is {float(total)} at step {self.state.global_step + 1}: training has gone astray. "
+                "Take a lower learning rate, or precision 'fp32', and a new folder."
+            )
         return total / weight
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

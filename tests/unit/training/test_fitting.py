@@ -153,6 +153,12 @@ def test_bounds_of_steps(tmp_path):
     assert report.steps == report.planned == 3
 
 
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    settings = TrainSettings(learning_rate=1e30, epochs=20, batch_tokens=8, schedule="constant", warmup=0)
+    with pytest.raises(ConfigurationError, match="lower learning rate"):
+        fit(Line(), ROWS, LINE, tmp_path / "c", settings)
+
+
 def test_nothing_to_train_on(tmp_path):
     with pytest.raises(InputError, match="no example"):
         fit(Line(), [], LINE, tmp_path / "c")
