@@ -137,11 +137,10 @@ def test_killed_and_resumed_it_writes_the_same_adapter(base, trained, tmp_path):
 
 def test_longer_examples_are_left_out_and_counted(base, tmp_path, caplog):
     long = TextExample(asked("red " * 300), "blue")
-    train_language_model(
-        [*COLOURS, long], tmp_path / "a", base=base, settings=TrainSettings(max_steps=1), max_length=1024
-    )
+    one = TrainSettings(max_steps=1)
+    train_language_model([*COLOURS, long], tmp_path / "a", base=base, settings=one, max_length=250)
     assert json.loads((tmp_path / "a" / "card.json").read_text())["left_out"] == 1
-    assert "1 examples" in caplog.text  # the tiny model's context is 256
+    assert "1 examples have more than 250 tokens" in caplog.text
 
 
 PLANS = [

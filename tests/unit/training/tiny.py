@@ -23,7 +23,7 @@ def write_tiny_model(folder, seed=0, layers=2):
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=2048,
         bos_token_id=0,
         eos_token_id=2,
         pad_token_id=0,
