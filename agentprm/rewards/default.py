@@ -13,7 +13,12 @@ from agentprm.rewards.step_text import StepText
 from agentprm.rewards.verdict import VerdictReward
 from agentprm.rewards.verdict_templates import Judge
 
-__all__ = ["default_reward"]
+__all__ = ["GATE", "default_reward"]
+
+#: Up to where the best candidate of a choice is weak, by the fused likelihoods of a local model: where wrong
+#: ones part from right ones (`benchmarks/gate.py`, packaged model). Both parts are sigmoids of log-ratios, so
+#: a step of no use still scores above .5, and a gate there never fires.
+GATE = 0.98
 
 
 def default_reward(
@@ -22,7 +27,7 @@ def default_reward(
     """The reward without training that suits a model.
 
     With log-likelihoods `Grounding` and `Relevance` fused, which told right steps from wrong ones best
-    (`benchmarks/rewards.py`). A chat model gives none, so it judges each step in words
+    (`benchmarks/rewards.py`); its gate is `GATE`. A chat model gives none, so it judges each step in words
     (`VerdictReward`), at the cost of a call a step. The score is the probability of its verdict where
     the model reports the likeliest tokens, else 1 or 0, which leaves most candidates equal.
 
@@ -34,5 +39,7 @@ def default_reward(
     model = as_language_model(model)
     if model.capabilities.loglikelihood:
         kinds = (Grounding, Relevance)
-        return Fused([kind(model, passages=passages, prompts=prompts) for kind in kinds])
+        fused = Fused([kind(model, passages=passages, prompts=prompts) for kind in kinds])
+        fused.threshold = GATE
+        return fused
     return VerdictReward(model, Judge(), step_text=StepText(max_passages=passages))

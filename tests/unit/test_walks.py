@@ -58,7 +58,7 @@ def saying(text):
 
 
 def test_the_way_of_a_question():
-    graph = create_reasoning_graph(saying(" Brunel"), new_store(), max_steps=2).compile()
+    graph = create_reasoning_graph(saying(" Brunel"), new_store(), max_steps=2, threshold=None).compile()
     answers = []
     found = walk(lambda: answers.append(graph.invoke({"question": QUESTION})))
     assert answers[0]["answer"] == "Brunel"
