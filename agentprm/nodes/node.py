@@ -431,10 +431,10 @@ class SearchNode(Node):
 
 def _in_graph() -> bool:
     try:
-        get_runtime()
+        runtime: Any = get_runtime()
     except (RuntimeError, KeyError):
         return False
-    return True
+    return runtime is not None  # outside a graph there is a config, but no runtime
 
 
 def _changes(known: Step | None, step: Step) -> Step:
