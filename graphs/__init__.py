@@ -13,6 +13,7 @@ from agentprm.graphs.gathering import (
     create_evidence_graph,
     create_goal_graph,
     create_note_graph,
+    create_summary_graph,
 )
 from agentprm.graphs.glore import create_glore_graph
 from agentprm.graphs.rag import create_rag_graph
@@ -38,4 +39,5 @@ __all__ = [
     "create_rag_graph",
     "create_reasoning_graph",
     "create_routed_graph",
+    "create_summary_graph",
 ]

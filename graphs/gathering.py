@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage
 from langgraph.graph import END, START, StateGraph
@@ -31,13 +32,21 @@ from agentprm.nodes import (
     RetrieveRound,
     SetGoal,
     Sufficiency,
+    VisitSummaries,
 )
 from agentprm.nodes.answer import ResponseFormat
 from agentprm.prompts import PROMPTS, Prompts
+from agentprm.retrievers import SummaryTree
 from agentprm.rounds import GatheringState, Round, merge_rounds
 from agentprm.state import merge_documents
 
-__all__ = ["GatheringGraphState", "create_evidence_graph", "create_goal_graph", "create_note_graph"]
+__all__ = [
+    "GatheringGraphState",
+    "create_evidence_graph",
+    "create_goal_graph",
+    "create_note_graph",
+    "create_summary_graph",
+]
 
 Model = LanguageModel | BaseChatModel | str
 
@@ -252,6 +261,61 @@ def create_goal_graph(
         RetrieveRound(retriever, k=k, budget=budget),
         Reflect(
             language_model, judge, threshold=threshold, max_rounds=max_rounds, prompts=prompts, budget=budget
+        ),
+    ]
+    answering = _answering(prompts, max_tokens, form, language, response_format)
+    return _loop(language_model, loop, condense, experience, budget, answering)
+
+
+def create_summary_graph(
+    model: Model,
+    tree: SummaryTree,
+    embeddings: Embeddings,
+    *,
+    judge: Model | Sufficiency | None = None,
+    threshold: float = 0.5,
+    patience: int = 2,
+    max_rounds: int = 8,
+    condense: Model | bool = False,
+    experience: RecallExperience | bool = False,
+    budget: SearchBudget | Mapping[str, Any] | None = None,
+    prompts: Prompts = PROMPTS,
+    max_tokens: int = 48,
+    form: str | None = None,
+    language: str | None = None,
+    response_format: ResponseFormat | None = None,
+) -> StateGraph[Any, Any, Any, Any]:
+    """Builds visit → judge, down a tree of summaries until they are enough → answer (PECAN).
+
+    Args:
+        model: Judges and writes the answer.
+        tree: Summaries over the documents, `agentprm.retrievers.SummaryTree`.
+        embeddings: Say which part of the tree is most like the question.
+        judge: Says whether what was read is enough; by default `model`.
+        threshold: Probability from which on it is.
+        patience: How often the judge must find so before the answer is written; more is dearer and surer.
+        max_rounds: Most rounds; the first reads the top, each further one a node more.
+        condense: As for `create_note_graph`.
+        experience: As for `create_note_graph`.
+        budget: Bounds of a run; reaching one ends the reading with what was read so far.
+        prompts: Templates.
+        max_tokens: As for `create_note_graph`.
+        form: As for `create_note_graph`.
+        language: As for `create_note_graph`.
+        response_format: As for `create_note_graph`.
+
+    Returns:
+        The uncompiled graph, with the input and output of `create_note_graph`.
+    """
+    language_model = as_language_model(model)
+    loop: list[GatherNode] = [
+        VisitSummaries(tree, embeddings, budget=budget),
+        JudgeFacts(
+            language_model if judge is None else judge,
+            threshold=threshold,
+            patience=patience,
+            max_rounds=max_rounds,
+            budget=budget,
         ),
     ]
     answering = _answering(prompts, max_tokens, form, language, response_format)

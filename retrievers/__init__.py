@@ -14,7 +14,7 @@ order in which data flows:
   the next under a lock (`locking`), `fingerprint` knows the embeddings, `fsck` checks and goes back,
   `files` opens what a stranger may have made.
 - A query finds passages: `lexical` by words, `fusion` by words and vectors, `self_search` in the memory of a
-  model.
+  model. `summary_tree` is read from the top down.
 - Passages lead on to others: `feedback_retriever` searches again with a method (`feedback`, `features`, or
   `links` over `mentions` and `leads`) on the hits that `selectors` choose; it also has the default.
   `adapters` lets other vector stores take part. `titles` says under which title a name is known.
@@ -44,6 +44,7 @@ from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import JudgeSelector, MarginSelector, Selection, TopSelector
 from agentprm.retrievers.self_search import SelfSearch
 from agentprm.retrievers.store_base import Hit
+from agentprm.retrievers.summary_tree import SummaryNode, SummaryTree
 from agentprm.retrievers.vectors import VectorIndex
 
 __all__ = [
@@ -70,6 +71,8 @@ __all__ = [
     "SentenceTransformerEmbeddings",
     "ShardedFaissStore",
     "Skipped",
+    "SummaryNode",
+    "SummaryTree",
     "TextFeedback",
     "TopSelector",
     "VectorFeedback",

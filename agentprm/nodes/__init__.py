@@ -11,7 +11,8 @@ What lives where, in the order in which a search uses it:
 - `retrieve`, `rerank`: passages for the question, or for each step.
 - `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
 - `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
-- `gathering`: what loops that gather evidence share; `notes`, `evidence` and `goals` are such loops.
+- `gathering`: what loops that gather evidence share; `notes`, `evidence`, `goals` and
+  `visit_summaries` are such loops.
 - `summarise_context`: a conversation that grows too long.
 - `experience`: how earlier questions went, kept and recalled.
 - `drafts`: a whole draft is judged, and refined locally and globally (GLoRe).
@@ -60,6 +61,7 @@ from agentprm.nodes.select_steps import SelectSteps
 from agentprm.nodes.start_search import StartSearch
 from agentprm.nodes.subgoals import ChooseExecution, ChooseSubgoal, ExpandSubgoal
 from agentprm.nodes.summarise_context import SummariseContext
+from agentprm.nodes.visit_summaries import VisitSummaries
 
 __all__ = [
     "MODES",
@@ -113,6 +115,7 @@ __all__ = [
     "Sufficiency",
     "SummariseContext",
     "TrainedPlanner",
+    "VisitSummaries",
     "apply_update",
     "as_decision",
     "cache_policy",

@@ -191,6 +191,8 @@ class JudgeFacts(GatherNode):
         judge: A language model, or a function from the question and the facts to a truth value or a
             probability.
         threshold: Probability from which on the pool is enough.
+        patience: Rounds, in all, after which the judge must find it enough; 2 where the first yes is not to
+            be trusted.
         max_rounds: Most rounds.
         max_failures: Rounds, in all, that may bring no new fact.
         template: The prompt of a model, with the fields `question` and `known`.
@@ -203,6 +205,7 @@ class JudgeFacts(GatherNode):
         judge: LanguageModel | BaseChatModel | str | Sufficiency,
         *,
         threshold: float = 0.5,
+        patience: int = 1,
         max_rounds: int = 4,
         max_failures: int = 2,
         template: ChatTemplate = SUFFICIENT,
@@ -218,7 +221,9 @@ class JudgeFacts(GatherNode):
                 "judge must be a language model, or a function from the question and the facts, not a "
                 f"{type(judge).__name__}."
             )
-        self.threshold, self.template = threshold, template
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise ConfigurationError(f"patience must be an integer of at least 1, not {patience!r}.")
+        self.threshold, self.patience, self.template = threshold, patience, template
         self.max_rounds, self.max_failures = max_rounds, max_failures
         super().__init__(
             name=name, keys=keys, budget=budget, settings=("threshold", "max_rounds", "max_failures")
@@ -232,7 +237,9 @@ class JudgeFacts(GatherNode):
                 return finished(current, reason)
             enough = yield from self._enough(state["question"], evidence_lines(rounds))
             current = {**current, "score": enough}
-            if enough is not None and enough >= self.setting("threshold"):
+            scores = [one["score"] for one in [*rounds[:-1], current]]
+            threshold = self.setting("threshold")
+            if sum(score is not None and score >= threshold for score in scores) >= self.patience:
                 reason = "sufficient"
         if not reason and failures(rounds) >= self.setting("max_failures"):
             reason = "nothing new"
