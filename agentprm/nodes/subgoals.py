@@ -31,7 +31,15 @@ from agentprm.prompts import (
 from agentprm.replies import finished_text, parse_finding, parse_proposal
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.search.subgoals import SENTENCES, SUBGOALS, allowed_subgoals, critic_context, pending_query
-from agentprm.state import ReasoningState, Step, Subgoal, distinct_documents, merge_documents, path_to
+from agentprm.state import (
+    ReasoningState,
+    Step,
+    StepStatus,
+    Subgoal,
+    distinct_documents,
+    merge_documents,
+    path_to,
+)
 from agentprm.text import one_line
 
 __all__ = ["ASK", "REASON", "ChooseExecution", "ChooseSubgoal", "ExpandSubgoal", "Reward"]
@@ -380,7 +388,7 @@ class ChooseExecution(SearchNode):
         best = _best(scores)
         changed: list[Step] = []
         for place, (step, score) in enumerate(zip(candidates, scores, strict=True)):
-            status = "committed" if place == best else "rejected"
+            status: StepStatus = "committed" if place == best else "rejected"
             changed.append({**step, "score": score, "value": score, "status": status})
             if score is not None:
                 emit({"type": "agentprm.step_scored", "step_id": step["id"], "score": score, "value": score})
