@@ -1,0 +1,66 @@
+"""The search benchmark end to end with stand-ins for the models: every row, equal tokens, resumption."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
+from tests.unit.world import PASSAGES, QUESTION, likelihood, reply
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture
+def search(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("benchmarks_search", FOLDER / "search.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = ScriptedLanguageModel(reply, likelihood=likelihood)
+    monkeypatch.setattr(module.packaged, "default_language_model", lambda: model)
+    monkeypatch.setattr(module.packaged, "default_embeddings", FakeEmbeddings)
+    return module
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    rows = [{"_id": f"d{n}", "title": f"T{n}", "text": text} for n, text in enumerate(PASSAGES, 1)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    row = {"_id": "q1", "text": QUESTION, "answers": ["Portsmouth"]}
+    (folder / "queries.jsonl").write_text(json.dumps(row))
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t1\n")
+    return folder
+
+
+def test_every_system_runs_within_its_tokens_and_is_not_asked_twice(search, data, tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    options = ["--data", str(data), "--tokens", "900", "--out", str(log)]
+    assert search.main(options) == 0
+    table = capsys.readouterr().out
+    for system in search.SYSTEMS:
+        assert f"| {system} |" in table
+    assert "| beam/plain | beam/plain/random |" in table
+    assert "| beam/plain | majority/plain |" in table
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(search.SYSTEMS)
+    assert search.main(options) == 0
+    assert log.read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("system", ["bean/plain", "beam", "beam/none", "rag-2", "beam/plain/chance"])
+def test_an_unknown_system_is_refused(search, system, capsys):
+    with pytest.raises(SystemExit):
+        search.parse(["--data", "demo", "--systems", system])
+    assert system in capsys.readouterr().err
+
+
+def test_the_random_reward_is_chance_but_the_same_each_time(search):
+    step = {"query": "q", "passages": [], "thought": "t", "final_answer": None}
+    scores = [search.random_reward(seed).score("?", [[step]])[0][0] for seed in (0, 0, 1)]
+    assert scores[0] == scores[1] != scores[2]
