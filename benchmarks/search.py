@@ -1,7 +1,7 @@
-"""Every search strategy and value function at equal tokens, beside plain RAG and the same search guided by chance.
+"""Every search strategy and value function at equal tokens, beside plain RAG and searches guided by chance.
 
     python benchmarks/search.py --data demo --limit 5
-    python benchmarks/search.py --data path/of/2wiki --limit 100 --tokens 8000 --out 2wiki.jsonl --index-cache indexes
+    python benchmarks/search.py --data path/of/2wiki --limit 100 --tokens 8000 --out 2wiki.jsonl
     python benchmarks/search.py ... --systems rag-1 rag-5 greedy/plain beam/plain beam/td beam/plain/random
 
 A system is `rag-N`, which reads N passages, or `STRATEGY/VALUE`, with `/random` for a reward that scores by
@@ -136,9 +136,9 @@ def run(args: argparse.Namespace) -> None:
             on_record=ticker(system, len(questions)),
         )
     head = (
-        f"{data.name}, {len(questions)} questions, {len(data.passages):,} passages; {args.tokens:,} tokens per "
-        f"question, mode {args.mode}, model {args.model or 'packaged'}, reader {args.reader or 'none'}, reward "
-        f"{args.reward or 'default'}, seed {args.seed}. Per cent with 95 % bootstrap intervals.\n"
+        f"{data.name}, {len(questions)} questions, {len(data.passages):,} passages; {args.tokens:,} tokens "
+        f"per question, mode {args.mode}; model {args.model or 'packaged'}, reader {args.reader or 'none'}, "
+        f"reward {args.reward or 'default'}, seed {args.seed}. Per cent with 95 % bootstrap intervals.\n"
     )
     reports = [
         qa_report(system, records, questions, ks=(2, 5), seed=args.seed)
