@@ -1,9 +1,9 @@
 """Ready-made graphs. Each factory returns the uncompiled `StateGraph`: compile it as you like.
 
 `rag` retrieves and reads, `adaptive` only where it has to; `gathering` collects evidence in rounds,
-`reasoning` searches over steps; `glore` refines a draft; `cr_planner` lets critics choose what to do next;
-`routed` chooses among ways, or climbs from cheap to dear. `state` is what goes in, through and out. `qa` has
-rag and reasoning over an index folder, for `langgraph dev`.
+`reasoning` searches over steps, `rearter` with the settings of that paper; `glore` refines a draft;
+`cr_planner` lets critics choose what to do; `routed` chooses among ways, or climbs from cheap to dear.
+`state` is what goes in, through and out. `qa` has rag and reasoning over an index, for `langgraph dev`.
 """
 
 from agentprm.graphs.adaptive import AdaptiveRagState, create_adaptive_rag_graph
@@ -17,6 +17,7 @@ from agentprm.graphs.gathering import (
 )
 from agentprm.graphs.glore import create_glore_graph
 from agentprm.graphs.rag import create_rag_graph
+from agentprm.graphs.rearter import create_rearter_graph
 from agentprm.graphs.reasoning import create_reasoning_graph
 from agentprm.graphs.routed import LadderState, RoutedState, create_ladder_graph, create_routed_graph
 from agentprm.graphs.state import RagGraphState, ReasoningGraphState, SearchContext
@@ -37,6 +38,7 @@ __all__ = [
     "create_ladder_graph",
     "create_note_graph",
     "create_rag_graph",
+    "create_rearter_graph",
     "create_reasoning_graph",
     "create_routed_graph",
     "create_summary_graph",
