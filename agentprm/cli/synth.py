@@ -43,6 +43,11 @@ def add(commands: Any) -> None:
         "provider:name, a server's address, a language model's name or folder, or 'none' (default: packaged)",
     )
     command.add_argument(
+        "--writer",
+        metavar="NAME",
+        help="chat model, server or language model that puts the questions in other words (default: none)",
+    )
+    command.add_argument(
         "--distractors", type=whole, default=4, metavar="N", help="other passages with each question (4)"
     )
     command.add_argument(
@@ -71,9 +76,11 @@ def run(args: argparse.Namespace) -> int:
     embeddings = opening.index_embeddings(args)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from agentprm.cli.models import model_called
     from agentprm.training.synth import synthesize
 
     reader, name = reader_called(args.reader, progress)
+    writer = model_called(args.writer) if args.writer else None
     store = opening.open_index(args, embeddings, progress)
     columns = (
         TextColumn("{task.description}"),
@@ -91,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
                 questions=args.questions,
                 reader=reader,
                 reader_name=name,
+                writer=writer,
+                writer_name=args.writer or "",
                 distractors=args.distractors,
                 unanswerable=args.unanswerable,
                 threads=args.threads,

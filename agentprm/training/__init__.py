@@ -6,7 +6,7 @@ tools, `choosing` says which steps, questions and domains to use.
 
 `sources` makes records of question-answering sets, `traces` of runs of our graphs, `rollouts` goes on from
 their steps for Monte-Carlo values. `synth` makes data of a collection without labels: `questions` of the
-facts that `patterns` reads with the table of `relations`.
+facts that `patterns` reads with the table of `relations`, in other words by `rewording`.
 
 `span_reader` trains a reader that quotes (`agentprm.readers.SpanReader`), on the examples of `span_examples`.
 `fitting` is the loop that the trainers share, `folder` what they write, `lora` the adapters that they train.

@@ -33,6 +33,7 @@ from agentprm.retrievers.feedback_retriever import default_retriever
 from agentprm.scale import Journal, LocalExecutor, map_items
 from agentprm.training.data import Passage, PlanRecord, PlanStep, ReadingRecord, write_records
 from agentprm.training.questions import Draft, Facts, collect_facts, digest, draft_questions, has_answer
+from agentprm.training.rewording import reworded
 
 __all__ = ["AnswerPassages", "SynthReport", "reading_with", "synthesize"]
 
@@ -112,6 +113,7 @@ class _Check:
         distractors: Passages beside the gold ones.
         unanswerable: Share of the one-hop questions that are also given without their gold passage.
         seed: Decides the order of the passages.
+        writer: Puts the questions in other words; `None` leaves them.
     """
 
     def __init__(
@@ -122,7 +124,9 @@ class _Check:
         distractors: int,
         unanswerable: float,
         seed: int,
+        writer: LanguageModel | None = None,
     ) -> None:
+        self._writer = writer
         self._store = store
         self._retriever = retriever
         self._answer = answer
@@ -132,6 +136,8 @@ class _Check:
 
     def __call__(self, drafts: list[Draft]) -> list[dict[str, Any]]:
         """Per draft its records, or under `dropped` the reason why there are none."""
+        if self._writer is not None:
+            drafts = _in_other_words(self._writer, drafts)
         results: list[dict[str, Any]] = [{} for _ in drafts]
         beside: list[list[Document]] = []
         gold: list[dict[str, Document]] = []
@@ -234,6 +240,20 @@ class _Check:
         return result
 
 
+def _in_other_words(writer: LanguageModel, drafts: list[Draft]) -> list[Draft]:
+    new = reworded(writer, [d["question"] for d in drafts], [d["answers"] for d in drafts])
+    changed = []
+    for draft, question in zip(drafts, new, strict=True):
+        hops = draft["hops"]
+        if draft["kind"] == "one_hop":
+            hops = [{**hops[0], "question": question, "asked": question}]
+        elif draft["kind"] == "comparison":
+            compared = hops[-1]["question"].replace(draft["question"], question)
+            hops = [*hops[:-1], {**hops[-1], "question": compared, "asked": compared}]
+        changed.append(Draft(kind=draft["kind"], question=question, answers=draft["answers"], hops=hops))
+    return changed
+
+
 def _flaw(draft: Draft, own: dict[str, Document]) -> str:
     """Why a draft cannot stand, whoever reads it; empty if it can."""
     for hop in draft["hops"]:
@@ -262,6 +282,8 @@ def synthesize(
     questions: int = 1000,
     reader: Reader | LanguageModel | None = None,
     reader_name: str = "",
+    writer: LanguageModel | None = None,
+    writer_name: str = "",
     distractors: int = 4,
     unanswerable: float = 0.2,
     threads: int = 1,
@@ -278,6 +300,9 @@ def synthesize(
         reader: A question stays only if this answers each part with the gold passage among distractors,
             and not from the distractors alone, nor without any. `None` trusts the patterns.
         reader_name: Names the reader, so that results of another one are not gone on with.
+        writer: Puts the questions in other words before they are checked (not their sub-questions); a
+            wording that loses a name or tells the answer is not taken.
+        writer_name: Names the writer, as `reader_name` does the reader.
         distractors: Passages beside the gold ones, the nearest that do not hold the answer.
         unanswerable: Share of the one-hop questions that are also given without their gold passage, and
             without an answer, so that a reader learns to find none.
@@ -315,6 +340,7 @@ def synthesize(
         "distractors": distractors,
         "unanswerable": unanswerable,
         "reader": reader_name,
+        "writer": writer_name,
     }
     check = _Check(
         store,
@@ -323,6 +349,7 @@ def synthesize(
         distractors,
         unanswerable,
         seed,
+        writer,
     )
     with Journal(folder / _JOURNAL, run=json.dumps(settings, sort_keys=True)) as journal:
         kept = 0

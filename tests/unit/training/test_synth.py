@@ -12,6 +12,7 @@ from agentprm.readers import ReaderAnswer
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel, fake_store
 from agentprm.training import PlanRecord, ReadingRecord, read_records
 from agentprm.training.questions import collect_facts, draft_questions
+from agentprm.training.rewording import keeps_meaning
 from agentprm.training.synth import reading_with, synthesize
 
 PASSAGES = {
@@ -256,3 +257,40 @@ def test_the_command_says_if_there_is_no_reader_to_check_with(store, tmp_path, c
     captured = capsys.readouterr()
     assert "not read from its passages" in captured.out
     assert "not checked" not in captured.err
+
+
+def test_a_writer_puts_questions_in_other_words_and_loses_none(store, tmp_path):
+    def reply(text):
+        question = text[text.rindex("Question: ") + 10 :].split("\n")[0]
+        if "Dawn" in question:
+            return " What about that film?"
+        return f" Tell me, {question[0].lower()}{question[1:]}"
+
+    synthesize(store, tmp_path / "plain", questions=20)
+    synthesize(store, tmp_path / "new", questions=20, writer=ScriptedLanguageModel(reply), writer_name="toy")
+    plain, new = read_records(tmp_path / "plain", PlanRecord), read_records(tmp_path / "new", PlanRecord)
+    for before, after in zip(plain, new, strict=True):
+        kept = "Dawn" in before.question
+        assert (before.question == after.question) == kept
+        assert kept or after.question == f"Tell me, {before.question[0].lower()}{before.question[1:]}"
+        if after.type == "two_hop":
+            assert after.steps == before.steps
+        else:
+            assert after.steps[-1].question.endswith(after.question)
+            assert after.steps[:-1] == before.steps[:-1]
+    assert any("Dawn" in plan.question for plan in new)
+
+
+@pytest.mark.parametrize(
+    ("new", "kept"),
+    [
+        ("By whom was Dawn of 1960 directed?", True),
+        ("By whom was Dawn directed?", False),
+        ("By whom was the film of 1960 directed?", False),
+        ("Dawn of 1960 was directed by someone.", False),
+        ("Was Dawn of 1960 directed by Ann Lee?", False),
+        ("", False),
+    ],
+)
+def test_a_rewording_keeps_names_and_numbers(new, kept):
+    assert keeps_meaning("Who directed Dawn of 1960?", new, ["Ann Lee"]) is kept
