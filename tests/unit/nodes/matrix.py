@@ -28,6 +28,7 @@ from agentprm.graphs import (
     create_note_graph,
     create_rag_graph,
     create_reasoning_graph,
+    create_routed_graph,
 )
 from agentprm.nodes import (
     Answer,
@@ -40,6 +41,7 @@ from agentprm.nodes import (
     LookAhead,
     PlanQuestion,
     ProposeSteps,
+    Reason,
     RefineStep,
     Rerank,
     RerankSteps,
@@ -198,13 +200,17 @@ ROWS: dict[str, Callable[[World], list[Any]]] = {
     "create_adaptive_rag_graph": lambda w: [
         create_adaptive_rag_graph(w.model, w.search, lambda question: True).compile()
     ],
+    "Reason": lambda w: [Reason(w.model)],
+    "create_routed_graph": lambda w: [
+        create_routed_graph(w.model, w.search, router=lambda question: "reasoning").compile()
+    ],
     "create_note_graph": lambda w: [create_note_graph(w.model, w.search, max_rounds=1).compile()],
     "create_evidence_graph": lambda w: [create_evidence_graph(w.model, w.search, max_rounds=1).compile()],
     "create_goal_graph": lambda w: [create_goal_graph(w.model, w.search, max_rounds=1).compile()],
     "create_rag_graph": lambda w: [create_rag_graph(w.model, w.search).compile()],
     "create_reasoning_graph": lambda w: [create_reasoning_graph(w.model, w.search, w.reward).compile()],
 }
-PLAINLY_CACHED = {"Retrieve", "Rerank", "Answer", "JudgeAnswer", "DecideRetrieval"}
+PLAINLY_CACHED = {"Retrieve", "Rerank", "Answer", "JudgeAnswer", "DecideRetrieval", "Reason"}
 GRAPHS = {row for row in ROWS if row.startswith("create_")}
 
 
