@@ -95,15 +95,15 @@ _fold_steps, _fold_documents = _folded(merge_steps), _folded(merge_documents)
 class DeltaGraphState(ReasoningGraphState, total=False):
     """`ReasoningGraphState` of which checkpoints hold what a superstep added, not the tree anew."""
 
-    prm_steps: Annotated[list[Step], DeltaChannel(_fold_steps)]  # type: ignore[misc]
-    prm_documents: Annotated[list[Document], DeltaChannel(_fold_documents)]  # type: ignore[misc]
+    prm_steps: Annotated[list[Step], DeltaChannel(_fold_steps)]
+    prm_documents: Annotated[list[Document], DeltaChannel(_fold_documents)]
 
 
 class DeltaSearched(Searched, total=False):
     """Output of a search with `DeltaGraphState`."""
 
-    prm_steps: Annotated[list[Step], DeltaChannel(_fold_steps)]  # type: ignore[misc]
-    prm_documents: Annotated[list[Document], DeltaChannel(_fold_documents)]  # type: ignore[misc]
+    prm_steps: Annotated[list[Step], DeltaChannel(_fold_steps)]
+    prm_documents: Annotated[list[Document], DeltaChannel(_fold_documents)]
 
 
 class SearchContext(TypedDict, total=False):
