@@ -7,7 +7,7 @@ import pytest
 from agentprm.budget import SearchBudget
 from agentprm.graphs import create_reasoning_graph
 from agentprm.lm import Capabilities
-from agentprm.nodes import CompleteSteps, LookAhead, ProposeSteps, RefineStep, ScoreSteps
+from agentprm.nodes import CompleteSteps, LookAhead, ProposeSteps, RefineStep, ScoreSteps, apply_update
 from agentprm.nodes.tree import new_step
 from agentprm.search import TD, Snell
 from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
@@ -248,7 +248,11 @@ def test_look_ahead_that_is_cut_short_values_all_by_their_scores():
     }
     second["refines"] = "1"
     rollout = [ProposeSteps(model, n=1, look_ahead=True), CompleteSteps(model), ScoreSteps(FakeReward())]
-    update = LookAhead(rollout, value=TD()).invoke(
-        {"question": QUESTION, "prm_steps": [first, simulated, second], "prm_stop_reason": "budget: tokens"}
-    )
-    assert {s["id"]: s["value"] for s in update["prm_steps"]} == {"1": 0.4, "1r": 0.5}
+    state = {
+        "question": QUESTION,
+        "prm_steps": [first, simulated, second],
+        "prm_stop_reason": "budget: tokens",
+    }
+    state = apply_update(state, LookAhead(rollout, value=TD()).invoke(state))
+    values = {s["id"]: s["value"] for s in state["prm_steps"] if s["status"] == "scored"}
+    assert values == {"1": 0.4, "1r": 0.5}
