@@ -2,7 +2,8 @@
 
 Environment variables: `AGENTPRM_INDEX`, an index folder made by `agentprm index` (without it the demo
 corpus is indexed in memory); `AGENTPRM_EMBEDDINGS`, the embedding model that it was made with, and
-`AGENTPRM_MODEL`, the language model (names or folders; without them the packaged ones).
+`AGENTPRM_MODEL`, the language model (names or folders; without them the packaged ones). The packaged model
+reads with the packaged reader, and follows a plan.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from langgraph.graph.state import CompiledStateGraph
 
@@ -18,7 +19,13 @@ from agentprm.forking import ForkSafeLock
 from agentprm.graphs.rag import create_rag_graph
 from agentprm.graphs.reasoning import create_reasoning_graph
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.packaged import default_embeddings, default_language_model
+from agentprm.packaged import (
+    default_embeddings,
+    default_language_model,
+    default_reader,
+    packaged_reader_folder,
+)
+from agentprm.readers.base import Reader
 from agentprm.retrievers import FaissStore, SentenceTransformerEmbeddings, load_folder
 
 __all__ = ["rag", "reasoning"]
@@ -45,15 +52,25 @@ def _compiled(name: str) -> Graph:
 
 @cache
 def _graph(name: str) -> Graph:
-    model, store = _model(), _store()
-    builder = create_rag_graph(model, store) if name == "rag" else create_reasoning_graph(model, store)
-    return builder.compile(name=name)
+    model, store, reader = _model(), _store(), _reader()
+    if name == "rag":
+        return create_rag_graph(model, store, reader=reader).compile(name=name)
+    mode: Literal["plan", "step"] = "plan" if reader is not None else "step"
+    return create_reasoning_graph(model, store, mode=mode, reader=reader).compile(name=name)
 
 
 @cache
 def _model() -> LanguageModel:
     chosen = os.environ.get("AGENTPRM_MODEL")
     return as_language_model(chosen) if chosen else default_language_model()
+
+
+@cache
+def _reader() -> Reader | None:
+    """The packaged reader where the packaged model would read; other models read themselves."""
+    if os.environ.get("AGENTPRM_MODEL") or not packaged_reader_folder().is_dir():
+        return None
+    return default_reader()
 
 
 @cache

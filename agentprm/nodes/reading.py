@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
@@ -56,26 +56,42 @@ def favoured(
         answers: Answers from them.
     """
     asked = _words(question)
-    named = [_naming(asked, title_of(passage)) for passage in passages]
-    best = max(named, default=0)
-    if not best:
+    found = [_naming(asked, title_of(passage)) for passage in passages]
+    named = [own is not None and not any(_outdone(own, other) for other in found) for own in found]
+    if not any(named):
         return list(answers)
     weighed = [
         answer
-        if answer.passage is None or named[answer.passage] == best
+        if answer.passage is None or named[answer.passage]
         else replace(answer, score=answer.score * _ELSEWHERE)
         for answer in answers
     ]
     return sorted(weighed, key=lambda answer: -answer.score)
 
 
-def _naming(asked: list[str], title: str) -> int:
-    """2 if a question holds a title, 1 if it holds it without the bracket at its end, else 0."""
-    for rank, name in ((2, title), (1, re.sub(r"\s*\([^()]*\)\s*$", "", title))):
+class _Named(NamedTuple):
+    """Where a question holds a title, in words, and whether it holds all of it or all but its bracket."""
+
+    start: int
+    end: int
+    whole: bool
+
+
+def _naming(asked: list[str], title: str) -> _Named | None:
+    for whole, name in ((True, title), (False, re.sub(r"\s*\([^()]*\)\s*$", "", title))):
         wanted = _words(name)
-        if wanted and any(asked[i : i + len(wanted)] == wanted for i in range(len(asked) - len(wanted) + 1)):
-            return rank
-    return 0
+        for start in range(len(asked) - len(wanted) + 1 if wanted else 0):
+            if asked[start : start + len(wanted)] == wanted:
+                return _Named(start, start + len(wanted), whole)
+    return None
+
+
+def _outdone(own: _Named, other: _Named | None) -> bool:
+    """Whether another title says more of the same words: "Up (2009 film)" than "Up"."""
+    if other is None or not (other.start <= own.start and own.end <= other.end):
+        return False
+    longer = other.end - other.start > own.end - own.start
+    return longer or (other.whole and not own.whole)
 
 
 def _words(text: str) -> list[str]:

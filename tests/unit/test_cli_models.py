@@ -175,7 +175,7 @@ def test_eval_prints_json(providers, index, tmp_path, capsys):
     row = {"_id": "q", "text": QUESTION, "answers": ["Portsmouth"]}
     (tmp_path / "queries.jsonl").write_text(json.dumps(row))
     assert main(["eval", ".", "--graph", "rag", "--model", "openai:gpt", "--json", "-q"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    (report,) = json.loads(capsys.readouterr().out)["setups"]
     assert (report["questions"], report["system"]) == (1, "rag")
     assert report["metrics"]["EM"]
 
@@ -185,7 +185,7 @@ class TestConfig:
         providers["openai:gpt"] = ScriptedChatModel(script={"": "Portsmouth"})
         (tmp_path / "a.toml").write_text(
             f'index = "{index}"\nmodel = "openai:gpt"\nmax_steps = 2\nseed = 3\nlimit = 1\n'
-            "[ask]\njson = true\nquiet = true\ncandidates = 2\n[eval]\nthreads = 4\n"
+            "[ask]\njson = true\nquiet = true\ncandidates = 2\n[eval]\njobs = 4\n"
         )
         assert main(["ask", QUESTION, "--config", "a.toml", "--seed", "5"]) == 0
         settings = json.loads(capsys.readouterr().out)["settings"]

@@ -11,6 +11,10 @@ from agentprm.budget import SearchBudget
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.nodes import Answer, CompleteSteps, FollowPlan, PlanQuestion, StartSearch
+from agentprm.nodes.reading import favoured
+from agentprm.readers import ReaderAnswer
+from agentprm.retrievers import default_retriever
+from agentprm.retrievers.titles import Titles, titles_of
 from agentprm.rewards import ReaderGrounding
 from agentprm.search import TD
 from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel, ScriptedReader, fake_store
@@ -263,6 +267,81 @@ def test_siblings_that_ask_the_same_find_different_things():
         ("1", "Ann Lee", "completed"),
         ("3", "", "unparsed"),
     ]
+
+
+def answers(question, titles, *scores):
+    """Which of the passages with these titles is believed, if the reader is so sure of each."""
+    passages = [Document(id=title, page_content=title, metadata={"title": title}) for title in titles]
+    read = [
+        ReaderAnswer(passage.page_content, score, 0.0, place, 0, 1)
+        for place, (passage, score) in enumerate(zip(passages, scores, strict=True))
+    ]
+    return [answer.text for answer in favoured(question, passages, read)]
+
+
+@pytest.mark.parametrize(
+    ("question", "best"),
+    [
+        ("Who directed The Glass Boat?", "The Glass Boat"),
+        ("Who directed the glass boat (1927 film)?", "The Glass Boat (1927 film)"),
+        ("Who directed Jazz Boat?", "Jazz Boat"),
+        ("Who directed it?", "Jazz Boat"),
+    ],
+)
+def test_the_passage_that_a_question_names_is_believed_rather_than_another(question, best):
+    titles = ("Jazz Boat", "The Glass Boat", "The Glass Boat (1927 film)")
+    assert answers(question, titles, 0.4, 0.3, 0.2)[0] == best
+    # Unless it hardly answers.
+    assert answers(question, titles, 0.9, 0.01, 0.01)[0] == "Jazz Boat"
+
+
+def test_of_several_things_that_a_question_names_none_is_preferred():
+    said = answers("Did Jazz Boat earn more than The Glass Boat?", ("Jazz Boat", "The Glass Boat"), 0.3, 0.4)
+    assert said == ["The Glass Boat", "Jazz Boat"]
+
+
+def test_where_only_titles_with_a_bracket_are_found_those_are_named():
+    assert answers("Who directed Up?", ("Down", "Up (film)"), 0.4, 0.3)[0] == "Up (film)"
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("Mario Soffici", "Mario Soffici"),
+        ("the director Mario Soffici", "Mario Soffici"),
+        ("MARIO SOFFICI", "Mario Soffici"),
+        ("Ann Lee", "Ann Lee (judge)"),
+        ("Mario Soffici and Bob Ray", "Mario Soffici and Bob Ray"),
+        ("1956", "1956"),
+        ("yes", "yes"),
+        ("Nobody Known", "Nobody Known"),
+        ("", ""),
+    ],
+)
+def test_a_name_is_resolved_to_the_title_that_the_index_knows(name, title):
+    texts = {**TEXTS, "Ann Lee (judge)": "Ann Lee is a judge."}
+    documents = [Document(id=t, page_content=x, metadata={"title": t}) for t, x in texts.items()]
+    assert Titles(fake_store(documents)).resolve(name) == title
+
+
+def test_a_name_of_several_titles_is_that_which_speaks_of_its_passage():
+    texts = {
+        "Up": "Up is a film by Ann Lee.",
+        "Ann Lee (judge)": "Ann Lee is a judge.",
+        "Ann Lee (director)": "Ann Lee is a director, known for Up.",
+    }
+    documents = [Document(id=t, page_content=x, metadata={"title": t}) for t, x in texts.items()]
+    titles = Titles(fake_store(documents))
+    assert titles.resolve("Ann Lee", documents[0], 16, 23) == "Ann Lee (director)"
+    assert titles.resolve("Lee", documents[0], 20, 23) == "Ann Lee (director)"
+    assert titles.resolve("Ann Lee") == "Ann Lee"  # nothing tells
+
+
+def test_the_titles_of_a_retriever_are_those_of_its_store():
+    store, _ = world()
+    assert titles_of(default_retriever(store)) is not None
+    assert titles_of(store.as_retriever()) is not None
+    assert titles_of(lambda query: []) is None
 
 
 def test_the_reward_of_a_reader_is_its_probability():
