@@ -293,6 +293,9 @@ def _comparisons(facts: Facts, seed: int) -> Iterator[_Idea]:
                 groups.setdefault((fact.relation.name, article.subject.noun), []).append((article, fact))
     for (relation, noun), members in sorted(groups.items()):
         order = sorted(members, key=lambda member: digest(seed, "pair", relation, member[0].id))
+        if relation == "nationality":  # two at random rarely share one: half of the pairs are neighbours
+            half = len(order) // 4 * 2
+            order[:half] = sorted(order[:half], key=lambda member: member[1].text)
         for left, right in zip(order[::2], order[1::2], strict=False):
 
             def write(

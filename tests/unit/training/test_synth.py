@@ -9,6 +9,7 @@ from agentprm.cli import main, opening
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
 from agentprm.evaluation.qa import contains_answer
 from agentprm.readers import ReaderAnswer
+from agentprm.retrievers import MentionIndex
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel, fake_store
 from agentprm.training import PlanRecord, ReadingRecord, read_records
 from agentprm.training.questions import collect_facts, draft_questions
@@ -85,6 +86,22 @@ def test_namesakes_are_told_apart(store):
     asked = [d["question"] for d in drafts(store) if d["kind"] == "one_hop" and "Night" in d["question"]]
     assert len(asked) == 2
     assert all("Night (1950 film)" in question or "Night (1990 film)" in question for question in asked)
+
+
+def test_yes_and_no_are_about_as_frequent():
+    peoples = ("French", "Danish", "Greek", "Italian", "Polish")
+    people = [
+        Document(
+            id=f"p{i}",
+            page_content=f"Ann Lee{i} (born 1950) is a {peoples[i % 5]} painter.",
+            metadata={"title": f"Ann Lee{i}"},
+        )
+        for i in range(80)
+    ]
+    facts = collect_facts(people, MentionIndex.from_documents(people))
+    answers = [d["answers"][0] for d in draft_questions(facts) if "same nationality" in d["question"]]
+    assert len(answers) == 40
+    assert 15 <= answers.count("yes") <= 30
 
 
 def test_the_seed_decides(store):
