@@ -369,8 +369,8 @@ class _Loop(Trainer):  # type: ignore[misc]
             total, weight = self._objective.loss(model, inputs)
         if not torch.isfinite(total):
             raise ConfigurationError(
-                f"The loss is {float(total)} at step {self.state.global_step + 1}: training has gone astray. "
-                "Take a lower learning rate, or precision 'fp32', and a new folder."
+                f"The loss is {float(total.detach())} at step {self.state.global_step + 1}. Take a lower "
+                "learning rate, or precision 'fp32', and a new folder."
             )
         return total / weight
 

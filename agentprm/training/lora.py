@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,10 @@ def add_lora(model: Any, settings: LoraSettings, seed: int, start: str | Path | 
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, lora_dropout=0.0)
     torch.manual_seed(seed)
-    trained = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft asks transformers by a name that is on its way out.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        trained = get_peft_model(model, config)
     if start is not None:
         from safetensors.torch import load_file
 
