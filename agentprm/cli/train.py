@@ -242,7 +242,9 @@ def _train(
             flag = {"start": "from"}.get(name, name.replace("_", "-"))
             raise ConfigurationError(f"--{flag} is for span readers (--kind span).")
     records, held_out = _records(args, record)
-    examples, dev = examples_of(records), examples_of(held_out)
+    # Not every record gives an example; the card names the sets of those that do.
+    used = [(one.set, example) for one in records for example in examples_of([one])][: args.limit]
+    examples, dev = [example for _, example in used], examples_of(held_out)
     tell(
         progress,
         f"{len(examples):,} examples to train on, {len(dev):,} held out, "
@@ -257,14 +259,14 @@ def _train(
             settings=_settings(args),
             lora=LoraSettings(rank=args.rank or 16, alpha=2 * (args.rank or 16)),
             device=args.device,
-            notes={"command": _command(), "sets": dict(Counter(record.set for record in records))},
+            notes={"command": _command(), "sets": dict(Counter(name for name, _ in used))},
             progress=advance,
             **more,
         )
 
 
 def _records(args: argparse.Namespace, kind: type[Record]) -> tuple[list[Any], list[Any]]:
-    """Records to train on and those held out; the same questions are held out whatever the limit."""
+    """Records to train on, in an order drawn at random, and those held out."""
     import random
 
     from agentprm.training.data import read_records
@@ -275,7 +277,7 @@ def _records(args: argparse.Namespace, kind: type[Record]) -> tuple[list[Any], l
     rng = random.Random(args.seed)
     rng.shuffle(train)
     rng.shuffle(dev)
-    return train[: args.limit], dev[:_DEV]
+    return train, dev[:_DEV]
 
 
 def _settings(args: argparse.Namespace) -> TrainSettings:

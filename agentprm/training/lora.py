@@ -95,4 +95,6 @@ def save_lora(model: Any, folder: Path, base: str) -> None:
     """
     config = model.peft_config["default"]
     config.base_model_name_or_path = base
-    model.save_pretrained(folder)
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # the same file each time
+    model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub about the base
