@@ -8,7 +8,7 @@ follow `asyncio` tasks and LangChain's executor threads, so concurrent runs do n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from agentprm.errors import ConfigurationError, unknown_name
 from agentprm.forking import ForkSafeLock
 
-__all__ = ["SearchBudget", "Usage", "add_usage", "empty_usage", "metered", "record", "share_usage"]
+__all__ = ["WRITING", "SearchBudget", "Usage", "add_usage", "empty_usage", "metered", "record", "share_usage"]
 
 
 class Usage(TypedDict):
@@ -144,6 +144,10 @@ def record(
         meter.add(amount, told=told)
 
 
+#: Bounds that do not matter to a model that only writes: an answer needs no further search.
+WRITING = ("retrievals", "reward_calls")
+
+
 @dataclass(frozen=True, repr=False)
 class SearchBudget:
     """Upper bounds of one run. `None` means no bound; zero means nothing may be spent.
@@ -206,8 +210,13 @@ class SearchBudget:
                 raise ConfigurationError(unknown_name("A SearchBudget", "bound", name, names))
         return cls(**value)
 
-    def exhausted(self, usage: Usage | None) -> str | None:
-        """Name of the first bound that leaves nothing to spend, or `None`."""
+    def exhausted(self, usage: Usage | None, *, but: Collection[str] = ()) -> str | None:
+        """Name of the first bound that leaves nothing to spend, or `None`.
+
+        Args:
+            usage: What the run has spent so far.
+            but: Bounds that the work at hand has no use for: `WRITING` where a model only writes.
+        """
         spent = add_usage(usage, None)
         for name, used in (
             ("model_calls", spent["model_calls"]),
@@ -217,7 +226,7 @@ class SearchBudget:
             ("deadline_s", spent["seconds"]),
         ):
             bound = getattr(self, name)
-            if bound is not None and used >= bound:
+            if bound is not None and used >= bound and name not in but:
                 return name
         return None
 

@@ -11,7 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from pydantic import BaseModel, ValidationError
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import WRITING, SearchBudget
 from agentprm.citations import sentence_around, supporting, supporting_sentence
 from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.errors import CapabilityError, ConfigurationError, ParseError
@@ -190,7 +190,7 @@ class Answer(Node):
         usage = state.get("prm_usage")
         message, reason = AIMessage(""), state.get("prm_stop_reason", "")
         places: dict[str, tuple[int, int]] = {}
-        spent = budget.exhausted(usage)
+        spent = budget.exhausted(usage, but=WRITING)
         calls = 0 if isinstance(self.model, Reader) else 1
         if spent or budget.affordable("model_calls", calls, usage) < calls:
             reason = reason or f"budget: {spent or 'model_calls'}"
@@ -277,7 +277,7 @@ class AnswerFromSteps(SearchNode):
         if answer is None or not self.form.plain:
             budget: SearchBudget = self.setting("budget")
             usage = state.get("prm_usage")
-            spent = budget.exhausted(usage)
+            spent = budget.exhausted(usage, but=WRITING)
             if spent or not budget.affordable("model_calls", 1, usage):
                 reason = reason or f"budget: {spent or 'model_calls'}"
             else:

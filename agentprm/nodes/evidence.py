@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import WRITING, SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
@@ -157,7 +157,7 @@ class DistilFacts(GatherNode):
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
         allowed = budget.affordable("model_calls", len(documents), usage, reserve=1)
-        if budget.exhausted(usage) or not allowed:
+        if budget.exhausted(usage, but=WRITING) or not allowed:
             return {"prm_stop_reason": self.short(state, calls=1)}
         documents = documents[:allowed]
         prompts = [

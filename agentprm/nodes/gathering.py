@@ -16,7 +16,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langgraph.types import Overwrite
 
-from agentprm.budget import SearchBudget, empty_usage
+from agentprm.budget import WRITING, SearchBudget, empty_usage
 from agentprm.citations import supporting
 from agentprm.conversation import as_messages, open_question
 from agentprm.errors import InputError
@@ -92,7 +92,7 @@ class GatherNode(Node):
         """Why the budget does not leave so many calls and one for the answer; empty if it does."""
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        spent = budget.exhausted(usage)
+        spent = budget.exhausted(usage, but=("reward_calls",) if retrievals else WRITING)
         if not spent and calls and budget.affordable("model_calls", calls, usage, reserve=1) < calls:
             spent = "model_calls"
         if not spent and retrievals and budget.affordable("retrievals", retrievals, usage) < retrievals:
@@ -287,7 +287,7 @@ class AnswerFromRounds(GatherNode):
         if stated is None or not self.form.plain:
             budget: SearchBudget = self.setting("budget")
             usage = state.get("prm_usage")
-            spent = budget.exhausted(usage)
+            spent = budget.exhausted(usage, but=WRITING)
             if spent or not budget.affordable("model_calls", 1, usage):
                 reason = reason or f"budget: {spent or 'model_calls'}"
             else:

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import WRITING, SearchBudget
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
@@ -169,7 +169,7 @@ class Reason(Node):
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
         answer, reason = "", ""
-        spent = budget.exhausted(usage)
+        spent = budget.exhausted(usage, but=WRITING)
         if spent or not budget.affordable("model_calls", 1, usage):
             reason = f"budget: {spent or 'model_calls'}"
         else:

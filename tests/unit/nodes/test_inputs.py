@@ -319,3 +319,9 @@ def test_help_and_repr_are_short(node):
     short = repr(Retrieve(store(), k=2, budget={"retrievals": 3}))
     assert short == "Retrieve(budget=SearchBudget(retrievals=3), k=2)"
     assert repr(replace(PROMPTS, answer=PROMPTS.recall)) == "PROMPTS with its own answer"
+
+
+def test_a_spent_search_leaves_the_answer():
+    model = ScriptedChatModel(script={"Seine": "Portsmouth"})
+    graph = create_rag_graph(model, lambda query: TEXTS, budget={"retrievals": 1}).compile()
+    assert graph.invoke({"question": "Where was Brunel born?"})["answer"] == "Portsmouth"
