@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
 
@@ -55,8 +55,7 @@ def _graph(name: str) -> Graph:
     model, store, reader = _model(), _store(), _reader()
     if name == "rag":
         return create_rag_graph(model, store, reader=reader).compile(name=name)
-    mode: Literal["plan", "step"] = "plan" if reader is not None else "step"
-    return create_reasoning_graph(model, store, mode=mode, reader=reader).compile(name=name)
+    return create_reasoning_graph(model, store, reader=reader).compile(name=name)
 
 
 @cache

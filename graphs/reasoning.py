@@ -58,7 +58,7 @@ def create_reasoning_graph(
     retriever: RetrieverLike,
     reward: ProcessRewardModel | Callable[..., Any] | None = None,
     *,
-    mode: Literal["step", "plan"] = "step",
+    mode: Literal["step", "plan"] | None = None,
     reader: Reader | None = None,
     planner: Planner = decompose,
     candidates: int | None = None,
@@ -105,7 +105,7 @@ def create_reasoning_graph(
             that told right steps from wrong ones best (`benchmarks/rewards.py`); with a `model` without
             log-likelihoods, as chat models are, its own verdict on each step. Functions are taken too, see
             `agentprm.rewards.FunctionReward`.
-        mode: `step` or `plan`.
+        mode: `step` or `plan`; by default a plan with a `reader`, unless `value` looks ahead.
         reader: Reads the findings off the passages in the place of `model`, which then writes only what
             cannot be quoted.
         planner: Splits the question in the mode `plan`: a function from a question to its sub-questions, by
@@ -164,20 +164,20 @@ def create_reasoning_graph(
         "language": language,
         "response_format": response_format,
     }
-    if mode not in ("step", "plan"):
+    if mode not in ("step", "plan", None):
         raise ConfigurationError(f"mode must be 'step' or 'plan', not {mode!r}.")
-    planned = mode == "plan"
-    candidates = candidates or (1 if planned else 3)
-    max_steps = max_steps or (8 if planned else 5)
     found, read = passages_to(k, passages, plain=5 if reader else 1, reranked=reranker is not None)
     if reward is None and reader is not None:
         reward = ReaderGrounding(reader, passages=read)
     elif reward is None:
         reward = default_reward(language_model, passages=read, prompts=prompts)
     reward = as_reward(reward)
+    value = value_called(value, reward.space)
+    planned = mode == "plan" or (mode is None and reader is not None and not value.horizon)
+    candidates = candidates or (1 if planned else 3)
+    max_steps = max_steps or (8 if planned else 5)
     if threshold == "mode":
         threshold = None if planned else "reward"
-    value = value_called(value, reward.space)
 
     proposing: dict[str, Any] = {
         "max_steps": max_steps,

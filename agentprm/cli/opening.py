@@ -184,10 +184,8 @@ def make_graph(
         return create_rag_graph(models.model, retriever, **{**arguments, **more}).compile()
     if args.look_ahead and (args.value or "value" in more):
         raise InputError("--look-ahead is --value td with a number of steps; give one of the two.")
-    # A plan says what comes next, and leaves nothing to look ahead at.
-    planned = models.reader is not None and not args.look_ahead and args.value in (None, "plain", "pav")
     arguments |= {
-        "mode": args.mode or ("plan" if planned else "step"),
+        "mode": args.mode,
         "candidates": args.candidates,
         "max_steps": args.max_steps,
         "strategy": args.strategy,

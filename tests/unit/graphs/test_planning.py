@@ -209,6 +209,15 @@ def test_a_comparison_that_a_plan_leaves_out_is_added():
     assert node.invoke({"question": question})["prm_plan"][-1] == f"Compare #1 and #2: {question}"
 
 
+def test_a_plan_is_the_default_with_a_reader():
+    store, reader = world()
+    model = ScriptedLanguageModel(silent)
+    assert "plan" in create_reasoning_graph(model, store, reader=reader).nodes
+    assert "plan" not in create_reasoning_graph(model, store, reader=reader, mode="step").nodes
+    assert "plan" not in create_reasoning_graph(model, store, reader=reader, value=TD()).nodes
+    assert "plan" not in create_reasoning_graph(model, store).nodes
+
+
 def test_a_question_without_parts_is_its_own_plan():
     result = run("Who directed Up?")
     assert (result["prm_plan"], result["answer"]) == (["Who directed Up?"], "Soffici")
