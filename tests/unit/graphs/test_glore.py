@@ -62,7 +62,7 @@ def test_the_first_step_below_the_threshold_is_the_error_else_the_lowest(length)
         assert locate_error(scores, 0.5) == (below[0] if below else scores.index(min(scores)))
 
 
-@pytest.mark.parametrize("values", itertools.permutations((0.1, 0.2, 0.4)))
+@pytest.mark.parametrize("values", list(itertools.permutations((0.1, 0.2, 0.4))))
 def test_the_best_of_draft_local_and_global_is_taken(values):
     outcome = dict(zip("DLG", values, strict=True))
     result = run(outcome)
