@@ -30,6 +30,7 @@ __all__ = [
     "StepCompleted",
     "StepCriticised",
     "StepProposed",
+    "StepRejected",
     "StepScored",
     "StepsSelected",
     "SubgoalChosen",
@@ -123,6 +124,14 @@ class StepCommitted(TypedDict):
     type: Literal["agentprm.step_committed"]
     step_id: str
     value: float | None
+
+
+class StepRejected(TypedDict):
+    """A proposal was dropped before it was searched for."""
+
+    type: Literal["agentprm.step_rejected"]
+    step_id: str
+    score: float | None
 
 
 class StepsSelected(TypedDict):
@@ -238,6 +247,7 @@ SearchEvent = (
     | StepCriticised
     | DraftReviewed
     | StepCommitted
+    | StepRejected
     | StepsSelected
     | SearchStopped
     | AnswerJudged

@@ -33,6 +33,7 @@ from agentprm.nodes import (
     PlanQuestion,
     ProposeSteps,
     RefineStep,
+    RejectEarly,
     RerankSteps,
     RetrieverLike,
     RetrieveSteps,
@@ -68,6 +69,9 @@ def create_reasoning_graph(
     passages: int | None = None,
     strategy: Strategy | str = "greedy",
     value: ValueFunction | str = "plain",
+    query_reward: ProcessRewardModel | Callable[..., Any] | None = None,
+    keep: int = 2,
+    human: bool = False,
     shallow: int = 3,
     recall: bool = False,
     threshold: float | Literal["reward", "mode"] | None = "mode",
@@ -124,6 +128,11 @@ def create_reasoning_graph(
             `"td-code"` its authors' code's; `"snell"`, `"pav"`; or one of `agentprm.search`. Looking ahead
             costs two to three times as much, and the paper's own ablations find it the least valuable
             part; try it where the reward model is a trained one.
+        query_reward: Early rejection: judges proposals by their queries alone, and only the best `keep` after
+            each step are searched for and read; see `agentprm.nodes.RejectEarly`.
+        keep: Proposals that survive it.
+        human: Stop at each selection, by LangGraph's `interrupt`, and let a human say which candidates stay:
+            resume with `Command(resume=id)` or a list of ids. Needs a checkpointer.
         shallow: Deepest steps that are looked ahead from; 3 in the paper.
         recall: Offer steps that are answered from what is known, without a search, and refinements that
             flip this flag of a step (as in the paper).
@@ -219,6 +228,8 @@ def create_reasoning_graph(
         way.append(FollowPlan(retriever, budget=budget))
     else:
         way.append(ProposeSteps(language_model, n=candidates, **proposing))
+        if query_reward is not None:
+            way.append(RejectEarly(query_reward, keep=keep, budget=budget))
     way += work
     if planned and value.horizon:
         raise ConfigurationError(
@@ -230,7 +241,13 @@ def create_reasoning_graph(
         way.append(LookAhead(rollout, value=value, shallow=shallow, budget=budget))
     way.append(
         SelectSteps(
-            strategy, reward=reward, threshold=threshold, accept=accept, max_steps=max_steps, budget=budget
+            strategy,
+            reward=reward,
+            threshold=threshold,
+            accept=accept,
+            max_steps=max_steps,
+            human=human,
+            budget=budget,
         )
     )
 

@@ -6,7 +6,7 @@ What lives where, in the order in which a search uses it:
 - `condense_question`: a follow-up becomes a question that stands alone.
 - `decide_retrieval`: whether passages are needed at all. `choices`: a model chooses one of a few words.
 - `route`: which way a question goes; thinking it over without a search.
-- `start_search`, `propose_steps`: the tree is planted, and grows.
+- `start_search`, `propose_steps`, `reject_early`: the tree is planted, and grows, and not everywhere.
 - `plan_question`, `follow_plan`: or it follows a plan, made once. `reading`: a reader for a model.
 - `retrieve`, `rerank`: passages for the question, or for each step.
 - `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
@@ -52,6 +52,7 @@ from agentprm.nodes.notes import ImproveNote, PlanQueries
 from agentprm.nodes.plan_question import Planner, PlanQuestion, TrainedPlanner
 from agentprm.nodes.propose_steps import ProposeSteps
 from agentprm.nodes.refine_step import RefineStep
+from agentprm.nodes.reject_early import RejectEarly
 from agentprm.nodes.rerank import PairwiseRerank, Rerank, RerankSteps
 from agentprm.nodes.retrieve import Retrieve, RetrieverLike, RetrieveSteps
 from agentprm.nodes.retry import retry_policy
@@ -98,6 +99,7 @@ __all__ = [
     "RefineDraft",
     "RefineStep",
     "Reflect",
+    "RejectEarly",
     "Rerank",
     "RerankSteps",
     "RetrievalNeed",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from langgraph.types import interrupt
+
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.nodes.node import NodePlan, SearchNode, emit
@@ -33,6 +35,8 @@ class SelectSteps(SearchNode):
             the paper; `"reward"` takes the reward's own, `None` never refines.
         accept: Whether a refined step must be better (`if_better`) or is taken always (the paper).
         max_steps: Most steps of a path.
+        human: Ask a human first which of the fresh candidates stay: the graph stops by LangGraph's
+            `interrupt` with the candidates, and goes on with `Command(resume=id)` or a list of ids.
         keys: Own names for `question` and `messages`.
         budget: Bounds of the run.
     """
@@ -45,6 +49,7 @@ class SelectSteps(SearchNode):
         threshold: float | Literal["reward"] | None = 0.5,
         accept: Accept = "if_better",
         max_steps: int = 5,
+        human: bool = False,
         keys: Mapping[str, str] | None = None,
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "select",
@@ -54,7 +59,7 @@ class SelectSteps(SearchNode):
             if reward is None:
                 raise ConfigurationError('threshold="reward" needs the reward; give it as reward=….')
             threshold = reward.gate
-        self.threshold, self.accept, self.max_steps = threshold, accept, max_steps
+        self.threshold, self.accept, self.max_steps, self.human = threshold, accept, max_steps, human
         super().__init__(
             name=name,
             reads=("prm_widths",),
@@ -86,6 +91,8 @@ class SelectSteps(SearchNode):
         if weak:
             return {"prm_weak": [step["id"] for step in weak]}
         out = replaced(fresh, self.setting("accept"))
+        if self.human and not (cut or spent):
+            out |= _left_out(state["question"], [step for step in fresh if step["id"] not in out])
         tree = self.tree([{**s, "status": "rejected"} if s["id"] in out else s for s in steps])
         asked = self.strategy.ask(tree)
         # An answer among candidates that the budget cut short is not the search's own.
@@ -121,3 +128,24 @@ class SelectSteps(SearchNode):
         widths = {e.parent or "": e.children for e in asked.expand if e.children is not None}
         frontier = [expansion.parent or "" for expansion in asked.expand]
         return {**update, "prm_frontier": frontier, "prm_widths": widths}
+
+
+def _left_out(question: str, fresh: list[Step]) -> set[str]:
+    """Ids of the candidates that a human does not want to keep."""
+    known = {step["id"] for step in fresh}
+    if len(known) < 2:
+        return set()
+    shown = ("id", "parent_id", "query", "thought", "final_answer", "score", "value")
+    request: dict[str, Any] = {
+        "type": "agentprm.choose_steps",
+        "question": question,
+        "candidates": [{key: step[key] for key in shown} for step in fresh],  # type: ignore[literal-required]
+        "error": "",
+    }
+    while True:
+        chosen = interrupt(request)
+        kept = [chosen] if isinstance(chosen, str) else chosen
+        if isinstance(kept, list) and kept and all(isinstance(i, str) and i in known for i in kept):
+            return known - set(kept)
+        said = f"Resume with the id of a candidate, or a list of ids, out of {sorted(known)}, not {chosen!r}."
+        request = {**request, "error": said}

@@ -54,6 +54,10 @@ def _committed(event: Mapping[str, Any]) -> str:
     return "chosen"
 
 
+def _rejected(event: Mapping[str, Any]) -> str:
+    return "rejected before it is searched for"
+
+
 def _selected(event: Mapping[str, Any]) -> str:
     places = [place or "the question" for place in event.get("frontier", [])]
     return f"goes on from {', '.join(places)}" if len(places) > 1 else ""
@@ -99,6 +103,7 @@ _TEXTS = {
     "step_completed": _completed,
     "step_scored": _scored,
     "step_committed": _committed,
+    "step_rejected": _rejected,
     "steps_selected": _selected,
     "search_stopped": _stopped,
     "answered": _answered,

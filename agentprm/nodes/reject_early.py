@@ -1,0 +1,89 @@
+"""The node that drops proposals before anything is paid for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from langchain_core.runnables import Runnable
+
+from agentprm.budget import SearchBudget
+from agentprm.nodes.node import NodePlan, SearchNode, emit
+from agentprm.nodes.score_steps import last_scores
+from agentprm.nodes.tree import ancestors, reward_step
+from agentprm.rewards import ProcessRewardModel, as_reward
+from agentprm.search.strategy import check_count
+from agentprm.state import ReasoningState, Step, open_steps
+
+__all__ = ["RejectEarly"]
+
+
+class RejectEarly(SearchNode):
+    """Keeps the best proposals after each step by their queries alone, before anything is searched for.
+
+    Early rejection where steps retrieve: what a step will be worth is judged by its beginning, here its
+    query, and only survivors cost a retrieval and a finding. They are scored again when they are
+    finished, by the search's own reward. Goes between `ProposeSteps` and `RetrieveSteps`.
+
+    Args:
+        reward: What judges a step without passages and finding: a reward trained on queries, or a function
+            from the question and the steps, see `agentprm.rewards.FunctionReward`.
+        keep: Proposals that survive after each step. Where there are no more, nothing is scored.
+        keys: Own names for `question` and `messages`.
+        budget: Bounds of the search. What cannot be paid is not judged, and survives.
+    """
+
+    def __init__(
+        self,
+        reward: ProcessRewardModel | Callable[..., Any] | Runnable[Any, Any],
+        *,
+        keep: int = 2,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
+        name: str = "reject_early",
+    ) -> None:
+        check_count("keep", keep)
+        self.reward, self.keep = as_reward(reward), keep
+        super().__init__(name=name, keys=keys, budget=budget)
+
+    def plan(self, state: ReasoningState) -> NodePlan:
+        """See `Node.plan`."""
+        groups: dict[str | None, list[Step]] = {}
+        for step in open_steps(state.get("prm_steps"), "proposed"):
+            groups.setdefault(step["parent_id"], []).append(step)
+        crowded = [step for group in groups.values() if len(group) > self.keep for step in group]
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        calls = self.reward.model_calls(len(crowded))
+        if (
+            not crowded
+            or budget.exhausted(usage)
+            or budget.affordable("reward_calls", len(crowded), usage) < len(crowded)
+            or budget.affordable("model_calls", calls, usage, reserve=1) < calls
+        ):
+            return {}
+        paths = [[reward_step(state, s) for s in [*ancestors(state, step), step]] for step in crowded]
+        scores = yield from last_scores(self.reward, state["question"], paths)
+        judged: list[Step] = []
+        scored = dict(zip([step["id"] for step in crowded], scores, strict=True))
+        for group in groups.values():
+            # Stable: of equals the earlier proposal survives, and one without a score last.
+            ranked = sorted(group, key=lambda s: _score(scored.get(s["id"])), reverse=True)
+            lost = {step["id"] for step in ranked[self.keep :]}
+            for step in group:
+                score = scored.get(step["id"])
+                if score is None and step["id"] not in lost:
+                    continue
+                done: Step = {**step}
+                if score is not None:
+                    done["early_score"] = score
+                if step["id"] in lost:
+                    done["status"] = "rejected"
+                    emit({"type": "agentprm.step_rejected", "step_id": step["id"], "score": score})
+                judged.append(done)
+        return {"prm_steps": judged}
+
+
+def _score(score: float | None) -> float:
+    return -math.inf if score is None else score
