@@ -164,6 +164,7 @@ def searching(world):
     return [
         StartSearch(),
         ProposeSteps(model, max_steps=1),
+        RejectEarly(reward),
         RetrieveSteps(world.search),
         RerankSteps(world.rank),
         CompleteSteps(model),
