@@ -43,6 +43,7 @@ from agentprm.nodes import (
     ProposeSteps,
     Reason,
     RefineStep,
+    RejectEarly,
     Rerank,
     RerankSteps,
     Retrieve,
