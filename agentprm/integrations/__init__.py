@@ -9,7 +9,7 @@ What lives where:
 - `actions`: middleware that lets a reward choose what an agent does; `choosing` has the procedure,
   `action_trace` draws it.
 - `trajectories`: messages as the steps that a reward reads. `unseen`: model calls that no stream shows.
-- `opentelemetry`: a trace as spans.
+- `opentelemetry`: a trace as spans. `inspect`: a graph as a task of Inspect AI.
 - `decisions`: LangChain's decision models as rewards, and the other way round.
 """
 
