@@ -183,7 +183,7 @@ def test_the_trace_keeps_quotations_and_confidence(tmp_path):
     ],
 )
 def test_a_budget_ends_the_search(budget, reason):
-    result = run(budget=SearchBudget(**budget))
+    result = run(budget=SearchBudget(**budget), model=ScriptedLanguageModel(lambda text: "from memory"))
     assert result["prm_stop_reason"] == reason
 
 
