@@ -7,8 +7,7 @@ What lives where, from a question to its answer:
   what a run costs.
 - Models: `prompts` asks, `lm` has the contract and the backends, `engine` runs local ones, `replies` reads
   what they say. `packaged` has models that come with a package, `model_names` tells folders from hubs.
-- Questions: `plan_text` writes and reads plans of sub-questions, `decomposing` makes them by syntax,
-  `comparing` decides comparisons, with `quantities` and `countries`.
+- Questions: `questions` splits them and decides comparisons without a model.
 - Passages: `retrievers` finds them, `rerank` orders them, `readers` quote answers from them, `citations` says
   which ones support a claim.
 - Judgement: `rewards` scores steps, `search` makes values of scores and chooses.

@@ -23,7 +23,6 @@ from langchain_core.documents import Document
 from qa import by_type, demo_folder, differences, endings, index, ticker
 
 from agentprm import packaged
-from agentprm.comparing import is_comparison
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import QaQuestion, QaRecord, markdown_table, qa_report, read_dataset, run_questions
 from agentprm.evaluation.qa import normalize_unicode
@@ -31,6 +30,7 @@ from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import as_language_model
 from agentprm.nodes import TrainedPlanner
 from agentprm.nodes.follow_plan import filled
+from agentprm.questions.comparing import is_comparison
 from agentprm.readers import Reader, ReaderAnswer, SpanReader
 from agentprm.retrievers import default_retriever
 

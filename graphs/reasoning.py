@@ -11,7 +11,6 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget
-from agentprm.decomposing import decompose
 from agentprm.errors import ConfigurationError
 from agentprm.graphs.state import (
     DeltaGraphState,
@@ -44,6 +43,7 @@ from agentprm.nodes.answer import ResponseFormat
 from agentprm.nodes.plan_question import Planner
 from agentprm.nodes.rerank import pairwise_compressor
 from agentprm.prompts import PROMPTS, Prompts
+from agentprm.questions.decomposing import decompose
 from agentprm.readers.base import Reader
 from agentprm.rerank import Comparator
 from agentprm.rewards import ProcessRewardModel, ReaderGrounding, as_reward, default_reward
@@ -113,7 +113,7 @@ def create_reasoning_graph(
         reader: Reads the findings off the passages in the place of `model`, which then writes only what
             cannot be quoted.
         planner: Splits the question in the mode `plan`: a function from a question to its sub-questions, by
-            default by syntax (`agentprm.decomposing.decompose`), or a model; see `PlanQuestion`.
+            default by syntax (`agentprm.questions.decompose`), or a model; see `PlanQuestion`.
         candidates: Steps proposed at a time (M), 3 by default and in the paper; in the mode `plan` the
             findings of a reader for each sub-question that are scored, 1 by default.
         max_steps: Most steps of a path (T); 5 by default and in the paper, and 8 sub-questions of a plan.

@@ -113,8 +113,8 @@ def planner_called(name: str | None, model: LanguageModel) -> Planner:
             that was trained to plan.
         model: The language model that answers.
     """
-    from agentprm.decomposing import decompose
     from agentprm.nodes import TrainedPlanner
+    from agentprm.questions.decomposing import decompose
 
     if name is None or name == "syntax":
         return decompose

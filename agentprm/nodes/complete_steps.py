@@ -9,7 +9,6 @@ from langchain_core.documents import Document
 
 from agentprm.budget import SearchBudget
 from agentprm.citations import supporting
-from agentprm.comparing import decide, is_comparison
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, checked_setting, emit
@@ -17,6 +16,7 @@ from agentprm.nodes.reading import ModelOrReader, read_steps
 from agentprm.nodes.tree import ancestors, concludes, documents_of
 from agentprm.plans import Plan
 from agentprm.prompts import PROMPTS, Prompts, known_text, passages_text, reply_params
+from agentprm.questions.comparing import decide, is_comparison
 from agentprm.readers.base import Reader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.state import ReasoningState, Step, merge_documents, open_steps
@@ -34,7 +34,7 @@ class CompleteSteps(SearchNode):
 
     A reader quotes the finding from the passages, and says where it stands and how sure it is. A step of a
     plan that compares what was found before is decided by the dates, amounts, countries or names themselves
-    (`agentprm.comparing`), and left to the model only where they do not tell.
+    (`agentprm.questions.comparing`), and left to the model only where they do not tell.
 
     Args:
         model: A language model, any LangChain chat model, or a reader (`agentprm.readers`).

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentprm.budget import SearchBudget
-from agentprm.comparing import is_comparison, without_heading
 from agentprm.errors import InputError
 from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
 from agentprm.nodes.tree import documents_of, new_step, next_id
-from agentprm.plan_text import plan_references
 from agentprm.plans import wait_in_thread
+from agentprm.questions.comparing import is_comparison, without_heading
+from agentprm.questions.plan_text import plan_references
 from agentprm.retrievers.titles import Titles, titles_of
 from agentprm.state import ReasoningState, Step, path_to
 from agentprm.text import one_line

@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
-from agentprm.comparing import is_comparison
-from agentprm.decomposing import decompose
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit
-from agentprm.plan_text import parse_plan, plan_prompt, plan_references, plan_request
 from agentprm.plans import Plan, wait_in_thread
 from agentprm.prompts import reply_params
+from agentprm.questions.comparing import is_comparison
+from agentprm.questions.decomposing import decompose
+from agentprm.questions.plan_text import parse_plan, plan_prompt, plan_references, plan_request
 from agentprm.replies import finished_text
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
@@ -83,8 +83,8 @@ class PlanQuestion(SearchNode):
     """Splits the question into sub-questions, in which `#n` stands for what is found for the n-th.
 
     Writes `prm_plan`, which `FollowPlan` follows. Where the planner gives no plan that can be followed, the
-    question is split by its syntax (`agentprm.decomposing`), and one that has no parts is the plan itself. A
-    comparison that the plan leaves out is added to its end.
+    question is split by its syntax (`agentprm.questions.decompose`), and one that has no parts is the plan
+    itself. A comparison that the plan leaves out is added to its end.
 
     Args:
         planner: A function from a question to its sub-questions; a `TrainedPlanner`; or a language model or

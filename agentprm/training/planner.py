@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from agentprm.plan_text import parse_plan, plan_references, plan_request, render_plan
+from agentprm.questions.plan_text import parse_plan, plan_references, plan_request, render_plan
 from agentprm.training.data import PlanRecord
 from agentprm.training.language_model import TextExample
 

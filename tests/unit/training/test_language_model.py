@@ -11,7 +11,7 @@ from agentprm.engine.tokenizing import PromptText, load_tokenizer
 from agentprm.errors import InputError
 from agentprm.lm import Prompt, SamplingParams
 from agentprm.lm.transformers import TransformersLM
-from agentprm.plan_text import parse_plan, plan_request, render_plan
+from agentprm.questions.plan_text import parse_plan, plan_request, render_plan
 from agentprm.training.data import PlanRecord, ReadingRecord
 from agentprm.training.fitting import TrainSettings
 from agentprm.training.language_model import (

@@ -2,9 +2,9 @@
 
 import pytest
 
-from agentprm.comparing import alternatives, decide, is_comparison, shared
-from agentprm.countries import countries
-from agentprm.quantities import Amount, Period, amount, dates
+from agentprm.questions.comparing import alternatives, decide, is_comparison, shared
+from agentprm.questions.countries import countries
+from agentprm.questions.quantities import Amount, Period, amount, dates
 
 
 def day(year: int, month: int, day_of_month: int) -> int:

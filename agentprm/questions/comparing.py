@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from agentprm.countries import countries
-from agentprm.quantities import Amount, Period, amount, dates
+from agentprm.questions.countries import countries
+from agentprm.questions.quantities import Amount, Period, amount, dates
 from agentprm.text import fold, one_line, words
 
 __all__ = ["Alternatives", "alternatives", "decide", "is_comparison", "shared", "without_heading"]

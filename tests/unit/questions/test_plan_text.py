@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentprm.plan_text import parse_plan, plan_prompt, plan_references, plan_request, render_plan
+from agentprm.questions.plan_text import parse_plan, plan_prompt, plan_references, plan_request, render_plan
 
 PLAN = ["Who composed the music of Lost?", "When was #1 born?", "Is #2 before 1970?"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from agentprm.comparing import alternatives, split_pair, without_heading
+from agentprm.questions.comparing import alternatives, split_pair, without_heading
 from agentprm.text import one_line
 
 __all__ = ["decompose"]

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from agentprm.decomposing import decompose
-from agentprm.plan_text import parse_plan, plan_references, render_plan
+from agentprm.questions.decomposing import decompose
+from agentprm.questions.plan_text import parse_plan, plan_references, render_plan
 
 CASES = {
     "Where was the director of film Up born?": ["Who directed Up?", "Where was #1 born?"],
