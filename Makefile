@@ -68,7 +68,7 @@ types: $(VENV)/.stamp-dev ## Check types
 	$(PY) -m mypy examples
 
 docs: $(VENV)/.stamp-dev ## Build the documentation into build/site, with its links checked
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@echo "Built. Open build/site/index.html"
 
 format: $(VENV)/.stamp-dev ## Rewrite files in the project's style
