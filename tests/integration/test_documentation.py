@@ -38,6 +38,8 @@ from langgraph.graph.message import MessagesState
 import agentprm
 from agentprm import packaged
 from agentprm.cli import _parser
+from agentprm.cli.experiments import read_experiment
+from agentprm.cli.options import with_config
 from agentprm.errors import MissingDependencyError
 from agentprm.lm.json_http import JsonHttp
 from agentprm.testing import (
@@ -316,14 +318,22 @@ def retrievers(here, capsys):
     community.FAISS = SimpleNamespace(load_local=lambda *_, **__: old)
     here.monkeypatch.setitem(sys.modules, "langchain_community", ModuleType("langchain_community"))
     here.monkeypatch.setitem(sys.modules, community.__name__, community)
-    names = {"lm": scripted_lm()}
+    names = {"lm": scripted_lm(), "chat_model": scripted_agent(), "documents": here.documents}
     yield names
+    assert len(names["retrievers"]) == 7
     assert len(names["store"].similarity_search("Brunel", k=5)) == 2
 
 
 @page("reranking.md")
 def reranking(here, capsys):
+    import torch
+
+    from tests.unit.rerank.test_cross_encoder import build
+
     here.checkpoint("path/or/name")
+    folder = here.folder / "cross-encoder/ms-marco-MiniLM-L6-v2"
+    folder.mkdir(parents=True)
+    build(torch, folder, labels=1)
     names = {
         "model": scripted_lm(),
         "chat_model": scripted_agent(),
@@ -334,6 +344,9 @@ def reranking(here, capsys):
     yield names
     assert {d.id for d in names["best"]} == {d.id for d in names["documents"]} == {"a", "b"}
     assert "rerank" in names["builder"].nodes
+    assert len(names["graphs"]) == 8
+    for reranker in names["rerankers"]:
+        assert {d.id for d in reranker.compress_documents(here.documents, QUESTION)} == {"a", "b"}
     assert [d.id for d in names["Longest"]().compress_documents(here.documents, QUESTION)] == ["b", "a"]
     assert names["retriever"].invoke(QUESTION)
 
@@ -545,6 +558,34 @@ def test_commands_parse_of(source):
         except SystemExit:
             refused.append(command)
     assert not refused
+
+
+def toml(page: str) -> str:
+    (found,) = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "docs" / page).read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    return found
+
+
+def test_the_configuration_of_the_page_of_the_command_line(tmp_path):
+    parser, parsers = _parser()
+    (tmp_path / "options.toml").write_text(toml("cli.md"), encoding="utf-8")
+    given = ["ask", "Why?", "--config", str(tmp_path / "options.toml"), "--max-steps", "4"]
+    args = parser.parse_args(with_config(given, parsers))
+    assert (args.index, args.model, args.max_steps, args.trace) == (
+        "my-index",
+        "ollama:llama3.2",
+        4,
+        "last-run.json",
+    )
+
+
+def test_the_set_ups_of_the_page_of_evaluation(tmp_path):
+    (tmp_path / "compare.toml").write_text(toml("evaluation.md"), encoding="utf-8")
+    args = _parser()[0].parse_args(["eval", "compare.toml"])
+    found = read_experiment(tmp_path / "compare.toml", args)
+    assert found.judge == "ollama:llama3.2"
+    assert len(found.rows) == 4  # one, and one for each of three seeds
 
 
 def test_options_that_the_page_of_the_command_line_names_exist():
