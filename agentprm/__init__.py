@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agentprm.errors import AgentPRMError
     from agentprm.graphs import create_rag_graph, create_reasoning_graph
     from agentprm.lm import LanguageModel, as_language_model
-    from agentprm.packaged import default_embeddings, default_language_model
+    from agentprm.packaged import default_embeddings, default_language_model, default_reader
     from agentprm.retrievers import FaissStore, load_folder
     from agentprm.rewards import Grounding, ProcessRewardModel, SelfJudgement
     from agentprm.search import PAV, TD, Plain
@@ -51,6 +51,7 @@ _HOMES = {
     "create_reasoning_graph": "graphs",
     "default_embeddings": "packaged",
     "default_language_model": "packaged",
+    "default_reader": "packaged",
     "load_folder": "retrievers",
 }
 
@@ -73,6 +74,7 @@ __all__ = [
     "create_reasoning_graph",
     "default_embeddings",
     "default_language_model",
+    "default_reader",
     "load_folder",
 ]
 
