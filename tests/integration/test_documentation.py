@@ -126,6 +126,15 @@ def test_commands_parse_of(source):
     assert not refused
 
 
+def test_options_in_running_text_exist():
+    _, parsers = _parser()
+    for source in SOURCES:
+        for name, rest in re.findall(r"`agentprm ([a-z][a-z-]*)([^`]*)`", source.read_text("utf-8")):
+            assert name in parsers, source.name
+            wanted = set(re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest))
+            assert wanted <= _options(parsers[name]), f"{source.name}: {name}{rest}"
+
+
 def toml(page: str) -> str:
     (found,) = blocks(ROOT / "docs" / page, "toml")
     return found
