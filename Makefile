@@ -38,7 +38,7 @@ demo: $(VENV)/.stamp-demo ## Answer a two-hop question over the demo corpus
 	@mkdir -p $(OUT)
 	$(call step,Indexing the demo corpus,\
 	  $(PY) -m agentprm.cli index agentprm/demo/corpus.jsonl -o $(OUT)/index)
-	$(call step,Asking a two-hop question (the search takes about a minute),\
+	$(call step,Asking a two-hop question (loading the models takes longer than the search),\
 	  $(PY) -m agentprm.cli ask "$$($(PY) -c 'import json; print(json.loads(open("agentprm/demo/queries.jsonl").readline())["text"])')" \
 	    --index $(OUT)/index --graph reasoning --trace $(OUT)/trace.json)
 

@@ -46,11 +46,13 @@ from agentprm.evaluation.rewards import (
     processbench_predictions,
 )
 from agentprm.lm import LanguageModel, as_language_model
+from agentprm.packaged import default_reader
 from agentprm.rewards import (
     Checked,
     Fused,
     Grounding,
     ProcessRewardModel,
+    ReaderGrounding,
     Relevance,
     RewardStep,
     SelfJudgement,
@@ -86,6 +88,7 @@ SINGLE: dict[str, Callable[[LanguageModel], ProcessRewardModel]] = {
     "query likelihood": Relevance,
     "implicit log-ratio": implicit,
     "judge, 3 samples": judge,
+    "reader": lambda model: ReaderGrounding(default_reader()),
     "arithmetic checker": lambda model: Checked(None, [ArithmeticChecker()]),
 }
 # Rewards made of others; their cost is that of their parts.

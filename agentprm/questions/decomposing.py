@@ -79,7 +79,7 @@ _KINSHIP: dict[str, tuple[str, str]] = {
 }
 _PERSON = re.compile(
     r"(?:father|mother|parent|wife|husband|spouse|king|queen|prince|princess|president|head|head of \w+|chief"
-    r"|captain|ceo|chairman|chairwoman|coach|star|governor|child|son|daughter|sibling|brother|sister|pope|bishop"
+    r"|captain|ceo|chairman|chairwoman|coach|star|governor|architect|child|son|daughter|sibling|brother|sister|pope|bishop"
     r"|\w+(?:er|or|ist|ian|ant))$"
 )
 _PLAINLY = re.compile(r"[^a-z\s]|(?:de|von|van|al|el|bin|the [A-Z])")
@@ -143,7 +143,8 @@ _BARE = re.compile(r"(?:who|what|which|where) (?:is|was|are|were)", re.IGNORECAS
 _TAIL = re.compile(
     r"\s(?:(?:is\s)?(?:located|founded|formed|established|released|published|born|buried|educated|built|"
     r"from|set|used|named|based|die|play|play for|speak|live|work|begin|end|start|win|write|direct|belong to|"
-    r"take part|take place|a member of|part of|known for|married to|come from|graduate from|serve))$"
+    r"take part|take place|a member of|part of|known for|married to|come from|graduate from|serve|"
+    r"study|stand|lie|join|flow|retire|teach|sit|lead|end up))$"
 )
 _PROPERTIES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
     (re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE), questions)
@@ -169,6 +170,11 @@ _WORKS = re.compile(r"\b(?:film|movie|song|album|book|novel|magazine|game|show|s
 _OF_WORKS = "What is the country of origin of {}?"
 _RELATED = re.compile(
     r"\b(director|composer|performer|singer|author|writer|founder|producer|screenwriter)s?\b", re.I
+)
+_OF_KIND = re.compile(
+    r"(?:(?:of|between|among)\s)?(?:which|what|who)\s+(?:(?!whose|has|had|have|with)[a-z-]+\s)?"
+    r"(?:director|composer|performer|singer|author|writer|founder|producer|screenwriter)s?\b",
+    re.IGNORECASE,
 )
 
 
@@ -241,6 +247,10 @@ def _resolve(phrase: str, steps: list[str]) -> str:
             steps.append(f"{place.capitalize()} which {kind} {aux} {referent} {base}?")
         return f"#{len(steps)}"
     if (match := _WHO.fullmatch(phrase)) and _PLAINLY.match(match["rest"]):
+        relation, of, _ = match["kind"].partition(" of ")
+        inner = phrase[phrase.find(" of ") + len(" of ") :]
+        if of and not _HALF.match(inner):  # "the architect of the museum that …": the museum does
+            return _related(relation, inner, steps)
         referent = _resolve(match["rest"], steps)
         head = "Who" if _PERSON.search(match["kind"]) else f"Which {match['kind']}"
         steps.append(f"{head} {match['verb']} {referent}?")
@@ -303,6 +313,8 @@ def _comparison(question: str) -> list[str]:
     if asked_of is None:
         return []
     related = _RELATED.search(asked)
+    if related is not None and _OF_KIND.match(asked):
+        related = None  # "Which composer was born earlier": the options are composers
     if related is None and _WORKS.search(asked) and "citizenship" in asked_of[0]:
         asked_of = (_OF_WORKS,)
     if (

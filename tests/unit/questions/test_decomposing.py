@@ -8,6 +8,27 @@ from agentprm.questions.decomposing import decompose
 from agentprm.questions.plan_text import parse_plan, plan_references, render_plan
 
 CASES = {
+    "In which town was the architect of the museum that displays The Night Watch born?": [
+        "Which museum displays The Night Watch?",
+        "Who is the architect of #1?",
+        "In which town was #2 born?",
+    ],
+    "At which university did the author of Up study?": [
+        "Who is the author of Up?",
+        "At which university did #1 study?",
+    ],
+    "Which composer was born earlier, Ann Lee or Bob Ray?": [
+        "When was Ann Lee born?",
+        "When was Bob Ray born?",
+        "Compare #1 and #2: Which composer was born earlier, Ann Lee or Bob Ray?",
+    ],
+    "Which film whose director is younger, Up or Down?": [
+        "Who directed Up?",
+        "Who directed Down?",
+        "When was #1 born?",
+        "When was #2 born?",
+        "Compare #3 and #4: Which film whose director is younger, Up or Down?",
+    ],
     "Where was the director of film Up born?": ["Who directed Up?", "Where was #1 born?"],
     "What is the date of death of the composer of film Down?": ["Who composed Down?", "When did #1 die?"],
     "When is the director of film Up 's birthday?": ["Who directed Up?", "When was #1 born?"],
