@@ -70,7 +70,10 @@ def test_tables(qa, asked, data, capsys):
     rows = {line.split("|")[1].strip(): line for line in out.splitlines() if line.startswith("|")}
     assert "| 0.0 [0.0, 0.0] |" in rows["no-retrieval"]
     assert rows["rag"].startswith("| rag | 3 | 100.0 [100.0, 100.0] |")
-    assert "| 50.0 [50.0, 50.0] | 50.0 [50.0, 50.0] | 50 | 20 | 1.0 |" in rows["rag"]
+    assert (
+        "| 50.0 [50.0, 50.0] | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 50 | 20 | 1.0 |"
+        in rows["rag"]
+    )
     assert "| rag - no-retrieval | EM | 100.0 [100.0, 100.0] |" in out
     assert "| reasoning - rag-1 | R@5 | 0.0 [0.0, 0.0] |" in out
     assert "| easy | 3 | 0.0 | 100.0 | 100.0 | 100.0 |" in out

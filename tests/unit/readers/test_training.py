@@ -298,7 +298,7 @@ def test_the_command_trains_a_reader(
     (tmp_path / "reading.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     given = ["train", "reader", str(tmp_path), "-o", str(tmp_path / "out"), "--base", str(encoder_folder)]
     assert main([*given, "--max-steps", "3", "-q"]) == 0
-    assert "3 steps" in capsys.readouterr().out
+    assert "3 steps" in " ".join(capsys.readouterr().out.split())
     assert SpanReader(tmp_path / "out").candidates(["Who?"], [[]], n=1) == [[]]
     assert main([*given, "--max-steps", "3", "-q"]) == 0
     assert "trained to its end" in " ".join(capsys.readouterr().out.split())
