@@ -13,6 +13,7 @@ often no answer is given where the gold passage is missing (right) and where it 
 shown examples, and by a model that `agentprm train planner` trained (--planner).
 
 `curve` trains a span reader on 100, 300, 1,000 examples and adds their rows; a run that was stopped goes on.
+Each size sees as many examples in all (--seen).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from agentprm.readers import Reader, ReaderAnswer, SpanReader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.retrievers import FaissStore, default_retriever, load_folder
 from agentprm.training import PlanRecord, ReadingRecord, read_records
+from agentprm.training.language_reader import NO_ANSWER
 from agentprm.training.span_examples import occurrences, span_examples
 from agentprm.training.span_reader import (
     SpanTraining,
@@ -60,17 +62,20 @@ class Question(NamedTuple):
 
 
 class LanguageModelReader(Reader):
-    """The packaged language model with the search's own prompt for a finding, as the untrained baseline."""
+    """A language model with the search's own prompt for a finding; the packaged one is the baseline.
 
-    refusal = 1.0
+    A trained one says `NO_ANSWER` where no passage answers; the untrained one never refuses.
+    """
 
-    def __init__(self) -> None:
-        self.model = packaged.default_language_model()
+    refusal = 0.5
+
+    def __init__(self, folder: str = "") -> None:
+        self.model = as_language_model(folder) if folder else packaged.default_language_model()
 
     def candidates(
         self, questions: Sequence[str], passages: Sequence[Sequence[Document]], *, n: int
     ) -> list[list[ReaderAnswer]]:
-        """One greedy answer each; it never refuses."""
+        """One greedy answer each."""
         prompts = [
             PROMPTS.complete.render(
                 passages=passages_text(list(shown)),
@@ -81,7 +86,10 @@ class LanguageModelReader(Reader):
             for question, shown in zip(questions, passages, strict=True)
         ]
         rows = self.model.sample(prompts, 1, SamplingParams(max_tokens=24, temperature=0.0))
-        return [[ReaderAnswer(parse_finding(finished_text(row[0])), 1.0, 0.0)] for row in rows]
+        said = [parse_finding(finished_text(row[0])) for row in rows]
+        return [
+            [] if text.strip(" .").lower() == NO_ANSWER else [ReaderAnswer(text, 1.0, 0.0)] for text in said
+        ]
 
 
 WORDINGS = {
@@ -228,8 +236,9 @@ def relations(rows: dict[str, list[float]]) -> str:
 
 
 def make(name: str) -> Reader:
-    """`lm` is the untrained language model; all else a folder."""
-    return LanguageModelReader() if name == "lm" else SpanReader(name)
+    """`lm` is the untrained language model, `lm:FOLDER` a trained one; all else a span reader's folder."""
+    kind, _, folder = name.partition(":")
+    return LanguageModelReader(folder) if kind == "lm" else SpanReader(name)
 
 
 def curve(args: argparse.Namespace) -> list[str]:
@@ -241,8 +250,8 @@ def curve(args: argparse.Namespace) -> list[str]:
     for size in args.sizes:
         folder = Path(args.work) / f"reader-{size}"
         if not (folder / "span_reader.json").exists():
-            # As many steps for each size as it takes to see 1,600 examples, or all once.
-            how = replace(SpanTraining(), held_out=0, evaluations=0, epochs=max(1.0, 1600 / size))
+            # As many steps for each size as it takes to see so many examples, or all once.
+            how = replace(SpanTraining(), held_out=0, evaluations=0, epochs=max(1.0, args.seen / size))
             picked = examples[:: max(1, len(examples) // size)][:size]
             train_span_reader(picked, folder, how=how)
         made.append(str(folder))
@@ -288,12 +297,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("what", choices=("reader", "curve", "planner"))
     parser.add_argument("--data", type=Path, required=True, help="a collection with evidence triples")
-    parser.add_argument("--readers", nargs="*", default=[], help="folders of span readers, or lm")
+    parser.add_argument("--readers", nargs="*", default=[], help="folders of span readers, lm, or lm:FOLDER")
     parser.add_argument("--limit", type=int, help="only so many questions")
     parser.add_argument("--work", default="runs", help="folder for indexes, results and trained readers")
     parser.add_argument("--readings", help="records of reading, for curve")
     parser.add_argument("--plans", help="records of plans, for curve")
     parser.add_argument("--planner", help="folder of a trained planner")
+    parser.add_argument("--seen", type=int, default=1600, help="examples that each training of curve sees")
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 300, 1000])
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
@@ -313,7 +323,7 @@ def run(args: argparse.Namespace) -> int:
     names = [*args.readers, *(curve(args) if args.what == "curve" else [])]
     for name in names:
         if name not in results:
-            results[name] = measured(make(name), asked, five, 1 if name == "lm" else 16)
+            results[name] = measured(make(name), asked, five, 16)
             log.write_text(json.dumps(results))
     held = sum(q.answerable for q in asked)
     gold = sum(any(d.id == q.gold.id for d in shown) for q, shown in zip(asked, five, strict=True))

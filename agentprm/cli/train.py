@@ -75,6 +75,18 @@ def add(commands: Any) -> None:
         help="for a span reader: questions about facts that passages state, at most N of a relation (none)",
     )
     command.add_argument(
+        "--multi-hop",
+        type=count,
+        metavar="N",
+        help="for a span reader: questions that need several passages, at most N of a set (none)",
+    )
+    command.add_argument(
+        "--distractors", type=count, metavar="N", help="for a span reader: passages beside the gold one (1)"
+    )
+    command.add_argument(
+        "--groups", type=count, metavar="N", help="for a span reader: questions of a step (8)"
+    )
+    command.add_argument(
         "--from", dest="start", metavar="FOLDER", help="for a span reader: one to go on from, or 'packaged'"
     )
     command.add_argument(
@@ -129,7 +141,7 @@ def _planner(args: argparse.Namespace, progress: Console) -> FitReport | None:
     return _train_text(args, progress, PlanRecord, plan_examples)
 
 
-_OF_SPAN_READERS = ("plans", "start", "facts", "per_set")
+_OF_SPAN_READERS = ("plans", "start", "facts", "per_set", "multi_hop", "distractors", "groups")
 # What a span reader's training has no use for.
 _OF_LANGUAGE_MODELS = (
     "dev", "batch_tokens", "evaluate_every", "patience", "precision", "rank", "device",
@@ -167,15 +179,20 @@ def _span_reader(args: argparse.Namespace, progress: Console) -> FitReport | Non
     plans = [record for path in args.plans for record in read_records(path, PlanRecord)]
     tell(progress, f"Looking for hard distractors among the passages of {len(readings):,} records")
     examples = span_examples(
-        readings, plans, per_set=args.per_set or 1500, per_relation=args.facts or 0, seed=args.seed
+        readings,
+        plans,
+        per_set=args.per_set or 1500,
+        per_relation=args.facts or 0,
+        multi_hop=args.multi_hop or 0,
+        seed=args.seed,
     )
     if args.limit:
         examples = random.Random(args.seed).sample(examples, min(args.limit, len(examples)))
     how = SpanTraining(seed=args.seed)
     if start:  # what is known already is kept best with smaller steps
         how = replace(how, learning_rate=how.learning_rate / 3, head_rate=how.head_rate / 3)
-    given = {"epochs": args.epochs, "max_steps": args.max_steps, "learning_rate": args.learning_rate}
-    how = replace(how, **{name: value for name, value in given.items() if value is not None})
+    options = ("epochs", "max_steps", "learning_rate", "distractors", "groups")
+    how = replace(how, **{name: value for name in options if (value := getattr(args, name)) is not None})
     settings = SpanSettings(args.base) if args.base else SpanSettings()
     notes = {"command": _command(), "sets": dict(Counter(record.set for record in readings))}
     with _bar(progress) as advance:

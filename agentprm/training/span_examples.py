@@ -18,7 +18,7 @@ from agentprm.retrievers.lexical import Bm25Index
 from agentprm.retrievers.mentions import title_names
 from agentprm.text import terms
 from agentprm.training.data import Passage, PlanRecord, ReadingRecord
-from agentprm.training.patterns import facts_of
+from agentprm.training.patterns import Fact, facts_of
 
 __all__ = ["ReadingExample", "Shown", "occurrences", "span_examples"]
 
@@ -80,13 +80,14 @@ def span_examples(
     *,
     per_set: int = 1500,
     per_relation: int = 0,
+    multi_hop: int = 0,
     hard: int = 4,
     seed: int = 0,
 ) -> list[ReadingExample]:
     """Examples from records of reading, and from the steps of plans about the same questions.
 
-    A question that needs several passages is left out, since the reader sees one at a time; the steps of
-    its plan come in its place, with the passages of its record.
+    A question that needs several passages is left out unless `multi_hop` asks for it, since the reader sees
+    one at a time; the steps of its plan come in its place, with the passages of its record.
 
     Args:
         readings: Records of reading.
@@ -94,24 +95,32 @@ def span_examples(
         per_set: Most examples of one `set`, drawn at random, so that none drowns the others.
         per_relation: Most examples of one relation (who directed, when born, …) from facts that passages
             state of their subject in the usual words.
+        multi_hop: Most questions of one `set` that need several passages, with the one that holds the
+            answer: the reader learns to guess where nobody has taken the question apart.
         hard: Distractors found by BM25 among all passages, besides the record's own.
         seed: Seed of the draw.
     """
     rng = random.Random(seed)
     by_set: dict[str, list[ReadingExample]] = {}
+    guesses: dict[str, list[ReadingExample]] = {}
     passages = {record.id: record.passages for record in readings}
     for record in readings:
         example = _example(record)
         if example is not None:
             by_set.setdefault(record.set, []).append(example)
+    for record in readings if multi_hop else ():
+        example = _guess(record)
+        if example is not None:
+            guesses.setdefault(record.set, []).append(example)
     for plan in plans:
         by_set.setdefault(f"{plan.set} steps", []).extend(_step_examples(plan, passages.get(plan.id, ())))
     chosen: list[ReadingExample] = []
-    for name, examples in sorted(by_set.items()):
-        drawn = examples if len(examples) <= per_set else rng.sample(examples, per_set)
-        if examples:
-            _logger.info("%s: %d of %d examples.", name, len(drawn), len(examples))
-        chosen += drawn
+    for groups, most in ((by_set, per_set), (guesses, multi_hop)):
+        for name, examples in sorted(groups.items()):
+            drawn = examples if len(examples) <= most else rng.sample(examples, most)
+            if examples:
+                _logger.info("%s: %d of %d examples.", name, len(drawn), len(examples))
+            chosen += drawn
     if per_relation:
         chosen += _fact_examples(readings, per_relation, rng)
     return list(_with_hard_distractors(chosen, readings, hard))
@@ -134,6 +143,16 @@ def _example(record: ReadingRecord) -> ReadingExample | None:
     return ReadingExample(
         record.question, answers, told, tuple(Shown.of(p) for p in record.passages if not p.gold)
     )
+
+
+def _guess(record: ReadingRecord) -> ReadingExample | None:
+    """A question of several gold passages with the only one of them that holds the answer."""
+    gold = [Shown.of(p) for p in record.passages if p.gold]
+    holding = [told for told in gold if occurrences(told.text, record.answers)]
+    if len(gold) < 2 or len(holding) != 1 or record.answers[0].lower() in ("yes", "no"):
+        return None
+    others = tuple(told for told in map(Shown.of, record.passages) if told != holding[0])
+    return ReadingExample(record.question, tuple(record.answers), holding[0], others)
 
 
 def _step_examples(plan: PlanRecord, passages: Sequence[Passage]) -> Iterator[ReadingExample]:
@@ -167,12 +186,19 @@ def _fact_examples(
         names = title_names(Document(passage.text, metadata={"title": passage.title}))
         for fact in facts_of(passage.text, names):
             question = rng.choice(fact.relation.questions).format(rng.choice(names))
-            example = ReadingExample(question, fact.objects, passage, ())
+            example = ReadingExample(question, _shortest(fact), passage, ())
             by_relation.setdefault(fact.relation.name, []).append(example)
     for name, examples in sorted(by_relation.items()):
         drawn = examples if len(examples) <= per_relation else rng.sample(examples, per_relation)
         _logger.info("%s: %d of %d facts.", name, len(drawn), len(examples))
         yield from drawn
+
+
+def _shortest(fact: Fact) -> tuple[str, ...]:
+    """Its objects, of a town only the name: "Ajaccio" of "Ajaccio, Corsica"."""
+    if fact.relation.leads_to == ("place",):
+        return tuple(name.partition(",")[0] for name in fact.objects)
+    return fact.objects
 
 
 def _with_hard_distractors(

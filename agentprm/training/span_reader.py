@@ -416,6 +416,8 @@ def _arguments(checkpoints: Path, how: SpanTraining) -> TrainingArguments:
         data_seed=how.seed,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        # On a GPU the tokens would come too slowly from one process.
+        dataloader_num_workers=4 if torch.cuda.is_available() else 0,
         report_to=[],
         label_names=[],
         disable_tqdm=True,

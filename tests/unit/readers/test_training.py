@@ -262,6 +262,36 @@ def test_facts_that_passages_state_become_examples() -> None:
     assert span_examples([record], hard=0) == []
 
 
+def test_a_town_is_named_without_its_region() -> None:
+    told = "Ray Lee (born 1 May 1900 in Ajaccio, Corsica) was an actor. He was educated at Foo College."
+    record = ReadingRecord.model_validate(
+        {"question": "Why?", "answers": [], "passages": [{"title": "Ray Lee", "text": told}]}
+    )
+    said = {e.answers for e in span_examples([record], per_relation=3, hard=0)}
+    assert ("Ajaccio",) in said
+    assert not any("Corsica" in answer for answers in said for answer in answers)
+
+
+def test_questions_of_two_passages_are_read_where_the_answer_stands() -> None:
+    film = {"title": "Up", "text": "Up is a film by Ann Fox.", "gold": True}
+    director = {"title": "Ann Fox", "text": "Ann Fox was born in Rome.", "gold": True}
+    other = {"title": "Bob", "text": "Bob was born in Oslo."}
+    record = ReadingRecord.model_validate(
+        {
+            "set": "s",
+            "question": "Where was the director of Up born?",
+            "answers": ["Rome"],
+            "passages": [film, director, other],
+        }
+    )
+    assert span_examples([record], hard=0) == []
+    (found,) = span_examples([record], multi_hop=5, hard=0)
+    assert found.gold.title == "Ann Fox"
+    assert {p.title for p in found.distractors} == {"Up", "Bob"}
+    twice = record.model_copy(update={"answers": ["Ann Fox"]})  # in both: which one answers is not known
+    assert span_examples([twice], multi_hop=5, hard=0) == []
+
+
 def test_the_command_refuses_settings_of_another_kind(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
