@@ -11,6 +11,7 @@ in four (batched) of their candidates is computed and the time multiplied; `--fu
 
     python benchmarks/engine.py                   # the packaged SmolLM2-135M, about a quarter of an hour
     python benchmarks/engine.py scoring --full
+    python benchmarks/engine.py scoring sampling precision --device cuda --dtype bfloat16
     python benchmarks/engine.py --tiny            # a random model, seconds: does it run?
     python benchmarks/engine.py llama_cpp --peer-python peers/bin/python   # that has llama-cpp-python
 """
@@ -143,8 +144,12 @@ def rescoring(
             starts = [len(ids) for ids in lm._text.encode(texts)]
             joint = lm._text.encode([t + c for t, (_, c) in zip(texts, part, strict=True)])
             width = max(map(len, joint))
-            ids = torch.tensor([[0] * (width - len(row)) + row for row in joint])
-            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in joint])
+            at_left = [[0] * (width - len(row)) for row in joint]
+            where = lm.model.device
+            ids = torch.tensor([gap + row for gap, row in zip(at_left, joint, strict=True)], device=where)
+            mask = torch.tensor(
+                [gap + [1] * len(row) for gap, row in zip(at_left, joint, strict=True)], device=where
+            )
             keep = max(len(row) - start for row, start in zip(joint, starts, strict=True)) + 1
             keep = 1 if readout == "verdict" else keep
             with torch.no_grad():
@@ -180,6 +185,12 @@ def unique_tokens(lm: TransformersLM, search: Search) -> int:
 
 
 clock: Callable[[], float] = time.perf_counter
+
+
+def finished() -> float:
+    """The time when the GPU has done what it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
@@ -231,7 +242,7 @@ def split(scores: list[float], search: Search) -> list[list[float]]:
 
 def part_sampling(lm: TransformersLM, prompt_tokens: int, n: int, new: int, repeats: int) -> None:
     prompt = Prompt((("user", Search(1, 1, 1, prompt_tokens, 1).prompt),))
-    ids = torch.tensor(lm._text.encode([lm._text.render(prompt)]))
+    ids = torch.tensor(lm._text.encode([lm._text.render(prompt)]), device=lm.model.device)
     ends, lm._ends = lm._ends, set()  # every sample gets its full length, as with min_new_tokens
 
     def sample() -> None:
@@ -461,7 +472,7 @@ def part_threads(lm: TransformersLM, alike: int, own: int, repeats: int) -> None
         ids = lm._text.encode([lm._text.render(prompt) for prompt in batch()[:8]])
         with torch.no_grad():
             for row in ids:
-                lm.model(torch.tensor([row]), logits_to_keep=1, use_cache=False)
+                lm.model(torch.tensor([row], device=lm.model.device), logits_to_keep=1, use_cache=False)
         return sum(map(len, ids))
 
     every, usual = torch.get_num_threads(), passes.even_parts
@@ -541,7 +552,7 @@ def part_llama_cpp(lm: TransformersLM, python: str, repeats: int) -> None:
     table("The same weights in llama.cpp", head, rows)
 
 
-def tiny_model() -> TransformersLM:
+def tiny_model(device: torch.device) -> TransformersLM:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = default_language_model().tokenizer
@@ -554,7 +565,7 @@ def tiny_model() -> TransformersLM:
         num_key_value_heads=2,
         max_position_embeddings=8192,
     )
-    return TransformersLM(LlamaForCausalLM(config), tokenizer)
+    return TransformersLM(LlamaForCausalLM(config).to(device), tokenizer)
 
 
 def main() -> None:
@@ -576,6 +587,8 @@ def main() -> None:
         "--cpu-time", action="store_true", help="processor time of one thread: for a machine that is not idle"
     )
     parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, …")
+    parser.add_argument("--dtype", default="float32", help="precision of the model")
     parser.add_argument("--compile", action="store_true", help="precision: torch.compile, too (minutes)")
     parser.add_argument("--peer-python", help="llama_cpp: an interpreter that has llama-cpp-python")
     arguments = parser.parse_args()
@@ -584,19 +597,28 @@ def main() -> None:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose of {', '.join(PARTS + EXTRA)}")
     if "llama_cpp" in arguments.parts and not arguments.peer_python:
         parser.error("llama_cpp needs --peer-python, an interpreter that has llama-cpp-python")
+    global clock  # noqa: PLW0603
     if arguments.cpu_time:
-        global clock
         clock, arguments.threads = time.process_time, 1
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    where = torch.device(arguments.device)
+    if where.type == "cuda":
+        clock = finished
     if arguments.tiny:
-        lm = tiny_model()
+        lm = tiny_model(where)
     else:
-        lm = TransformersLM(arguments.model) if arguments.model else default_language_model()
+        options = {"device": arguments.device, "dtype": arguments.dtype}
+        lm = (
+            TransformersLM(arguments.model, **options)
+            if arguments.model
+            else default_language_model(**options)
+        )
     load = os.getloadavg()[0]
     size = sum(p.numel() for p in lm.model.parameters()) / 1e6
+    machine = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.machine()
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {load:.1f}, "
+        f"{machine}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {load:.1f}, "
         f"torch {torch.__version__}, {lm.model.dtype}, {size:.0f} M"
     )
     if load > 0.5:

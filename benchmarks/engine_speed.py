@@ -59,12 +59,12 @@ def precision(
     variants: list[tuple[str, Callable[[], Any]]] = [
         ("fp32", lambda: model),
         ("bf16", lambda: copy.deepcopy(model).bfloat16()),
-        ("int8, dynamic (torch.ao)", dynamic),
-        ("int8, weights only", weights),
     ]
+    if model.device.type == "cpu":
+        variants += [("int8, dynamic (torch.ao)", dynamic), ("int8, weights only", weights)]
     if compiled:
         variants.append(("fp32, torch.compile", lambda: torch.compile(copy.deepcopy(model), dynamic=True)))
-    text = torch.tensor([ids[:PREFILL]])
+    text = torch.tensor([ids[:PREFILL]], device=model.device)
     with torch.no_grad():
         exact = model(text, use_cache=False).logits[0].float().log_softmax(-1)
         return [[name, *_figures(make, text, exact, repeats, clock)] for name, make in variants]

@@ -11,27 +11,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
+pytest.importorskip("peft")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from agentprm.errors import ConfigurationError  # noqa: E402
 from agentprm.lm import Prompt, SamplingParams, TransformersLM, as_language_model  # noqa: E402
 from agentprm.rewards import LogRatio  # noqa: E402
+from tests.tiny_models import ADAPTERS, likelihood, save_adapter  # noqa: E402
 from tests.unit.lm.conftest import build_model, build_tokenizer  # noqa: E402
 
-ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-KINDS = {
-    "planner": {"r": 4, "lora_alpha": 8, "target_modules": ALL},
-    "reader": {"r": 2, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], "use_rslora": True},
-    "critic": {
-        "r": 4,
-        "lora_alpha": 4,
-        "target_modules": ["v_proj", "up_proj"],
-        "rank_pattern": {"up_proj": 2},
-        "alpha_pattern": {"layers.1.self_attn.v_proj": 12},
-    },
-}
 SHARED = "The capital of France is Paris and the river is the Seine. Who wrote the play?"
 
 
@@ -52,24 +41,12 @@ def tokenizer():
     return build_tokenizer()
 
 
-def save_adapter(folder, base, seed, **config):
-    """An adapter with weights that matter, as peft saves it; returns peft's own model with it."""
-    torch.manual_seed(seed)
-    model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(**config))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.3)
-    model.save_pretrained(folder)
-    return model.eval()
-
-
 @pytest.fixture(scope="module", params=["llama", "gemma3"])
 def world(request, tokenizer, tmp_path_factory):
     """A base model, folders of adapters, and per adapter (and for none) peft's model."""
     base = build_model(request.param, len(tokenizer))
     folders, oracles = {}, {None: copy.deepcopy(base)}
-    for seed, (name, config) in enumerate(KINDS.items()):
+    for seed, (name, config) in enumerate(ADAPTERS.items()):
         folders[name] = tmp_path_factory.mktemp(name)
         oracles[name] = save_adapter(folders[name], base, seed, **config)
     return base, folders, oracles
@@ -79,17 +56,6 @@ def world(request, tokenizer, tmp_path_factory):
 def lm(world, tokenizer):
     base, folders, _ = world
     return TransformersLM(copy.deepcopy(base), tokenizer, adapters=folders)
-
-
-def likelihood(model, tokenizer, prompt, continuation):
-    """A continuation's log-probability by one plain forward pass of the whole text."""
-    messages = [{"role": role, "content": text} for role, text in prompt.messages]
-    head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(head + continuation, add_special_tokens=False)["input_ids"]
-    start = len(tokenizer(head, add_special_tokens=False)["input_ids"])
-    with torch.no_grad():
-        logprobs = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
-    return sum(float(logprobs[at - 1, ids[at]]) for at in range(start, len(ids)))
 
 
 TEXTS = [" a poet", " the river Seine", " from the north", " x"]
@@ -124,7 +90,7 @@ def test_each_adapter_samples_as_its_merged_model_does(lm, world, tokenizer):
 
 
 def test_interleaved_requests_never_meet_in_the_prefix_cache(lm, world, tokenizer):
-    names = [*KINDS, None] * 6
+    names = [*ADAPTERS, None] * 6
     random.Random(1).shuffle(names)
     for turn, name in enumerate(names):
         prompt, text = ask(f"Question {turn % 3}?"), TEXTS[turn % 4]
@@ -158,7 +124,7 @@ def test_adapters_in_one_batch(lm, world, tokenizer):
         return sampled, scored
 
     with ThreadPoolExecutor(4) as pool:
-        results = dict(zip([*KINDS, None], pool.map(run, [*KINDS, None]), strict=True))
+        results = dict(zip([*ADAPTERS, None], pool.map(run, [*ADAPTERS, None]), strict=True))
     assert max(together) > 1
     for name, (sampled, scored) in results.items():
         assert scored == pytest.approx(
@@ -233,7 +199,7 @@ def test_a_model_without_adapters_has_none(tokenizer):
 def test_the_bound_of_the_cache_is_that_of_all_adapters_together(world, tokenizer):
     base, folders, _ = world
     lm = TransformersLM(copy.deepcopy(base), tokenizer, adapters=folders, cache_bytes=60_000)
-    for name in [*KINDS, None]:
+    for name in [*ADAPTERS, None]:
         lm.with_adapter(name).loglikelihood([ask("Who wrote it?")], [[" x"]])
         assert lm.cache_bytes <= 60_000
 
