@@ -1,6 +1,7 @@
 """Whether the gate of the refinement fires where steps are wrong, and where it should stand.
 
     python benchmarks/gate.py --data 2wiki --skip 100 --limit 64 --index-cache idx --out log.jsonl
+    python benchmarks/gate.py --data 2wiki --skip 100 --limit 64 --reader --index-cache idx --out log.jsonl
     python benchmarks/gate.py --tiny
 
 The gate judges one candidate of each choice: the one that the reward likes best. The choices are those of
@@ -13,9 +14,9 @@ same, so what was scored there is not scored again. A gate is right to fire wher
 - lost: of the choices whose best candidate is right, those at which it fires. They cost a refinement, and
   are kept unless the reward is misled.
 
-*default* is the gate of the default reward. *fitted* stands where recall and the share of right steps that
-pass have the best harmonic mean (`best_threshold`) on the other half of the questions; the last line is that
-on all of them, which is what a default is set to. Intervals are 95 % bootstrap intervals over questions.
+*default* is the gate that the reward comes with. *fitted* stands where recall and the share of right steps
+that pass have the best harmonic mean (`best_threshold`) on the other half of the questions; the last line is
+that on all of them, which is what a default is set to. Intervals are 95 % bootstrap intervals over questions.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from agentprm.evaluation.rewards import best_threshold
 from agentprm.rewards.default import GATE
 
 Row = dict[str, Any]
+DEFAULTS = {"grounding x query likelihood": {"default": GATE}}  # gates other than the middle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,9 +70,7 @@ def gate(args: argparse.Namespace) -> None:
         questions.append(choices)
         print(f"{number}/{len(asked)} questions", file=sys.stderr, flush=True)
     for name in args.rewards:
-        gates = {"middle of the space": 0.5}
-        if name == "grounding x query likelihood":
-            gates["default"] = GATE
+        gates = {"middle of the space": 0.5, **DEFAULTS.get(name, {})}
         table(name, [choices[name] for choices in questions], gates)
 
 

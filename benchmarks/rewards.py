@@ -126,6 +126,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)
     parser.add_argument("--out", help="JSONL log of all scores, to resume from")
     parser.add_argument("--index-cache", help="folder that keeps the index of 'steps'")
+    parser.add_argument(
+        "--reader", action="store_true", help="'steps': the packaged reader reads them, five passages each"
+    )
     parser.add_argument("--model", help="Hugging Face name or path; the packaged model if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="a few built-in items and a scripted model")
@@ -152,6 +155,7 @@ class Runner:
         self.item = ""  # the one being scored
         self.run = json.dumps(
             [args.task, args.data and Path(args.data).name, args.model or "packaged", args.seed]
+            + (["reader"] if args.reader else [])
         )
         if args.out:
             path = Path(args.out)
@@ -529,7 +533,9 @@ def sample_steps(runner: Runner, args: argparse.Namespace, question: Row) -> lis
 
     if not _NODES:
         store = index(read_dataset(args.data), args)
-        _NODES.extend([ProposeSteps(runner.model), RetrieveSteps(store, k=1), CompleteSteps(runner.model)])
+        read = 5 if args.reader else 1  # the defaults of the search
+        completer = CompleteSteps(default_reader() if args.reader else runner.model, passages=read)
+        _NODES.extend([ProposeSteps(runner.model), RetrieveSteps(store, k=read), completer])
     state: dict[str, Any] = {"question": question["text"]}
     batches = []
     for number in range(2):
