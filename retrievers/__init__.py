@@ -11,7 +11,7 @@ order in which data flows:
 - An index: `index_core` keeps vectors and keys (`vectors`), documents (`document_table`) and an index
   over the vectors (`approximate`, `gpu`) in step; `filters` says which may be found.
 - On disk: `index_files` and `kept_text` write and open the parts, `generations` switches from one state to
-  the next under a lock (`locking`), `fingerprint` knows the embeddings, `fsck` checks and goes back,
+  the next under a lock (`files`), `fingerprint` knows the embeddings, `fsck` checks and goes back,
   `files` opens what a stranger may have made.
 - A query finds passages: `lexical` by words, `fusion` by words and vectors, `self_search` in the memory of a
   model. `summary_tree` is read from the top down.
@@ -34,12 +34,12 @@ from agentprm.retrievers.feedback import (
     rocchio,
 )
 from agentprm.retrievers.feedback_retriever import FeedbackRetriever, default_retriever
+from agentprm.retrievers.files import WriterConflictError
 from agentprm.retrievers.fsck import FsckReport, fsck, roll_back
 from agentprm.retrievers.fusion import HybridRetriever
 from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.links import LinkFeedback, LinkWeights
 from agentprm.retrievers.loading import LoadReport, Skipped, load_folder
-from agentprm.retrievers.locking import WriterConflictError
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import JudgeSelector, MarginSelector, Selection, TopSelector
 from agentprm.retrievers.self_search import SelfSearch

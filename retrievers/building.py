@@ -26,10 +26,9 @@ from langchain_core.embeddings import Embeddings
 from agentprm.errors import ConfigurationError, IndexCorruptError, IndexMismatchError, InputError
 from agentprm.retrievers.document_table import Record, make_record
 from agentprm.retrievers.faiss_store import FaissStore
-from agentprm.retrievers.files import refuse_link, storage_errors
+from agentprm.retrievers.files import FolderLock, refuse_link, storage_errors
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
 from agentprm.retrievers.generations import current_pointer, is_own_name
-from agentprm.retrievers.locking import FolderLock
 from agentprm.retrievers.vectors import FloatArray, Metric, check_metric
 from agentprm.text import clean_text
 

@@ -58,9 +58,6 @@ class FaissStore(SavedStore):
         settings = IndexSettings(factory, metric, ef_search, nprobe)
         super().__init__(embedding, [IndexCore(settings)], async_workers)
 
-    def _place(self, name: str) -> int:
-        return 0
-
     def _write(self, folder: Path) -> dict[str, Any]:
         write_index(self._cores[0], folder)
         return contents(self._cores[0])

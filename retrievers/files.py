@@ -1,7 +1,7 @@
 """Files of folders that a stranger may have made or that may lie on a failing disk.
 
 What is read is a regular file of a bounded size, never a pipe, a device or a link; what is written is
-never written through a link; what the disk refuses is said in one sentence.
+never written through a link, and by one process at a time; what the disk refuses is said in one sentence.
 """
 
 from __future__ import annotations
@@ -10,18 +10,33 @@ import errno
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from agentprm.errors import IndexCorruptError, StorageError
+from agentprm.errors import AgentPRMError, IndexCorruptError, StorageError
 
-__all__ = ["create_file", "open_regular", "read_array", "read_bounded", "refuse_link", "storage_errors"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "FolderLock",
+    "WriterConflictError",
+    "create_file",
+    "open_regular",
+    "read_array",
+    "read_bounded",
+    "refuse_link",
+    "storage_errors",
+]
 
 _READ = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY"))
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -144,3 +159,58 @@ def _storage_error(folder: Path, full: bool, reason: str, kept: str) -> StorageE
     return StorageError(
         f"{folder} cannot be read or written ({reason}): check the disk and try again. {kept}"
     )
+
+
+class WriterConflictError(AgentPRMError):
+    """Another writer holds the folder, or has changed it since this store was opened."""
+
+
+class FolderLock:
+    """Exclusive lock of the writers of one folder, freed by the system when its holder dies.
+
+    Args:
+        path: The lock file; created when missing and never deleted.
+        timeout_s: Seconds to wait for another writer before giving up.
+    """
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> FolderLock:
+        self._file = refuse_link(self._path).open("a+b")
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            while not _locked(self._file):
+                if time.monotonic() >= deadline:
+                    raise WriterConflictError(
+                        f"Another process is writing to {self._path.parent}; it did not finish within "
+                        f"{self._timeout_s:g} s. Wait for it, or pass a longer lock_timeout_s."
+                    )
+                time.sleep(0.02)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Takes the lock of an open file, unless somebody else has it."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            file.seek(0)
+            locking: Any = msvcrt
+            locking.locking(file.fileno(), locking.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentprm.errors import AgentPRMError, IndexCorruptError, InputError
 from agentprm.retrievers.faiss_store import shard_parts
-from agentprm.retrievers.files import storage_errors
+from agentprm.retrievers.files import FolderLock, storage_errors
 from agentprm.retrievers.generations import (
     Generation,
     generations,
@@ -19,7 +19,6 @@ from agentprm.retrievers.generations import (
 )
 from agentprm.retrievers.index_files import inconsistencies, open_index
 from agentprm.retrievers.kept_text import KeptMentions
-from agentprm.retrievers.locking import FolderLock
 
 __all__ = ["FsckReport", "fsck", "roll_back"]
 

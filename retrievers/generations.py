@@ -30,13 +30,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentprm.errors import AgentPRMError, IndexCorruptError, InputError, StorageError
 from agentprm.retrievers.files import (
+    FolderLock,
+    WriterConflictError,
     create_file,
     open_regular,
     read_bounded,
     refuse_link,
     storage_errors,
 )
-from agentprm.retrievers.locking import FolderLock, WriterConflictError
 
 __all__ = [
     "FORMAT_VERSION",

@@ -352,14 +352,14 @@ class LexicalIndex:
     def _search(self, weights: Mapping[str, float], k: int, filter: Filter) -> list[tuple[Document, float]]:
         if k < 1:
             raise ConfigurationError(f"k must be at least 1, not {k}.")
-        allowed = compile_filter(filter)
+        allowed = None if filter is None else compile_filter(filter)
         seen: set[str] = set()
         found: list[tuple[Document, float]] = []
-        size = k if filter is None else 4 * k
+        size = k if allowed is None else 4 * k
         while True:
             scores = dict(self._bm25.best(weights, size))
             fresh = [i for i in scores if i not in seen]
-            found += [(d, scores[str(d.id)]) for d in self._get(fresh) if allowed(d)]
+            found += [(d, scores[str(d.id)]) for d in self._get(fresh) if allowed is None or allowed(d)]
             if len(found) >= k or len(scores) < size:
                 return found[:k]
             seen.update(fresh)

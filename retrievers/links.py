@@ -52,7 +52,7 @@ class Candidates:
     def __init__(self, index: VectorIndex, vector: FloatArray, filter: Any, hits: RankedList) -> None:
         self._index = index
         self._vector = unit(np.asarray(vector, dtype=np.float32)[None, :])[0]
-        self._allowed = document_test(index, filter)
+        self._allowed = None if filter is None else document_test(index, filter)
         self._documents: dict[str, Document | None] = {str(d.id): d for d, _ in hits}
         self._linked: dict[str, list[tuple[Target, float, float]]] = {}
         cosines = self._cosines(list(self._documents)).values()
@@ -71,7 +71,8 @@ class Candidates:
             return
         index: Any = self._index
         self._documents.update(dict.fromkeys(missing))
-        read = {str(d.id): d for d in index.get_by_ids(missing) if self._allowed(d)}
+        found = index.get_by_ids(missing)
+        read = {str(d.id): d for d in found if self._allowed is None or self._allowed(d)}
         self._documents.update(read)
         self._scores.update((i, min(c, self._floor)) for i, c in self._cosines(list(read)).items())
 

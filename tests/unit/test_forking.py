@@ -7,8 +7,7 @@ import weakref
 
 import pytest
 
-from agentprm.forking import ForkSafeLock, after_fork
-from agentprm.retrievers.locking import ReadWriteLock
+from agentprm.forking import ForkSafeLock, ReadWriteLock, after_fork
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 

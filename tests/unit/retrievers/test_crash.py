@@ -20,7 +20,7 @@ from langchain_core.embeddings import Embeddings
 from agentprm.errors import AgentPRMError
 from agentprm.retrievers import FaissStore, ShardedFaissStore, WriterConflictError, build_index, fsck
 from agentprm.retrievers.building import holds_only_index
-from agentprm.retrievers.locking import FolderLock
+from agentprm.retrievers.files import FolderLock
 
 KILLS = int(os.environ.get("AGENTPRM_CRASH_KILLS", "40"))
 MUTATIONS = int(os.environ.get("AGENTPRM_MUTATIONS", "600"))
