@@ -66,6 +66,16 @@ def add(commands: Any) -> None:
         help="for a span reader: plans, whose steps it learns",
     )
     command.add_argument(
+        "--readings",
+        metavar="FILE",
+        nargs="*",
+        default=[],
+        help="for a planner: examples of reading, of whose questions and passages further plans are composed",
+    )
+    command.add_argument(
+        "--composed", type=count, metavar="N", help="for a planner: most plans that are composed (12,000)"
+    )
+    command.add_argument(
         "--per-set", type=count, metavar="N", help="for a span reader: most examples of a set (1,500)"
     )
     command.add_argument(
@@ -112,6 +122,10 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     progress = error_console(args.quiet)
+    if args.what != "planner" and any(getattr(args, name) for name in _OF_PLANNERS):
+        raise ConfigurationError("--readings and --composed are for planners.")
+    if args.composed and not args.readings:
+        raise ConfigurationError("--composed needs examples of reading to compose plans of (--readings).")
     kinds = _KINDS.get(args.what, ())
     if args.kind is None:
         args.kind = next(iter(kinds), None)
@@ -135,12 +149,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _planner(args: argparse.Namespace, progress: Console) -> FitReport | None:
-    from agentprm.training.data import PlanRecord
+    from agentprm.training.data import PlanRecord, ReadingRecord, read_records
     from agentprm.training.planner import plan_examples
 
-    return _train_text(args, progress, PlanRecord, plan_examples)
+    composed: list[PlanRecord] = []
+    if args.readings:
+        from agentprm.training.compositions import composed_plans
+
+        readings = [record for path in args.readings for record in read_records(path, ReadingRecord)]
+        tell(progress, f"Composing plans of {len(readings):,} records of reading")
+        composed = composed_plans(readings, args.composed or 12_000, seed=args.seed)
+    return _train_text(args, progress, PlanRecord, plan_examples, composed)
 
 
+_OF_PLANNERS = ("readings", "composed")
 _OF_SPAN_READERS = ("plans", "start", "facts", "per_set", "multi_hop", "distractors", "groups")
 # What a span reader's training has no use for.
 _OF_LANGUAGE_MODELS = (
@@ -236,11 +258,12 @@ def _train_text(
     progress: Console,
     kind: type[Record],
     examples_of: Callable[[Sequence[Any]], Sequence[Any]],
+    further: Sequence[Record] = (),
 ) -> FitReport | None:
-    """Trains a language model on the replies that records of a kind give."""
+    """Trains a language model on the replies that records of a kind give, and further ones."""
     from agentprm.training.language_model import train_language_model
 
-    return _train(args, progress, kind, train_language_model, examples_of, kind=args.what)
+    return _train(args, progress, kind, train_language_model, examples_of, further, kind=args.what)
 
 
 def _train(
@@ -249,6 +272,7 @@ def _train(
     record: type[Record],
     train: Callable[..., FitReport | None],
     examples_of: Callable[[Sequence[Any]], Sequence[Any]] = list,
+    further: Sequence[Record] = (),
     **more: Any,
 ) -> FitReport | None:
     """Calls a trainer with the examples that records of a kind give, and the options."""
@@ -258,7 +282,7 @@ def _train(
         if getattr(args, name):
             flag = {"start": "from"}.get(name, name.replace("_", "-"))
             raise ConfigurationError(f"--{flag} is for span readers (--kind span).")
-    records, held_out = _records(args, record)
+    records, held_out = _records(args, record, further)
     # Not every record gives an example; the card names the sets of those that do.
     used = [(one.set, example) for one in records for example in examples_of([one])][: args.limit]
     examples, dev = [example for _, example in used], examples_of(held_out)
@@ -282,14 +306,16 @@ def _train(
         )
 
 
-def _records(args: argparse.Namespace, kind: type[Record]) -> tuple[list[Any], list[Any]]:
+def _records(
+    args: argparse.Namespace, kind: type[Record], further: Sequence[Record]
+) -> tuple[list[Any], list[Any]]:
     """Records to train on, in an order drawn at random, and those held out."""
     import random
 
     from agentprm.training.data import read_records
     from agentprm.training.splits import split_by_question
 
-    records = [record for path in args.data for record in read_records(path, kind)]
+    records = [*(record for path in args.data for record in read_records(path, kind)), *further]
     train, dev = split_by_question(records, 0.1 if args.dev is None else args.dev, seed=args.seed)
     rng = random.Random(args.seed)
     rng.shuffle(train)

@@ -11,10 +11,10 @@ facts that `patterns` reads with the table of `relations`, in other words by `re
 `span_reader` trains a reader that quotes (`agentprm.readers.SpanReader`), on the examples of `span_examples`.
 `fitting` is the loop that the trainers share, `folder` what they write, `lora` the adapters that they train.
 `bases` opens the model to train. `language_model` teaches a language model replies; `planner` and
-`language_reader` say which ones. `reward_model` trains what scores steps or candidates, `preferences` by
-comparisons, judgements and outcomes, with the `losses`; `rounds` does so again and again, `online` while the
-reward is used. `merging` makes one adapter of several. `rerankers` and `feedback_encoder` train parts of
-retrieval.
+`language_reader` say which ones, and `compositions` composes plans. `reward_model` trains what scores steps
+or candidates, `preferences` by comparisons, judgements and outcomes, with the `losses`; `rounds` does so
+again and again, `online` while the reward is used. `merging` makes one adapter of several. `rerankers` and
+`feedback_encoder` train parts of retrieval.
 """
 
 from agentprm.training.choosing import annotator, balanced, choose_questions, domain_weights

@@ -15,7 +15,7 @@ import regex
 from agentprm.text import one_line, sentence_ends, words
 from agentprm.training.relations import RELATIONS, SITES, Kind, Relation, filled
 
-__all__ = ["Fact", "Subject", "facts_of", "opens_with", "subject_of"]
+__all__ = ["ANAPHOR", "Fact", "Subject", "facts_of", "opens_with", "sentences", "subject_of"]
 
 
 class Fact(NamedTuple):
@@ -92,8 +92,8 @@ _LIVED = regex.compile(
         r"|^[^()]{0,80}\([^()]{0,40}DATE\s*[–—-]\s*(?:[^()]{0,30}\s)?DATE"
     )
 )
-# What a later sentence about the subject may begin with.
-_ANAPHOR = regex.compile(rf"(?:He|She|It|(?:The|This)\s+(?:{_WORK}|{_GROUP}|{SITES}|species))\s+\p{{Ll}}")
+#: What a later sentence about the subject may begin with.
+ANAPHOR = regex.compile(rf"(?:He|She|It|(?:The|This)\s+(?:{_WORK}|{_GROUP}|{SITES}|species))\s+\p{{Ll}}")
 _EDGE = regex.compile(r"^[\s\"“”'‘’(]*(?:The\s+)?[\s\"“”'‘’]*", regex.IGNORECASE)
 # After one of these a sentence speaks of something else than its subject.
 _ELSE = regex.compile(
@@ -117,7 +117,7 @@ _ABBREVIATED = regex.compile(r"(?:\b\p{Lu}|\b(?:Jr|Sr|St|Dr|Mr|Mrs|Ms|No|Mt|Vol|
 
 def subject_of(text: str) -> Subject:
     """What a passage that opens as an article does is about, judged by its first sentence."""
-    first = next((sentence for _, sentence in _sentences(text)), "")
+    first = next((sentence for _, sentence in sentences(text)), "")
     found = [
         (match.start("noun"), kind, match["noun"])
         for kind, pattern in _KINDS
@@ -157,8 +157,8 @@ def facts_of(text: str, names: Sequence[str]) -> list[Fact]:
     kind = subject_of(text).kind
     table = [relation for relation in RELATIONS if not relation.subjects or kind in relation.subjects]
     found: dict[str, list[Fact]] = {}
-    for place, (start, sentence) in enumerate(_sentences(text)):
-        if place and not (_ANAPHOR.match(sentence) or opens_with(sentence, names)):
+    for place, (start, sentence) in enumerate(sentences(text)):
+        if place and not (ANAPHOR.match(sentence) or opens_with(sentence, names)):
             continue
         for relation in table:
             if any(cue in sentence for cue in relation.cues):
@@ -196,8 +196,8 @@ def _fact(relation: Relation, match: regex.Match[str], start: int, sentence: str
     )
 
 
-def _sentences(text: str) -> Iterator[tuple[int, str]]:
-    """Sentences with their places; an initial or an abbreviation ends none."""
+def sentences(text: str) -> Iterator[tuple[int, str]]:
+    """The sentences of a text with their places; an initial or an abbreviation ends none."""
     start = 0
     for end in [*sentence_ends(text), len(text)]:
         before = text[start:end]
