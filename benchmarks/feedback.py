@@ -8,9 +8,9 @@
 Passages, queries and feedback texts are embedded once with the packaged all-MiniLM-L6-v2 and kept in the
 cache. `default` is `default_retriever` beside what it is made of, also with several passages of one title
 and with a misspelt name in each question; `vectors` are the methods that embed nothing new, `texts` those
-that do, and `judge` lets the packaged language model pick the feedback by query likelihood. Every list is
-compared with the dense one of the set as it is, on the same questions; a star marks a difference whose 95 %
-bootstrap interval excludes 0.
+that do, and `judge` lets the packaged language model pick the feedback, by query likelihood and by yes or
+no. Every list is compared with the dense one of the set as it is, on the same questions; a star marks a
+difference whose 95 % bootstrap interval excludes 0.
 """
 
 from __future__ import annotations
@@ -388,26 +388,34 @@ def entities(prompts: list[str]) -> list[str]:
 
 
 def judge_rows(data: DataSet) -> Iterator[tuple[str, Lists]]:
-    """The packaged language model picks the feedback."""
+    """The packaged language model picks the feedback, beside nobody and a judge who knows the answer."""
     from agentprm.packaged import default_language_model
-    from agentprm.rerank import QueryLikelihoodReranker
+    from agentprm.rerank import LogitReranker, QueryLikelihoodReranker
 
-    selector = JudgeSelector(QueryLikelihoodReranker(model=default_language_model()), threshold=None)
-    chosen = [selector.select(q, hits) for q, hits in zip(data.queries.values(), data.dense, strict=True)]
-    for name, method in (
-        ("rocchio .5/.5", VectorFeedback()),
-        ("rocchio .5/.5/.1", VectorFeedback(gamma=0.1)),
-        ("links", LinkFeedback()),
-    ):
-        lists = [
-            method.expand(text, vector, hits, data.store, k=DEPTH, selection=selection)
-            for text, vector, hits, selection in zip(
-                data.queries.values(), data.query_vectors, data.dense, chosen, strict=True
-            )
-        ]
-        yield f"{name}, query likelihood", lists
-        if name == "rocchio .5/.5":
-            yield f"{name}, query likelihood, rrf 2:1", merged(data, lists, "rrf")
+    model = default_language_model()
+    truth = {text: data.qrels[query] for query, text in data.queries.items()}
+    selectors: dict[str, Selector] = {
+        "first three": TopSelector(3),
+        "query likelihood": JudgeSelector(QueryLikelihoodReranker(model=model), threshold=None),
+        "yes or no": JudgeSelector(LogitReranker(model=model), threshold=None),
+        "perfect judge": JudgeSelector(lambda q, found: [float(str(d.id) in truth[q]) for d in found]),
+    }
+    for judge, selector in selectors.items():
+        chosen = [selector.select(q, hits) for q, hits in zip(data.queries.values(), data.dense, strict=True)]
+        for name, method in (
+            ("rocchio .5/.5", VectorFeedback()),
+            ("rocchio .5/.5/.1", VectorFeedback(gamma=0.1)),
+            ("links", LinkFeedback()),
+        ):
+            lists = [
+                method.expand(text, vector, hits, data.store, k=DEPTH, selection=selection)
+                for text, vector, hits, selection in zip(
+                    data.queries.values(), data.query_vectors, data.dense, chosen, strict=True
+                )
+            ]
+            yield f"{name}, {judge}", lists
+            if name == "rocchio .5/.5":
+                yield f"{name}, {judge}, rrf 2:1", merged(data, lists, "rrf")
 
 
 def measure(data: DataSet, lists: Lists) -> dict[str, list[float]]:

@@ -2,7 +2,8 @@
 
 Compares a plain loop with `LocalExecutor` and with `RayExecutor` on a cluster of this machine. The
 workers' processes start with each run: the time to the first outcome tells what that takes, and the
-rate of the second half of the outcomes how the executor does on longer runs.
+rate of the second half of the outcomes how the executor does on longer runs. Without Ray its rows are
+left out.
 
     python benchmarks/scale.py             # a few minutes
     python benchmarks/scale.py --tiny      # seconds: does it run?
@@ -11,6 +12,7 @@ rate of the second half of the outcomes how the executor does on longer runs.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import statistics
 import tempfile
@@ -88,12 +90,14 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    has_ray = importlib.util.find_spec("ray") is not None
+    if has_ray:
+        import ray
 
-    ray.init(
-        "local", num_cpus=args.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-        object_store_memory=100_000_000,
-    )  # fmt: skip
+        ray.init(
+            "local", num_cpus=args.workers, include_dashboard=False, log_to_driver=False,
+            logging_level="ERROR", object_store_memory=100_000_000,
+        )  # fmt: skip
     share = 20 if args.tiny else 1
     works: list[tuple[str, Factory, int]] = [
         ("nothing", nothing, 2000 // share),
@@ -101,15 +105,19 @@ def main() -> None:
         ("compute 20 ms", partial(computing, 250_000), 100 // share),
         ("compute 0.2 s", partial(computing, 2_500_000), 40 // share),
     ]
-    threads, cluster = LocalExecutor(args.workers), RayExecutor(workers=args.workers)
+    threads = LocalExecutor(args.workers)
     ways = [
         ("loop", loop),
         ("local", partial(streamed, LocalExecutor())),
         ("local, journal", partial(journaled, LocalExecutor())),
         (f"{args.workers} threads, journal", partial(journaled, threads)),
-        (f"Ray, {args.workers} processes", partial(streamed, cluster)),
-        (f"Ray, {args.workers} processes, journal", partial(journaled, cluster)),
     ]
+    if has_ray:
+        cluster = RayExecutor(workers=args.workers)
+        ways += [
+            (f"Ray, {args.workers} processes", partial(streamed, cluster)),
+            (f"Ray, {args.workers} processes, journal", partial(journaled, cluster)),
+        ]
     print("| items | way | first outcome, s | second half, ms per item | speed-up |\n|---|---|--:|--:|--:|")
     for name, factory, count in works:
         base = None
@@ -119,7 +127,8 @@ def main() -> None:
             base = base or each
             gain = "" if name == "nothing" else f"{base / each:.2f}"
             print(f"| {count:,} of {name} | {way} | {first:.3f} | {1000 * each:.3f} | {gain} |", flush=True)
-    ray.shutdown()
+    if has_ray:
+        ray.shutdown()
 
 
 if __name__ == "__main__":
