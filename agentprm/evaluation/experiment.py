@@ -81,7 +81,7 @@ def evaluate(
         run = json.dumps({"setup": setup.name, **setup.settings, "data": dataset.name})
         traces = None if folder is None else folder / "traces" / _folder_name(setup.name, run)
         records = run_questions(
-            setup.graph if where is not None or hasattr(setup.graph, "invoke") else _Late(setup.graph),
+            setup.graph,
             dataset.questions,
             run=run,
             log=None if folder is None else folder / "records.jsonl",
@@ -104,18 +104,6 @@ def evaluate(
             on_verdict=on_verdict,
         )
     return summarize(dataset, runs, verdicts=verdicts, baseline=baseline, ks=ks, seed=seed)
-
-
-class _Late:
-    """A graph that is made when it is first asked."""
-
-    def __init__(self, make: Callable[[], Answerer]) -> None:
-        self._make = make
-        self._graph: Answerer | None = None
-
-    def invoke(self, input: Any, /) -> Any:
-        self._graph = self._graph or self._make()
-        return self._graph.invoke(input)
 
 
 def _as_setups(setups: Any, prices: Prices | None) -> list[Setup]:

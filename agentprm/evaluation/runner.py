@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TextIO, cast
@@ -97,8 +98,9 @@ def run_questions(
     With an executor, such an error lets the other questions finish first.
 
     Args:
-        graph: A compiled graph or another runnable that takes `{"question": ...}`. For an executor whose
-            workers are other processes, a function without arguments that makes it: each calls it once.
+        graph: A compiled graph or another runnable that takes `{"question": ...}`; or a function without
+            arguments that makes it, which is called when the first question is asked, and for an executor
+            whose workers are other processes once in each. What it takes is not counted as the question's.
         questions: The questions, in order.
         run: Name of the run. Lines of other runs in the same log are left alone, so put into it
             whatever changes the results.
@@ -116,8 +118,10 @@ def run_questions(
         InputError: If the log cannot be written or is another kind of file.
         AgentPRMError: If questions failed on an executor. Run again to ask only those.
     """
-    if executor is None and not hasattr(graph, "invoke"):
-        raise ConfigurationError("graph has no invoke method; a function that makes one needs an executor.")
+    if not hasattr(graph, "invoke") and not callable(graph):
+        raise ConfigurationError(
+            "graph has no invoke method; give a compiled graph, or a function that makes it."
+        )
     texts = {question.id: question.text for question in questions}
     done = {
         record["question_id"]: record
@@ -143,12 +147,11 @@ def run_questions(
         return record
 
     asker = _Asker(graph, run, (settings or {}) if traces else None)
+    ask = cache(asker)  # nothing is made where nothing is missing
     try:
         if executor is None:
             return [
-                report(done[question.id], True)
-                if question.id in done
-                else finished(asker.ask(cast("Answerer", graph), question))
+                report(done[question.id], True) if question.id in done else finished(ask()(question))
                 for question in questions
             ]
         for question in questions:

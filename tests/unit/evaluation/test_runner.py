@@ -11,7 +11,7 @@ import pytest
 from langchain_core.documents import Document
 
 from agentprm.budget import record
-from agentprm.errors import InputError, TransientModelError
+from agentprm.errors import ConfigurationError, InputError, TransientModelError
 from agentprm.evaluation import (
     QaQuestion,
     evidence_order,
@@ -100,6 +100,25 @@ def test_a_finished_question_is_not_asked_again(tmp_path):
     run_questions(again, QUESTIONS, run="other settings", log=log)
     assert len(again.asked) == 5
     assert len(read_records(log)) == 6
+
+
+def test_a_graph_is_made_once_when_first_asked_and_its_making_is_nobodys_time(tmp_path, monkeypatch):
+    now, made = [0.0], []
+    monkeypatch.setattr("agentprm.evaluation.runner.time.perf_counter", lambda: now[0])
+
+    def make():
+        made.append(Graph())
+        now[0] += 100
+        return made[-1]
+
+    log = tmp_path / "log.jsonl"
+    records = run_questions(make, QUESTIONS, run="r", log=log)
+    assert [record["seconds"] for record in records] == [0, 0, 0]
+    assert len(made) == 1
+    assert run_questions(make, QUESTIONS, run="r", log=log) == records
+    assert len(made) == 1
+    with pytest.raises(ConfigurationError, match="no invoke method"):
+        run_questions({}, QUESTIONS, run="r")
 
 
 def test_a_refused_question_is_recorded_and_counts_as_wrong(tmp_path):
