@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin, passages_to
+from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, begin, passages_to
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Answer, CondenseQuestion, DecideRetrieval, PairwiseRerank, Retrieve, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
@@ -33,7 +33,7 @@ class AdaptiveRagState(RagGraphState, total=False):
     route: str
 
 
-class AdaptivelyAnswered(Answered, total=False):
+class AdaptivelyAnswered(RagOutput, total=False):
     """Output: the decision as well."""
 
     need: float | None

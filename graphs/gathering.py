@@ -14,7 +14,7 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Overwrite
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Answered, Question, SearchContext, begin
+from agentprm.graphs.state import Question, RagOutput, SearchContext, begin
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromRounds,
@@ -57,7 +57,7 @@ class GatheringGraphState(GatheringState, total=False):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
-class Gathered(Answered, total=False):
+class Gathered(RagOutput, total=False):
     """Output: the rounds as well."""
 
     prm_rounds: Annotated[list[Round], merge_rounds]

@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin, passages_to
+from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, begin, passages_to
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Answer, CondenseQuestion, PairwiseRerank, Retrieve, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
@@ -71,7 +71,7 @@ def create_rag_graph(
         'Portsmouth'
     """
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        RagGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Answered
+        RagGraphState, context_schema=SearchContext, input_schema=Question, output_schema=RagOutput
     )
     language_model = as_language_model(model)
     answering: dict[str, Any] = {

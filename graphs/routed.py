@@ -13,7 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
 from agentprm.errors import ConfigurationError
 from agentprm.graphs.gathering import create_goal_graph
-from agentprm.graphs.state import Answered, Question, RagGraphState, SearchContext, begin
+from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, begin
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import MODES, Answer, JudgeAnswer, Reason, RetrieverLike, Route
 from agentprm.nodes.answer import spoken
@@ -29,7 +29,7 @@ class RoutedState(RagGraphState, total=False):
     route: str
 
 
-class RoutedAnswer(Answered, total=False):
+class RoutedAnswer(RagOutput, total=False):
     """Output: the mode as well."""
 
     route: str
@@ -116,7 +116,7 @@ class LadderState(RagGraphState, total=False):
     prm_rungs: list[dict[str, Any]]
 
 
-class Climbed(Answered, total=False):
+class Climbed(RagOutput, total=False):
     """Output: the rung and its score as well."""
 
     rung: str

@@ -21,11 +21,11 @@ from agentprm.search.selection import Accept
 from agentprm.state import Citation, RagState, ReasoningState, Step, merge_documents, merge_steps
 
 __all__ = [
-    "Answered",
     "DeltaGraphState",
     "DeltaSearched",
     "Question",
     "RagGraphState",
+    "RagOutput",
     "ReasoningGraphState",
     "SearchContext",
     "Searched",
@@ -58,7 +58,7 @@ class Question(BaseModel):
     messages: Annotated[list[Any], add_messages] = Field([], description="LangChain messages")
 
 
-class Answered(TypedDict, total=False):
+class RagOutput(TypedDict, total=False):
     """Output of the graphs."""
 
     question: str
@@ -70,7 +70,7 @@ class Answered(TypedDict, total=False):
     prm_stop_reason: str
 
 
-class Searched(Answered, total=False):
+class Searched(RagOutput, total=False):
     """Output of a search: the tree as well."""
 
     prm_steps: Annotated[list[Step], merge_steps]

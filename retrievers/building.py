@@ -24,7 +24,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, IndexMismatchError, InputError
-from agentprm.retrievers.document_table import Record, make_record
+from agentprm.retrievers.document_table import StoredDocument, make_record
 from agentprm.retrievers.faiss_store import FaissStore
 from agentprm.retrievers.files import FolderLock, refuse_link, storage_errors
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
@@ -205,7 +205,7 @@ class _Batch(NamedTuple):
 
     seen: int
     known: dict[str, int]
-    new: list[Record]
+    new: list[StoredDocument]
     ids: list[str]
 
 
@@ -363,7 +363,7 @@ class _Staging:
     def _row_bytes(self) -> int:
         return 4 * self._dimension
 
-    def rows_of(self, records: Iterable[Record]) -> dict[str, int]:
+    def rows_of(self, records: Iterable[StoredDocument]) -> dict[str, int]:
         """Rows of those records that are staged with the same text; their metadata is brought up to date."""
         known = {}
         with self._connection:
@@ -379,7 +379,7 @@ class _Staging:
                         )
         return known
 
-    def add(self, records: list[Record], vectors: FloatArray) -> dict[str, int]:
+    def add(self, records: list[StoredDocument], vectors: FloatArray) -> dict[str, int]:
         """Stages records with their vectors (n x d)."""
         if vectors.shape != (len(records), self._dimension):
             raise ConfigurationError(
@@ -406,10 +406,10 @@ class _Staging:
             return np.empty((0, self._dimension), dtype=np.float32)
         return np.memmap(self._path, dtype=np.float32, mode="r", shape=(self._count, self._dimension))
 
-    def records(self, rows: npt.NDArray[np.int64]) -> list[Record]:
+    def records(self, rows: npt.NDArray[np.int64]) -> list[StoredDocument]:
         """Staged records by row."""
         sql = "SELECT id, text, metadata FROM documents WHERE row = ?"
-        return [Record(*self._connection.execute(sql, (int(row),)).fetchone()) for row in rows]
+        return [StoredDocument(*self._connection.execute(sql, (int(row),)).fetchone()) for row in rows]
 
     def close(self) -> None:
         """Closes the files."""
@@ -423,7 +423,7 @@ def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document
         yield batch
 
 
-def _record(document: Document) -> Record:
+def _record(document: Document) -> StoredDocument:
     """The record of a document; without an id, one is made of its text and metadata."""
     if document.id:
         return make_record(document.id, document.page_content, document.metadata)

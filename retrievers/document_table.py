@@ -17,7 +17,7 @@ from agentprm.retrievers.files import storage_errors
 from agentprm.state import plain
 from agentprm.text import clean_text
 
-__all__ = ["DocumentTable", "Record", "TableChange", "make_record"]
+__all__ = ["DocumentTable", "StoredDocument", "TableChange", "make_record"]
 
 _CHUNK = 500
 _MOST_STATED = 2**31 - 1
@@ -26,7 +26,7 @@ _SCHEMA = (
 )
 
 
-class Record(NamedTuple):
+class StoredDocument(NamedTuple):
     """A stored document: its id, its text and its metadata as JSON."""
 
     id: str
@@ -42,7 +42,7 @@ class Record(NamedTuple):
         return Document(id=self.id, page_content=self.text, metadata=_metadata(self.metadata, self.id))
 
 
-def make_record(name: str, text: str, metadata: Mapping[str, Any] | None) -> Record:
+def make_record(name: str, text: str, metadata: Mapping[str, Any] | None) -> StoredDocument:
     """The record of a document, whose text is cleaned and whose metadata is made plain; `None` is empty.
 
     Raises:
@@ -57,7 +57,7 @@ def make_record(name: str, text: str, metadata: Mapping[str, Any] | None) -> Rec
         kind = type(metadata).__name__
         raise InputError(f"The metadata of document {name!r} is a {kind} and not a dictionary.")
     values = plain(metadata or {}, f"The metadata of document {name!r}", json_only=True)
-    return Record(name, clean_text(text), json.dumps(values, ensure_ascii=False))
+    return StoredDocument(name, clean_text(text), json.dumps(values, ensure_ascii=False))
 
 
 class TableChange(NamedTuple):
@@ -71,7 +71,7 @@ class TableChange(NamedTuple):
 
     dropped: list[int]
     removed: dict[int, str]
-    added: dict[int, Record]
+    added: dict[int, StoredDocument]
 
 
 class DocumentTable:
@@ -86,7 +86,7 @@ class DocumentTable:
         self._lock = ForkSafeLock()
         self._base: sqlite3.Connection | None = None
         self._base_size = 0
-        self._records: dict[int, Record] = {}
+        self._records: dict[int, StoredDocument] = {}
         self._keys: dict[str, int] = {}
         self._removed: set[int] = set()
         if path is not None:
@@ -126,7 +126,7 @@ class DocumentTable:
             found[key] = self._record(*rest).document()
         return found
 
-    def plan(self, removed: Iterable[int], added: dict[int, Record]) -> TableChange:
+    def plan(self, removed: Iterable[int], added: dict[int, StoredDocument]) -> TableChange:
         """The change that removes documents by key and adds others under new keys; nothing happens yet."""
         dropped: list[int] = []
         on_top: dict[int, str] = {}
@@ -147,7 +147,7 @@ class DocumentTable:
         self._records.update(change.added)
         self._keys.update({record.id: key for key, record in change.added.items()})
 
-    def records(self) -> Iterator[tuple[int, Record]]:
+    def records(self) -> Iterator[tuple[int, StoredDocument]]:
         """All documents with their keys, in the order in which they were added."""
         last = -1
         while self._base is not None:
@@ -201,10 +201,10 @@ class DocumentTable:
             chunk = values[start : start + _CHUNK]
             yield from self._query(f"{head} ({','.join('?' * len(chunk))})", chunk)
 
-    def _record(self, *values: Any) -> Record:
+    def _record(self, *values: Any) -> StoredDocument:
         if not all(isinstance(value, str) for value in values):
             raise _corrupt(self._path, f"document {values[0]!r} lacks its text or metadata")
-        return Record(*values)
+        return StoredDocument(*values)
 
     def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         assert self._base is not None

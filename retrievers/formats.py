@@ -17,12 +17,12 @@ from typing import Any
 
 from agentprm.errors import InputError, MissingDependencyError
 from agentprm.retrievers.html_text import html_page
-from agentprm.retrievers.json_rows import TEXT_KEYS, BadRow, Row, json_rows, object_row
+from agentprm.retrievers.json_rows import TEXT_KEYS, BadRow, JsonPassage, json_rows, object_row
 from agentprm.text import clean_text, cut
 
 __all__ = ["SUFFIXES", "read_file"]
 
-Rows = Iterator[Row | BadRow]
+Rows = Iterator[JsonPassage | BadRow]
 
 # Where the title of a Markdown or Word text is looked for, and how long front matter and titles may be.
 _HEAD = 1 << 16
@@ -77,10 +77,10 @@ def _decoded(data: bytes, *, declared: bool) -> str | None:
     return None if "\0" in text else text
 
 
-def _whole(source: str, title: str, text: str) -> Row | BadRow:
+def _whole(source: str, title: str, text: str) -> JsonPassage | BadRow:
     if not text.strip():
         return BadRow(source, "holds no text")
-    return Row(source, cut(title, _TITLE), text, None, {})
+    return JsonPassage(source, cut(title, _TITLE), text, None, {})
 
 
 def _text(content: str, source: str, stem: str) -> Rows:
@@ -165,7 +165,7 @@ def _csv(content: str, source: str, stem: str) -> Rows:
         yield BadRow(f"{source}:{reader.line_num}", f"not CSV from here on ({error})")
 
 
-def _csv_row(row: dict[str, str], place: str) -> Row | BadRow:
+def _csv_row(row: dict[str, str], place: str) -> JsonPassage | BadRow:
     if not row.keys().isdisjoint(TEXT_KEYS):
         return object_row(row, place)
     text = "\n".join(f"{name}: {value.strip()}" for name, value in row.items() if name and value.strip())
@@ -193,7 +193,9 @@ def _pdf(data: bytes, source: str, stem: str) -> Rows:
             yield BadRow(place, f"this page cannot be read ({type(error).__name__}: {error})")
             continue
         if text.strip():
-            yield Row(place, cut(clean_text(str(title)), _TITLE), clean_text(text), None, {"page": number})
+            yield JsonPassage(
+                place, cut(clean_text(str(title)), _TITLE), clean_text(text), None, {"page": number}
+            )
         else:
             yield BadRow(place, "this page holds no text; a scan needs text recognition first")
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.approximate import ApproximateIndex, canonical_factory, first_line, is_flat
-from agentprm.retrievers.document_table import DocumentTable, Record, TableChange
+from agentprm.retrievers.document_table import DocumentTable, StoredDocument, TableChange
 from agentprm.retrievers.filters import Filter, compile_filter, compile_metadata_filter, signature
 from agentprm.retrievers.gpu import MOST_RESULTS, GpuClone
 from agentprm.retrievers.vectors import (
@@ -120,7 +120,7 @@ class IndexCore:
     # Changing
 
     def prepare_upsert(
-        self, records: Sequence[Record], vectors: FloatArray, trained: ApproximateIndex | None = None
+        self, records: Sequence[StoredDocument], vectors: FloatArray, trained: ApproximateIndex | None = None
     ) -> Change:
         """The change that adds documents and replaces those with the same ids.
 

@@ -11,13 +11,13 @@ from agentprm.errors import InputError
 from agentprm.state import plain
 from agentprm.text import clean_text
 
-__all__ = ["TEXT_KEYS", "BadRow", "Row", "json_rows", "object_row"]
+__all__ = ["TEXT_KEYS", "BadRow", "JsonPassage", "json_rows", "object_row"]
 
 #: Fields that may hold the text, the first that there is.
 TEXT_KEYS = ("text", "page_content", "content", "contents", "body")
 
 
-class Row(NamedTuple):
+class JsonPassage(NamedTuple):
     """A passage of a JSON file.
 
     Attributes:
@@ -42,7 +42,7 @@ class BadRow(NamedTuple):
     reason: str
 
 
-def json_rows(content: str, source: str, *, lines: bool) -> Iterator[Row | BadRow]:
+def json_rows(content: str, source: str, *, lines: bool) -> Iterator[JsonPassage | BadRow]:
     """Passages of a file, in their order.
 
     Args:
@@ -70,7 +70,7 @@ def _parsed(text: str) -> Any:
         return ValueError("not valid JSON")
 
 
-def object_row(value: Any, place: str) -> Row | BadRow:
+def object_row(value: Any, place: str) -> JsonPassage | BadRow:
     """The passage that an object of JSON is, or why it is none.
 
     Args:
@@ -93,7 +93,7 @@ def object_row(value: Any, place: str) -> Row | BadRow:
         metadata = plain(own, "metadata", json_only=True)
     except InputError as error:
         return BadRow(place, str(error).rstrip("."))
-    return Row(place, title, text, _id(value.get("_id")) or _id(value.get("id")), metadata)
+    return JsonPassage(place, title, text, _id(value.get("_id")) or _id(value.get("id")), metadata)
 
 
 def _id(value: Any) -> str | None:

@@ -14,7 +14,7 @@ from langchain_core.embeddings import Embeddings
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.retrievers.embeddings import token_measure
 from agentprm.retrievers.formats import SUFFIXES, read_file
-from agentprm.retrievers.json_rows import BadRow, Row
+from agentprm.retrievers.json_rows import BadRow, JsonPassage
 from agentprm.retrievers.splitting import Measure, split_text
 from agentprm.text import clean_text
 
@@ -174,7 +174,9 @@ def _walk(entries: list[Path], root: Path, skipped: list[Skipped]) -> Iterator[P
             yield entry
 
 
-def _chunks(row: Row, source: str, size: int, overlap: int, measure: Measure | None) -> Iterator[Document]:
+def _chunks(
+    row: JsonPassage, source: str, size: int, overlap: int, measure: Measure | None
+) -> Iterator[Document]:
     if row.id is not None:
         content = f"{row.title}\n{row.text}" if row.title else row.text
         yield Document(

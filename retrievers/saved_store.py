@@ -23,7 +23,7 @@ from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import IndexCorruptError
 from agentprm.forking import ForkSafeLock, ReadWriteLock
-from agentprm.retrievers.document_table import Record
+from agentprm.retrievers.document_table import StoredDocument
 from agentprm.retrievers.filters import Filter
 from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fingerprint, parse_fingerprint
 from agentprm.retrievers.generations import Generation, commit, read_current
@@ -333,7 +333,7 @@ class SavedStore(VectorSearchStore):
             ThreadPoolExecutor(len(cores), thread_name_prefix="agentprm-shard") if len(cores) > 1 else None
         )
 
-    def _upsert(self, records: list[Record], matrix: FloatArray) -> None:
+    def _upsert(self, records: list[StoredDocument], matrix: FloatArray) -> None:
         last = {
             record.id: place for place, record in enumerate(records)
         }  # of two with one id the last counts

@@ -17,7 +17,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from agentprm.errors import ConfigurationError, IndexMismatchError, InputError
-from agentprm.retrievers.document_table import Record, make_record
+from agentprm.retrievers.document_table import StoredDocument, make_record
 from agentprm.retrievers.filters import Filter, compile_filter
 from agentprm.retrievers.vectors import FloatArray, Metric, prepare, relevance_fn
 
@@ -106,7 +106,7 @@ class VectorSearchStore(VectorStore):
         """
 
     @abstractmethod
-    def _upsert(self, records: list[Record], matrix: FloatArray) -> None:
+    def _upsert(self, records: list[StoredDocument], matrix: FloatArray) -> None:
         """Adds or replaces documents, given their prepared vectors."""
 
     # Shared
@@ -367,7 +367,7 @@ class VectorSearchStore(VectorStore):
 
     # Helpers
 
-    def _insert(self, records: list[Record], vectors: Any) -> None:
+    def _insert(self, records: list[StoredDocument], vectors: Any) -> None:
         matrix = self._matrix(vectors)
         if len(matrix) != len(records):
             raise InputError(f"There are {len(matrix)} vectors for {len(records)} texts; give one for each.")
@@ -424,7 +424,7 @@ def _ids(documents: Sequence[Document], ids: Sequence[str | None] | None) -> lis
 
 def _records(
     texts: list[str], metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str | None] | None
-) -> list[Record]:
+) -> list[StoredDocument]:
     rows = []
     own_ids = [None] * len(texts) if ids is None else _listed(ids, "ids")
     pairs = _zip_exact(texts, metadatas or [{}] * len(texts), "texts", "metadatas")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
     from rich.console import Console
 
-    from agentprm.cli.experiments import Experiment, Row
+    from agentprm.cli.experiments import Experiment, SetupRun
     from agentprm.evaluation import Evaluation, QaDataset, QaRecord, Setup
     from agentprm.retrievers import FaissStore
     from agentprm.scale import Executor
@@ -124,13 +124,13 @@ def write_reports(found: Evaluation, folder: Path) -> None:
 
 def _experiment(args: argparse.Namespace) -> Experiment:
     """What is to be measured: a file of set-ups, or the data and the one that the options make."""
-    from agentprm.cli.experiments import Experiment, Row, read_experiment
+    from agentprm.cli.experiments import Experiment, SetupRun, read_experiment
 
     path = Path(args.what)
     if path.suffix in (".toml", ".yaml", ".yml"):
         found = read_experiment(path, args)
     else:
-        found = Experiment(path, (Row(args.graph, args),))
+        found = Experiment(path, (SetupRun(args.graph, args),))
     return replace(
         found,
         out=Path(args.out) if args.out else found.out,
@@ -168,7 +168,7 @@ class Workshop:
         self._stores: dict[tuple[str | None, str], FaissStore] = {}
         self._models: dict[tuple[str | None, ...], Any] = {}
 
-    def setup(self, row: Row) -> Setup:
+    def setup(self, row: SetupRun) -> Setup:
         """The set-up of a row.
 
         Raises:
@@ -190,7 +190,7 @@ class Workshop:
             return Setup(row.name, _graph_elsewhere(args, row.more), settings, row.prices)
         return Setup(row.name, partial(self._graph, row, embeddings), settings, row.prices)
 
-    def _graph(self, row: Row, embeddings: str) -> CompiledStateGraph[Any]:
+    def _graph(self, row: SetupRun, embeddings: str) -> CompiledStateGraph[Any]:
         args = row.args
         named = tuple(getattr(args, name) for name in _NAMED)
         if named not in self._models:

@@ -19,7 +19,7 @@ from agentprm.cli.options import add_search_options, arguments_of
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.evaluation import Prices
 
-__all__ = ["Experiment", "Row", "graph_arguments", "read_experiment"]
+__all__ = ["Experiment", "SetupRun", "graph_arguments", "read_experiment"]
 
 _TOP = ("data", "index", "out", "limit", "judge", "baseline", "prices", "defaults", "setup")
 _OWN = ("name", "index", "prices", "seeds")
@@ -28,7 +28,7 @@ _NOT_PLAIN = frozenset({"model", "retriever", "reward", "reranker", "prompts", "
 
 
 @dataclass(frozen=True)
-class Row:
+class SetupRun:
     """One run of a set-up.
 
     Attributes:
@@ -58,7 +58,7 @@ class Experiment:
     """
 
     data: Path
-    rows: tuple[Row, ...]
+    rows: tuple[SetupRun, ...]
     out: Path | None = None
     limit: int | None = None
     judge: str | None = None
@@ -94,7 +94,7 @@ def read_experiment(path: Path, args: argparse.Namespace) -> Experiment:
             raise InputError(f"{path}: {key} is a text, not {config[key]!r}.")
     shared: dict[str, Any] = {key: config[key] for key in ("index", "prices") if key in config}
     names: set[str] = set()
-    rows: list[Row] = []
+    rows: list[SetupRun] = []
     for table in tables:
         name = table.get("name")
         if not isinstance(name, str) or not name.strip() or name in names:
@@ -123,7 +123,7 @@ def graph_arguments(name: str) -> dict[str, inspect.Parameter]:
     }
 
 
-def _rows(path: Path, name: str, table: Mapping[str, Any], args: argparse.Namespace) -> list[Row]:
+def _rows(path: Path, name: str, table: Mapping[str, Any], args: argparse.Namespace) -> list[SetupRun]:
     """The runs of one set-up: one for each seed."""
     where = f"{path}, set-up {name!r}"
     parser = _Options(where)
@@ -154,7 +154,7 @@ def _rows(path: Path, name: str, table: Mapping[str, Any], args: argparse.Namesp
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise InputError(f"{where}: seeds is a list of whole numbers, not {seeds!r}.")
     return [
-        Row(name, argparse.Namespace(**{**vars(found), "seed": seed}), more, _prices(prices, where))
+        SetupRun(name, argparse.Namespace(**{**vars(found), "seed": seed}), more, _prices(prices, where))
         for seed in seeds
     ]
 

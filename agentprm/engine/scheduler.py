@@ -40,7 +40,7 @@ _LINGER_S = 1.0  # starting a thread is cheap, but not as cheap as keeping it be
 
 
 @dataclass(eq=False)
-class _Plan:
+class _Schedule:
     """Items that were planned together: what of the current level is to do, and the next ones."""
 
     items: Sequence[Item]
@@ -77,7 +77,7 @@ class Scheduler:
 
     def _forget(self) -> None:
         self._waiting: list[Samples] = []
-        self._plans: list[_Plan] = []
+        self._plans: list[_Schedule] = []
         self._running: list[Samples] = []
         self._finished: list[Request] = []
         self._ended = False
@@ -212,9 +212,9 @@ class Scheduler:
         # What one adapter computes is of no use to another.
         for adapter in dict.fromkeys(item.request.adapter for item in items):
             own = [item for item in items if item.request.adapter == adapter]
-            self._plans.append(_Plan(own, levels(self.engine.tree, own, self._max_slots), []))
+            self._plans.append(_Schedule(own, levels(self.engine.tree, own, self._max_slots), []))
 
-    def _advance(self, plan: _Plan) -> None:
+    def _advance(self, plan: _Schedule) -> None:
         """Goes on to the next level with something to do, if this one is done."""
         while not plan.works:
             works = next(plan.rest, None)

@@ -33,15 +33,15 @@ from agentprm.evaluation.reward_report import (
 from agentprm.evaluation.reward_sets import RewardItem, RewardSet, read_reward_set
 from agentprm.evaluation.runner import QaRecord, evidence_order, read_records, run_questions
 from agentprm.evaluation.setups import Prices, Setup
-from agentprm.evaluation.significance import Comparison, compare_paired, randomisation_test
+from agentprm.evaluation.significance import PairedComparison, compare_paired, randomisation_test
 from agentprm.evaluation.summary import Evaluation, SetupSummary
 
 __all__ = [
     "CAUSES",
     "Cause",
-    "Comparison",
     "Evaluation",
     "Interval",
+    "PairedComparison",
     "Prices",
     "QaDataset",
     "QaQuestion",

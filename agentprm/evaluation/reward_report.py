@@ -26,7 +26,7 @@ from agentprm.evaluation.rewards import (
     processbench_predictions,
     step_accuracy,
 )
-from agentprm.evaluation.summary import Calibration, calibration_of
+from agentprm.evaluation.summary import CalibrationScores, calibration_of
 from agentprm.rewards import ProcessRewardModel, as_reward
 from agentprm.rewards.aggregation import Aggregation
 from agentprm.rewards.base import check_scores
@@ -52,7 +52,7 @@ class RewardSummary:
 
     name: str
     measures: Mapping[str, float]
-    calibration: Calibration | None
+    calibration: CalibrationScores | None
     skipped: int
     usage: Usage
     seconds: float

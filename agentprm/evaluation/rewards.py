@@ -15,7 +15,7 @@ from agentprm.rewards.aggregation import aggregate as _aggregate
 from agentprm.rewards.separation import as_arrays, auc, best_threshold, same_length
 
 __all__ = [
-    "BestOfN",
+    "BestOfNAccuracy",
     "PrmScore",
     "ProcessBenchScore",
     "auc",
@@ -67,7 +67,7 @@ class PrmScore(NamedTuple):
     negative_f1: float
 
 
-class BestOfN(NamedTuple):
+class BestOfNAccuracy(NamedTuple):
     """Accuracy of picking one of n candidates, one number a question and way of picking.
 
     A number is 1 or 0, or between where several candidates are equally good: the share of right ones
@@ -229,7 +229,7 @@ def best_of_n_accuracy(
     *,
     threshold: float = 0.5,
     normalize: Callable[[Any], Hashable] = lambda answer: answer,
-) -> BestOfN:
+) -> BestOfNAccuracy:
     """Which candidate a reward picks, beside voting, chance and the best that could be picked.
 
     Args:
@@ -249,7 +249,7 @@ def best_of_n_accuracy(
     """
     same_length(scores, correct)
     same_length(scores, answers)
-    result = BestOfN([], [], [], [], [])
+    result = BestOfNAccuracy([], [], [], [], [])
     for rows, right, texts in zip(scores, correct, answers, strict=True):
         same_length(rows, right)
         same_length(rows, texts)

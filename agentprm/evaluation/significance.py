@@ -10,13 +10,13 @@ import numpy as np
 from agentprm.errors import InputError
 from agentprm.evaluation.bootstrap import Interval, bootstrap_interval, resampled_means
 
-__all__ = ["Comparison", "compare_paired", "randomisation_test"]
+__all__ = ["PairedComparison", "compare_paired", "randomisation_test"]
 
 _BLOCK = 1_000_000  # signs held at a time
 _EQUAL = 1e-12  # sums that differ by rounding alone are equal
 
 
-class Comparison(NamedTuple):
+class PairedComparison(NamedTuple):
     """Mean difference of two systems, and how surprising it would be if they were equally good.
 
     Attributes:
@@ -38,7 +38,7 @@ def compare_paired(
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
-) -> Comparison:
+) -> PairedComparison:
     """Compares two systems question by question.
 
     Args:
@@ -55,7 +55,7 @@ def compare_paired(
     means = resampled_means(pairs, resamples=resamples, seed=seed)
     # One is added to both counts (Davison and Hinkley, 1997): no p-value of 0 from finitely many resamples.
     tail = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-    return Comparison(
+    return PairedComparison(
         bootstrap_interval(pairs, level=level, resamples=resamples, seed=seed),
         min(1.0, 2 * (int(tail) + 1) / (resamples + 1)),
         randomisation_test(first, second, resamples=resamples, seed=seed),

@@ -20,15 +20,22 @@ from agentprm.evaluation.report import QaReport, has_more_than_ascii, qa_report,
 from agentprm.evaluation.rewards import auc, brier_score, expected_calibration_error
 from agentprm.evaluation.runner import QaRecord
 from agentprm.evaluation.setups import Run
-from agentprm.evaluation.significance import Comparison, compare_paired
+from agentprm.evaluation.significance import PairedComparison, compare_paired
 from agentprm.trace.schema import Trace
 
-__all__ = ["Calibration", "Evaluation", "SetupComparison", "SetupSummary", "calibration_of", "summarize"]
+__all__ = [
+    "CalibrationScores",
+    "Evaluation",
+    "SetupComparison",
+    "SetupSummary",
+    "calibration_of",
+    "summarize",
+]
 
 _BINS = 10
 
 
-class Calibration(NamedTuple):
+class CalibrationScores(NamedTuple):
     """How well scores say what is right.
 
     Attributes:
@@ -67,7 +74,7 @@ class SetupSummary:
     cost: float | None
     by_type: Mapping[str, Mapping[str, float]]
     failures: Mapping[str, int]
-    calibration: Calibration | None
+    calibration: CalibrationScores | None
     endings: Mapping[str, int]
 
     @property
@@ -82,7 +89,7 @@ class SetupComparison(NamedTuple):
     setup: str
     baseline: str
     metric: str
-    result: Comparison
+    result: PairedComparison
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,7 @@ def summarize(
     return Evaluation(data.name, len(questions), setups, tuple(comparisons), rows, tuple(notes))
 
 
-def calibration_of(pairs: Iterable[tuple[float, bool]]) -> Calibration | None:
+def calibration_of(pairs: Iterable[tuple[float, bool]]) -> CalibrationScores | None:
     """Calibration of scores with what is right; `None` without any score."""
     known = list(pairs)
     if not known:
@@ -206,7 +213,7 @@ def calibration_of(pairs: Iterable[tuple[float, bool]]) -> Calibration | None:
     values, right = np.asarray([s for s, _ in known]), np.asarray([r for _, r in known])
     area = auc(values.tolist(), right.tolist()) if 0 < right.sum() < right.size else None
     if values.min() < 0 or values.max() > 1:
-        return Calibration(len(known), area, None, None, ())
+        return CalibrationScores(len(known), area, None, None, ())
     places = np.minimum((values * _BINS).astype(int), _BINS - 1)
     bins = tuple(
         (float(values[places == p].mean()), float(right[places == p].mean()), int((places == p).sum()))
@@ -214,7 +221,7 @@ def calibration_of(pairs: Iterable[tuple[float, bool]]) -> Calibration | None:
         if (places == p).any()
     )
     labels = right.tolist()
-    return Calibration(
+    return CalibrationScores(
         len(known),
         area,
         brier_score(values.tolist(), labels),

@@ -22,12 +22,12 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.runnables.config import ensure_config, merge_configs, set_config_context
 from pydantic import ConfigDict, ValidationError, model_validator
 
-from agentprm import plans
 from agentprm.errors import AgentPRMError, ConfigurationError, InputError
+from agentprm.plans import Plan, adrive, drive
 from agentprm.rerank.judging import Judging
 from agentprm.retrievers.fusion import reciprocal_ranks
 
-__all__ = ["Plan", "Ranked", "Ranking", "Reranker"]
+__all__ = ["Ranked", "Ranking", "Reranker"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,9 +43,6 @@ class Ranked(NamedTuple):
 
     order: Sequence[int]
     scores: Sequence[float]
-
-
-Plan = plans.Plan[Ranked]
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ class Reranker(BaseDocumentCompressor):
         """Name of the method, as it stands in the records."""
 
     @abstractmethod
-    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan:
+    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
         """The algorithm: `results = yield from judging.ask(judge, items)`, in the end a `Ranked`.
 
         It must return an order at any time: once `judging.stopped` is set nothing more is judged.
@@ -159,7 +156,7 @@ class Reranker(BaseDocumentCompressor):
         _check(documents, query)
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
-            ranked = context.run(plans.drive, self._plan(query, documents, judging))
+            ranked = context.run(drive, self._plan(query, documents, judging))
         return self._ranking(ranked, len(documents), judging)
 
     async def arank(self, documents: Sequence[Document], query: str, callbacks: Callbacks = None) -> Ranking:
@@ -167,7 +164,7 @@ class Reranker(BaseDocumentCompressor):
         _check(documents, query)
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
-            work = asyncio.create_task(plans.adrive(self._plan(query, documents, judging)), context=context)
+            work = asyncio.create_task(adrive(self._plan(query, documents, judging)), context=context)
             try:
                 ranked = await work
             finally:
@@ -186,7 +183,7 @@ class Reranker(BaseDocumentCompressor):
         """Async twin of `compress_documents`."""
         return self._documents(documents, await self.arank(documents, query, callbacks))
 
-    def _plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan:
+    def _plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
         if not documents:
             return Ranked([], [])
         return (yield from self.plan(query, documents, judging))

@@ -11,7 +11,8 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.rerank.base import Plan, Reranker
+from agentprm.plans import Plan
+from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.budgeted import active
 from agentprm.rerank.comparator import Comparator, FunctionComparator, Policy, usable
 from agentprm.rerank.decisions import DecisionComparator, is_decision_model
@@ -118,7 +119,7 @@ class PairwiseReranker(Reranker):
         """Most model calls of one pair."""
         return self._comparator.calls
 
-    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan:
+    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
         """See `Reranker.plan`."""
         comparator = self._comparator
         views = [comparator.view(document) for document in documents]

@@ -33,7 +33,7 @@ from agentprm.rewards.calibration import Calibrated, Calibration
 from agentprm.rewards.checked import Checked, check_weights
 from agentprm.rewards.default import default_reward
 from agentprm.rewards.function import FunctionReward, as_reward
-from agentprm.rewards.fused import Fused, NearestType, Routed, reliability
+from agentprm.rewards.fused import Fused, NearestType, RoutedReward, reliability
 from agentprm.rewards.genprm import GenPRM
 from agentprm.rewards.graded_templates import Principled, Rubric
 from agentprm.rewards.known_families import Family
@@ -99,7 +99,7 @@ __all__ = [
     "ReaderGrounding",
     "Relevance",
     "RewardStep",
-    "Routed",
+    "RoutedReward",
     "Rubric",
     "SelfJudgement",
     "ServedLogRatio",

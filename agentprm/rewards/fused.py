@@ -1,4 +1,4 @@
-"""Several rewards as one: all of them asked (`Fused`), or the one that fits the question (`Routed`)."""
+"""Several rewards as one: all of them asked (`Fused`), or the one that fits the question (`RoutedReward`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentprm.rewards.separation import auc
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
-__all__ = ["Fused", "Fusion", "NearestType", "Routed", "reliability"]
+__all__ = ["Fused", "Fusion", "NearestType", "RoutedReward", "reliability"]
 
 Fusion = Literal["geometric_mean", "mean", "min"]
 
@@ -123,7 +123,7 @@ def reliability(
     return weights
 
 
-class Routed(ProcessRewardModel):
+class RoutedReward(ProcessRewardModel):
     """A mixture of experts: each question is scored by the reward for its type.
 
     The outer layer of DMoERM (Quan, 2024): one expert per kind of task, chosen once a question. Its inner
@@ -149,7 +149,7 @@ class Routed(ProcessRewardModel):
             raise ConfigurationError("Routed needs at least one expert.")
         if default is not None and default not in experts:
             raise ConfigurationError(f"The default {default!r} is none of the types {sorted(experts)}.")
-        self.space = _common_space(list(experts.values()), "Routed")
+        self.space = _common_space(list(experts.values()), "RoutedReward")
         self.route, self.experts, self.default = route, dict(experts), default
 
     def model_calls(self, steps: int) -> int:

@@ -15,10 +15,10 @@ import regex
 from agentprm.text import one_line, sentence_ends, words
 from agentprm.training.relations import RELATIONS, SITES, Kind, Relation, filled
 
-__all__ = ["ANAPHOR", "Fact", "Subject", "facts_of", "opens_with", "sentences", "subject_of"]
+__all__ = ["ANAPHOR", "Statement", "Subject", "facts_of", "opens_with", "sentences", "subject_of"]
 
 
-class Fact(NamedTuple):
+class Statement(NamedTuple):
     """What a sentence says of a passage's subject.
 
     Attributes:
@@ -144,7 +144,7 @@ def opens_with(text: str, names: Sequence[str]) -> bool:
     return False
 
 
-def facts_of(text: str, names: Sequence[str]) -> list[Fact]:
+def facts_of(text: str, names: Sequence[str]) -> list[Statement]:
     """Facts that a passage states of its subject.
 
     Args:
@@ -156,7 +156,7 @@ def facts_of(text: str, names: Sequence[str]) -> list[Fact]:
         return []
     kind = subject_of(text).kind
     table = [relation for relation in RELATIONS if not relation.subjects or kind in relation.subjects]
-    found: dict[str, list[Fact]] = {}
+    found: dict[str, list[Statement]] = {}
     for place, (start, sentence) in enumerate(sentences(text)):
         if place and not (ANAPHOR.match(sentence) or opens_with(sentence, names)):
             continue
@@ -170,7 +170,7 @@ def facts_of(text: str, names: Sequence[str]) -> list[Fact]:
     return [facts[0] for facts in found.values() if len({fact.objects for fact in facts}) == 1]
 
 
-def _fact(relation: Relation, match: regex.Match[str], start: int, sentence: str) -> Fact | None:
+def _fact(relation: Relation, match: regex.Match[str], start: int, sentence: str) -> Statement | None:
     text = match["o"].rstrip(" ,")
     if relation.own and _ELSE.search(sentence[: match.start("o")]):
         return None
@@ -191,7 +191,7 @@ def _fact(relation: Relation, match: regex.Match[str], start: int, sentence: str
             else:
                 parts.append(part)
     begin = start + match.start("o")
-    return Fact(
+    return Statement(
         relation, tuple(map(one_line, parts)), one_line(text), one_line(sentence), begin, begin + len(text)
     )
 

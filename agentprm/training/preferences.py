@@ -38,8 +38,8 @@ from agentprm.training.lora import LoraSettings, save_lora
 from agentprm.training.losses import dpo_loss, implicit_cross_entropy, kto_loss
 
 __all__ = [
-    "Comparison",
     "JudgedReply",
+    "Preference",
     "critique_replies",
     "reply_logprobs",
     "train_by_comparisons",
@@ -52,7 +52,7 @@ _STEPS_AT_ONCE = 4096  # tokens of a pass that computes the reference
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Preference:
     """Two replies to a prompt, one of them better."""
 
     prompt: Prompt
@@ -245,7 +245,7 @@ def _rows(pairs: Sequence[tuple[Prompt, str]], trainee: Trainee) -> list[_Row]:
     return [_Row(row) for row in causal_rows(examples, trainee.text)]
 
 
-def _comparison_rows(some: Sequence[Comparison], trainee: Trainee) -> list[_Pair]:
+def _comparison_rows(some: Sequence[Preference], trainee: Trainee) -> list[_Pair]:
     chosen = _rows([(one.prompt, one.chosen) for one in some], trainee)
     rejected = _rows([(one.prompt, one.rejected) for one in some], trainee)
     return [_Pair(*both) for both in zip(chosen, rejected, strict=True)]
@@ -263,13 +263,13 @@ def _judged_rows(some: Sequence[JudgedReply], trainee: Trainee) -> list[_Judged]
 
 
 def train_by_comparisons(
-    examples: Sequence[Comparison],
+    examples: Sequence[Preference],
     out: str | Path,
     *,
     beta: float = 0.1,
     kind: str = "preferences",
     base: str | Path | None = None,
-    dev: Sequence[Comparison] = (),
+    dev: Sequence[Preference] = (),
     settings: TrainSettings | None = None,
     lora: LoraSettings | None = None,
     max_length: int = 1024,
@@ -299,7 +299,7 @@ def train_by_comparisons(
         As `train_language_model`.
     """
     how = _How(settings or TrainSettings(), lora or LoraSettings(), max_length, base, start, device)
-    plan = _Plan(kind, "dpo", beta, _plain_pair, _comparison_rows, _dpo)
+    plan = _Recipe(kind, "dpo", beta, _plain_pair, _comparison_rows, _dpo)
     return _train(examples, dev, out, plan, how, notes, progress)
 
 
@@ -343,7 +343,7 @@ def train_by_judgements(
         As `train_language_model`.
     """
     how = _How(settings or TrainSettings(), lora or LoraSettings(), max_length, base, start, device)
-    plan = _Plan(kind, "kto", beta, _plain_reply, _judged_rows, _kto)
+    plan = _Recipe(kind, "kto", beta, _plain_reply, _judged_rows, _kto)
     return _train(examples, dev, out, plan, how, notes, progress)
 
 
@@ -402,7 +402,7 @@ def train_log_ratio(
 
     how = _How(settings or TrainSettings(), lora or LoraSettings(), max_length, base, None, device)
     objective = _implicit if loss == "cross-entropy" else _dpo
-    plan = _Plan("log-ratio reward", loss, beta, _plain_record, rows, objective, family)
+    plan = _Recipe("log-ratio reward", loss, beta, _plain_record, rows, objective, family)
     return _train(records, dev, out, plan, how, notes, progress)
 
 
@@ -443,7 +443,7 @@ class _How:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Recipe:
     kind: str
     loss: str
     beta: float
@@ -457,7 +457,7 @@ def _train(
     examples: Sequence[Any],
     dev: Sequence[Any],
     out: str | Path,
-    plan: _Plan,
+    plan: _Recipe,
     how: _How,
     notes: Mapping[str, Any] | None,
     progress: Callable[[Progress], None] | None,
@@ -532,7 +532,7 @@ def _save(trainee: Trainee, family: Family | None, folder: Path, base: str) -> N
         trainee.text.tokenizer.save_pretrained(folder)
 
 
-def _plain_pair(one: Comparison) -> Any:
+def _plain_pair(one: Preference) -> Any:
     return [one.prompt.messages, one.prompt.prefix, one.chosen, one.rejected]
 
 

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from agentprm.evaluation.qa import contains_answer, normalize_unicode
 from agentprm.retrievers.leads import lead_names
 from agentprm.retrievers.mentions import MentionIndex, title_names
-from agentprm.training.patterns import Fact, Subject, facts_of, subject_of
+from agentprm.training.patterns import Statement, Subject, facts_of, subject_of
 from agentprm.training.relations import Relation
 
 __all__ = ["Draft", "Facts", "Hop", "collect_facts", "digest", "draft_questions", "has_answer"]
@@ -68,7 +68,7 @@ class _Article(NamedTuple):
     title: str
     name: str
     subject: Subject
-    facts: list[Fact]
+    facts: list[Statement]
     links: dict[str, str]  # relation -> id of the article of its object
 
 
@@ -209,7 +209,7 @@ def _called(article: _Article, facts: Facts, draw: random.Random) -> str:
     return article.name
 
 
-def _hop(article: _Article, fact: Fact, name: str, draw: random.Random, reference: str = "") -> Hop:
+def _hop(article: _Article, fact: Statement, name: str, draw: random.Random, reference: str = "") -> Hop:
     question = draw.choice(fact.relation.questions)
     answers = [fact.text, *(fact.objects if len(fact.objects) > 1 else ())]
     if fact.relation.name in ("place of birth", "place of death", "location", "headquarters"):
@@ -228,7 +228,9 @@ def _one_hops(facts: Facts) -> Iterator[_Idea]:
     for article in facts.articles.values():
         for fact in article.facts:
 
-            def write(draw: random.Random, article: _Article = article, fact: Fact = fact) -> Draft | None:
+            def write(
+                draw: random.Random, article: _Article = article, fact: Statement = fact
+            ) -> Draft | None:
                 hop = _hop(article, fact, _called(article, facts, draw), draw)
                 return _draft("one_hop", hop["asked"], hop["answers"], [hop])
 
@@ -246,9 +248,9 @@ def _two_hops(facts: Facts) -> Iterator[_Idea]:
                 def write(
                     draw: random.Random,
                     article: _Article = article,
-                    first: Fact = first,
+                    first: Statement = first,
                     target: _Article = target,
-                    second: Fact = second,
+                    second: Statement = second,
                 ) -> Draft | None:
                     one = _hop(article, first, _called(article, facts, draw), draw)
                     two = _hop(target, second, first.text, draw, reference="#1")
@@ -286,7 +288,7 @@ _YEAR = regex.compile(r"\b[12]\d{3}\b")
 
 
 def _comparisons(facts: Facts, seed: int) -> Iterator[_Idea]:
-    groups: dict[tuple[str, str], list[tuple[_Article, Fact]]] = {}
+    groups: dict[tuple[str, str], list[tuple[_Article, Statement]]] = {}
     for article in facts.articles.values():
         for fact in article.facts:
             if fact.relation.name in _ORDERS or fact.relation.name == "nationality":
@@ -300,7 +302,7 @@ def _comparisons(facts: Facts, seed: int) -> Iterator[_Idea]:
 
             def write(
                 draw: random.Random,
-                pair: tuple[tuple[_Article, Fact], tuple[_Article, Fact]] = (left, right),
+                pair: tuple[tuple[_Article, Statement], tuple[_Article, Statement]] = (left, right),
                 noun: str = noun,
             ) -> Draft | None:
                 return _comparison(pair, noun, facts, draw)
@@ -309,7 +311,10 @@ def _comparisons(facts: Facts, seed: int) -> Iterator[_Idea]:
 
 
 def _comparison(
-    pair: tuple[tuple[_Article, Fact], tuple[_Article, Fact]], noun: str, facts: Facts, draw: random.Random
+    pair: tuple[tuple[_Article, Statement], tuple[_Article, Statement]],
+    noun: str,
+    facts: Facts,
+    draw: random.Random,
 ) -> Draft | None:
     (a, one), (b, two) = pair
     names = []

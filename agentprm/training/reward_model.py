@@ -279,7 +279,7 @@ def train_reward_model(
         records,
         dev,
         out,
-        _Plan("reward model", _family(family), loss, rows, lambda s, pad: label_objective(s, pad, loss)),
+        _Recipe("reward model", _family(family), loss, rows, lambda s, pad: label_objective(s, pad, loss)),
         (settings or TrainSettings(), lora or LoraSettings(), max_length),
         base,
         device,
@@ -336,7 +336,7 @@ def train_critic(
         records,
         dev,
         out,
-        _Plan("critic", _family(family), "pairwise", rows, pair_objective),
+        _Recipe("critic", _family(family), "pairwise", rows, pair_objective),
         (settings or TrainSettings(), lora or LoraSettings(), max_length),
         base,
         device,
@@ -346,7 +346,7 @@ def train_critic(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Recipe:
     kind: str
     family: Family
     loss: str
@@ -358,7 +358,7 @@ def _train(
     records: Sequence[Record],
     dev: Sequence[Record],
     out: str | Path,
-    plan: _Plan,
+    plan: _Recipe,
     how: tuple[TrainSettings, LoraSettings, int],
     base: str | Path | None,
     device: str | torch.device | None,

@@ -18,7 +18,7 @@ from agentprm.retrievers.lexical import Bm25Index
 from agentprm.retrievers.mentions import title_names
 from agentprm.text import terms
 from agentprm.training.data import Passage, PlanRecord, ReadingRecord
-from agentprm.training.patterns import Fact, facts_of
+from agentprm.training.patterns import Statement, facts_of
 
 __all__ = ["ReadingExample", "Shown", "occurrences", "span_examples"]
 
@@ -194,7 +194,7 @@ def _fact_examples(
         yield from drawn
 
 
-def _shortest(fact: Fact) -> tuple[str, ...]:
+def _shortest(fact: Statement) -> tuple[str, ...]:
     """Its objects, of a town only the name: "Ajaccio" of "Ajaccio, Corsica"."""
     if fact.relation.leads_to == ("place",):
         return tuple(name.partition(",")[0] for name in fact.objects)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.rewards import Fused, NearestType, Routed, reliability
+from agentprm.rewards import Fused, NearestType, RoutedReward, reliability
 from agentprm.testing import FakeEmbeddings, FakeReward
 
 STEP = {"query": "q", "passages": [], "thought": "t", "final_answer": None}
@@ -108,19 +108,19 @@ def test_weights_by_reliability_beat_equal_ones_where_a_member_is_noise():
 
 def test_questions_go_to_the_expert_of_their_type():
     experts = {"bridge": fixed(0.2), "comparison": fixed(0.4)}
-    routed = Routed(lambda q: "comparison" if " or " in q else "bridge", experts)
+    routed = RoutedReward(lambda q: "comparison" if " or " in q else "bridge", experts)
     assert routed.score("A or B?", [[STEP]]) == [[0.4]]
     assert routed.score("Who?", [[STEP]]) == [[0.2]]
     assert (experts["bridge"].calls, experts["comparison"].calls) == (1, 1)
     with pytest.raises(ConfigurationError, match="'other'"):
-        Routed(lambda q: "other", experts).score("Q", [[STEP]])
-    assert Routed(lambda q: "other", experts, default="bridge").score("Q", [[STEP]]) == [[0.2]]
+        RoutedReward(lambda q: "other", experts).score("Q", [[STEP]])
+    assert RoutedReward(lambda q: "other", experts, default="bridge").score("Q", [[STEP]]) == [[0.2]]
     with pytest.raises(ConfigurationError):
-        Routed(str, {})
+        RoutedReward(str, {})
     with pytest.raises(ConfigurationError):
-        Routed(str, experts, default="other")
+        RoutedReward(str, experts, default="other")
     with pytest.raises(ConfigurationError, match="one space"):
-        Routed(str, {"a": fixed(1), "b": logits()})
+        RoutedReward(str, {"a": fixed(1), "b": logits()})
 
 
 def test_nearest_type_finds_the_kind_of_question():
@@ -150,5 +150,8 @@ def test_nearest_type_finds_the_kind_of_question():
 
 async def test_async_twins_agree():
     rewards = [fixed(0.2), fixed(0.4)]
-    for reward in (Fused(rewards, "mean", weights=[1, 3]), Routed(lambda q: "a", {"a": Fused(rewards)})):
+    for reward in (
+        Fused(rewards, "mean", weights=[1, 3]),
+        RoutedReward(lambda q: "a", {"a": Fused(rewards)}),
+    ):
         assert await reward.ascore("Q", TRAJECTORIES) == reward.score("Q", TRAJECTORIES)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from agentprm.graphs import create_reasoning_graph
-from agentprm.rewards import Calibrated, Calibration, Checked, Fused, Judge, Routed, VerdictReward
+from agentprm.rewards import Calibrated, Calibration, Checked, Fused, Judge, RoutedReward, VerdictReward
 from agentprm.rewards.checkers import CheckResult
 from agentprm.testing import FakeReward, ScriptedLanguageModel
 from tests.unit.world import QUESTION, likelihood, reply, store
@@ -60,7 +60,7 @@ SAYS = {
     ),
     "calibrated": (lambda: Calibrated(Talkative(), CALIBRATION), ["Q 1 Brunel", "Q 2 the Seine"]),
     "routed": (
-        lambda: Routed(lambda q: "a", {"a": Talkative(), "b": FakeReward()}),
+        lambda: RoutedReward(lambda q: "a", {"a": Talkative(), "b": FakeReward()}),
         ["Q 1 Brunel", "Q 2 the Seine"],
     ),
 }

@@ -18,8 +18,8 @@ from agentprm.training.language_model import CausalRow, TextExample, causal_rows
 from agentprm.training.lora import LoraSettings, add_lora
 from agentprm.training.online import OnlineReward
 from agentprm.training.preferences import (
-    Comparison,
     JudgedReply,
+    Preference,
     critique_replies,
     train_by_comparisons,
     train_by_judgements,
@@ -30,7 +30,7 @@ from agentprm.training.rounds import train_rounds
 PROMPT = Prompt((("user", "Who wrote the play?"),))
 ONE = TrainSettings(max_steps=1, batch_tokens=4096, precision="fp32")
 QUICK = TrainSettings(epochs=10, learning_rate=0.01, batch_tokens=512, precision="fp32")
-COMPARISONS = [Comparison(PROMPT, f"the {w} one yes", f"the {w} one no") for w in ("red", "blue", "green")]
+COMPARISONS = [Preference(PROMPT, f"the {w} one yes", f"the {w} one no") for w in ("red", "blue", "green")]
 JUDGED = [
     JudgedReply(c.prompt, reply, reply is c.chosen) for c in COMPARISONS for reply in (c.chosen, c.rejected)
 ]
