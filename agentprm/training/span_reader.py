@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from langchain_core.documents import Document
@@ -152,38 +152,96 @@ def _token_spans(row: Window, text: str, answers: Sequence[str]) -> list[tuple[i
     return found
 
 
-def span_loss(
-    spans: Sequence[torch.Tensor], choices: Sequence[torch.Tensor], groups: Sequence[Group], alone: float
-) -> torch.Tensor:
+class ReadWindows(NamedTuple):
+    """What the model says of some windows that went through it together.
+
+    Attributes:
+        places: Their numbers among all windows of all questions, one question after another.
+        spans: The log-odds of their spans [n, t, w].
+        choices: And those of yes and no [n, 2].
+    """
+
+    places: Sequence[int]
+    spans: torch.Tensor
+    choices: torch.Tensor
+
+
+def span_loss(read: Sequence[ReadWindows], groups: Sequence[Group], alone: float) -> torch.Tensor:
     """Mean loss of some questions.
 
     Args:
-        spans: For every window, one after another, the log-odds of its spans [t, w].
-        choices: And those of yes and no [2].
+        read: All their windows.
         groups: The questions.
         alone: Weight of the loss of each distractor by itself.
     """
-    losses = []
-    at = 0
-    for group in groups:
-        n = len(group.rows)
-        span, choice = spans[at : at + n], choices[at : at + n]
-        at += n
-        zero = choice[0].new_zeros(1)
-        right = [
-            span[i][first, width]
-            for i, places in enumerate(group.spans)
-            for first, width in places
-            if width < span[i].shape[1]
-        ]
-        right += [choice[i][pick] for i, pick in enumerate(group.choices) if pick is not None]
-        each = [torch.logsumexp(torch.cat([span[i].flatten(), choice[i]]), 0) for i in range(n)]
-        every = torch.logsumexp(torch.stack([*each, zero[0]]), 0)
-        losses.append(every - (torch.logsumexp(torch.stack(right), 0) if right else zero[0]))
-        wrong = [each[i] for i in range(n) if not group.gold[i]]
-        if alone and wrong and len(wrong) < n:
-            losses.append(alone * nn.functional.softplus(torch.stack(wrong)).mean())
-    return torch.stack(losses).sum() / len(groups)
+    device = read[0].spans.device
+    # A few operations over everything: one for each window would take longer than the encoder.
+    part_of = {place: (k, i) for k, part in enumerate(read) for i, place in enumerate(part.places)}
+    every = torch.cat([torch.logsumexp(torch.cat([p.spans.flatten(1), p.choices], 1), 1) for p in read])
+    row_of = {place: i for i, place in enumerate(place for part in read for place in part.places)}
+    windows: list[tuple[int, int]] = []  # question, row of `every`
+    spans: list[list[int]] = [[] for _ in read]
+    choices: list[list[int]] = [[] for _ in read]
+    answered: list[list[int]] = [[] for _ in range(2 * len(read))]
+    alone_at: list[tuple[int, float]] = []
+    place = 0
+    for number, group in enumerate(groups):
+        wrong = []
+        for i in range(len(group.rows)):
+            k, row = part_of[place]
+            windows.append((number, row_of[place]))
+            _, length, width = read[k].spans.shape
+            for first, more in group.spans[i]:
+                if more < width:
+                    spans[k].append((row * length + first) * width + more)
+                    answered[2 * k].append(number)
+            if (pick := group.choices[i]) is not None:
+                choices[k].append(row * 2 + pick)
+                answered[2 * k + 1].append(number)
+            if not group.gold[i]:
+                wrong.append(row_of[place])
+            place += 1
+        if len(wrong) < len(group.rows):
+            alone_at += [(row, 1 / len(wrong)) for row in wrong]
+
+    def picked(values: torch.Tensor, at: Sequence[int]) -> torch.Tensor:
+        return values.reshape(-1)[torch.tensor(at, dtype=torch.long, device=device)]
+
+    found = [
+        picked(values, at)
+        for part, own, chosen in zip(read, spans, choices, strict=True)
+        for values, at in ((part.spans, own), (part.choices, chosen))
+    ]
+    owners = [number for numbers in answered for number in numbers]
+    # None has the log-odds 0; it is the right answer where there is no other.
+    without = set(range(len(groups))) - set(owners)
+    right = _log_sums(torch.cat(found), owners, len(groups), without)
+    total = _log_sums(
+        picked(every, [row for _, row in windows]),
+        [number for number, _ in windows],
+        len(groups),
+        set(range(len(groups))),
+    )
+    loss = (total - right).sum()
+    if alone and alone_at:
+        weights = torch.tensor([weight for _, weight in alone_at], device=device)
+        loss = (
+            loss + alone * (weights * nn.functional.softplus(picked(every, [r for r, _ in alone_at]))).sum()
+        )
+    return loss / len(groups)
+
+
+def _log_sums(values: torch.Tensor, owners: Sequence[int], count: int, zero: set[int]) -> torch.Tensor:
+    """The logarithm of the sum of exponentials of each owner's values, and of 0 besides for some."""
+    slots: list[int] = []
+    filled = [0] * count
+    for owner in owners:
+        filled[owner] += 1
+        slots.append(filled[owner])
+    table = values.new_full((count, 1 + max(filled, default=0)), -torch.inf)
+    table[torch.tensor(sorted(zero), dtype=torch.long), 0] = 0.0
+    at = torch.tensor([owners, slots], dtype=torch.long, device=values.device)
+    return torch.logsumexp(table.index_put((at[0], at[1]), values), 1)
 
 
 class _Batches(Sampler[list[int]]):
@@ -220,6 +278,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
             self.train_dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -240,15 +299,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
-        groups = inputs["groups"]
-        count = sum(len(group.rows) for group in groups)
-        spans: list[Any] = [None] * count
-        choices: list[Any] = [None] * count
-        for places, part in inputs["parts"]:
-            some, chosen = model(**part)
-            for place, span, choice in zip(places, some, chosen, strict=True):
-                spans[place], choices[place] = span, choice
-        return span_loss(spans, choices, groups, self.how.alone)
+        read = [ReadWindows(places, *model(**part)) for places, part in inputs["parts"]]
+        return span_loss(read, inputs["groups"], self.how.alone)
 
 
 def evaluate_reader(reader: SpanReader, examples: Sequence[ReadingExample]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from agentprm.training import PlanRecord, ReadingRecord
 from agentprm.training.span_examples import ReadingExample, Shown, occurrences, span_examples
 from agentprm.training.span_reader import (
     Group,
+    ReadWindows,
     SpanTraining,
     evaluate_reader,
     span_loss,
@@ -56,18 +57,24 @@ def test_the_loss_is_that_of_the_probabilities() -> None:
     ]
     total = 1 + sum(odds[0]) + sum(odds[1])
 
+    read = [ReadWindows([0, 1], torch.stack(spans), torch.stack(choices))]
     answered = Group([window, window], [[(0, 0), (1, 0)], []], [None, None], [True, False])
     expected = -math.log((math.exp(0.5) + math.exp(2.0)) / total) + 0.3 * math.log(1 + sum(odds[1]))
-    assert span_loss(spans, choices, [answered], 0.3).item() == pytest.approx(expected, rel=1e-5)
+    assert span_loss(read, [answered], 0.3).item() == pytest.approx(expected, rel=1e-5)
 
     boolean = Group([window, window], [[], []], [1, None], [True, False])
     expected = -math.log(math.exp(-0.7) / total)
-    assert span_loss(spans, choices, [boolean], 0.0).item() == pytest.approx(expected, rel=1e-5)
+    assert span_loss(read, [boolean], 0.0).item() == pytest.approx(expected, rel=1e-5)
 
     nothing = Group([window, window], [[], []], [None, None], [False, False])
-    assert span_loss(spans, choices, [nothing], 0.3).item() == pytest.approx(math.log(total), rel=1e-5)
-    mean = span_loss(spans * 2, choices * 2, [answered, nothing], 0.0).item()
-    each = [span_loss(spans, choices, [g], 0.0).item() for g in (answered, nothing)]
+    assert span_loss(read, [nothing], 0.3).item() == pytest.approx(math.log(total), rel=1e-5)
+    # The windows of two questions, in two parts of another order.
+    parts = [
+        ReadWindows([3, 0], torch.stack([spans[1], spans[0]]), torch.stack([choices[1], choices[0]])),
+        ReadWindows([1, 2], torch.stack([spans[1], spans[0]]), torch.stack([choices[1], choices[0]])),
+    ]
+    mean = span_loss(parts, [answered, nothing], 0.3).item()
+    each = [span_loss(read, [g], 0.3).item() for g in (answered, nothing)]
     assert mean == pytest.approx(sum(each) / 2, rel=1e-5)
 
 
