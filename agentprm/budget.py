@@ -19,7 +19,17 @@ from typing_extensions import TypedDict
 from agentprm.errors import ConfigurationError, unknown_name
 from agentprm.forking import ForkSafeLock
 
-__all__ = ["WRITING", "SearchBudget", "Usage", "add_usage", "empty_usage", "metered", "record", "share_usage"]
+__all__ = [
+    "READING",
+    "WRITING",
+    "SearchBudget",
+    "Usage",
+    "add_usage",
+    "empty_usage",
+    "metered",
+    "record",
+    "share_usage",
+]
 
 
 class Usage(TypedDict):
@@ -146,6 +156,8 @@ def record(
 
 #: Bounds that do not matter to a model that only writes: an answer needs no further search.
 WRITING = ("retrievals", "reward_calls")
+#: The bound that does not matter to what is done with passages that were found.
+READING = ("retrievals",)
 
 
 @dataclass(frozen=True, repr=False)
@@ -215,7 +227,8 @@ class SearchBudget:
 
         Args:
             usage: What the run has spent so far.
-            but: Bounds that the work at hand has no use for: `WRITING` where a model only writes.
+            but: Bounds that the work at hand has no use for: `WRITING` where a model only writes, `READING`
+                where what was found is read and scored.
         """
         spent = add_usage(usage, None)
         for name, used in (

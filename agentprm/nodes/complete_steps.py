@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import READING, SearchBudget
 from agentprm.citations import supporting
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
@@ -89,7 +89,7 @@ class CompleteSteps(SearchNode):
         cut = {"prm_stop_reason": "budget: model_calls"} if allowed < wanted else {}
         if wanted:
             rest = rest[:allowed]
-        if spent := budget.exhausted(usage):
+        if spent := budget.exhausted(usage, but=READING):
             return {"prm_stop_reason": f"budget: {spent}"}
         if cut and not rest and not decided:
             return cut

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import WRITING, SearchBudget
 from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
@@ -68,8 +68,10 @@ class CondenseQuestion(Node):
         question, reason = asked, ""
         if not before:
             reason = "it is the first question"
-        elif budget.exhausted(usage) or not budget.affordable("model_calls", 1, usage, reserve=1):
-            reason = f"budget: {budget.exhausted(usage) or 'model_calls'}"
+        elif (spent := budget.exhausted(usage, but=WRITING)) or not budget.affordable(
+            "model_calls", 1, usage, reserve=1
+        ):
+            reason = f"budget: {spent or 'model_calls'}"
         else:
             prompt = self.prompts.condense.render(
                 prefill=self.model.capabilities.prefill,

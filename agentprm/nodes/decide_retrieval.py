@@ -11,7 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import WRITING, SearchBudget
 from agentprm.conversation import as_messages
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, as_language_model
@@ -303,7 +303,8 @@ class DecideRetrieval(Node):
         usage, threshold = state.get("prm_usage"), self.setting("threshold")
         calls = self.decide.model_calls() if isinstance(self.decide, RetrievalNeed) else 0
         need = Need(None)
-        if not budget.exhausted(usage) and budget.affordable("model_calls", calls, usage, 1) >= calls:
+        spent = budget.exhausted(usage, but=WRITING)
+        if not spent and budget.affordable("model_calls", calls, usage, 1) >= calls:
             messages = as_messages(state.get("messages"))
             need = yield from need_of(self.decide, state["question"], messages, threshold)
         wanted = need.probability is None or need.probability >= threshold

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit, emit_proposed
 from agentprm.nodes.refine_step import RefineStep
@@ -94,7 +94,7 @@ class ReviewDrafts(SearchNode):
     def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         budget: SearchBudget = self.setting("budget")
-        spent = budget.exhausted(state.get("prm_usage"))
+        spent = budget.exhausted(state.get("prm_usage"), but=READING)
         stopped = state.get("prm_stop_reason") or (f"budget: {spent}" if spent else "")
         changed = _committed(state.get("prm_steps", []))
         tree = merge_steps(state.get("prm_steps", []), changed)

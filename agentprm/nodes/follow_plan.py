@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import READING, SearchBudget
 from agentprm.errors import InputError
 from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
 from agentprm.nodes.tree import documents_of, new_step, next_id
@@ -53,7 +53,7 @@ class FollowPlan(SearchNode):
                 "PlanQuestion run at the beginning of each question."
             )
         budget: SearchBudget = self.setting("budget")
-        if reason := budget.exhausted(state.get("prm_usage")):
+        if reason := budget.exhausted(state.get("prm_usage"), but=READING):
             return {"prm_stop_reason": f"budget: {reason}"}
         steps = state.get("prm_steps", [])
         proposed: list[Step] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from langchain_core.runnables import Runnable
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import READING, SearchBudget
 from agentprm.conversation import as_messages, last_answer
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.node import Node, NodePlan, emit
@@ -86,7 +86,7 @@ class JudgeAnswer(Node):
         documents = state.get("documents", [])
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        spent, calls = budget.exhausted(usage), self.reward.model_calls(1)
+        spent, calls = budget.exhausted(usage, but=READING), self.reward.model_calls(1)
         score, reason = None, ""
         if not answer.strip():
             reason = "no answer"

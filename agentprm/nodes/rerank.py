@@ -13,7 +13,7 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from agentprm.budget import SearchBudget, Usage, add_usage
+from agentprm.budget import READING, SearchBudget, Usage, add_usage
 from agentprm.errors import ConfigurationError
 from agentprm.events import DocumentsReranked
 from agentprm.lm import LanguageModel
@@ -70,7 +70,7 @@ def reordered(
     spent = state.get("prm_usage")
     done: list[Hits] = []
     for hit in hits:
-        if budget.exhausted(spent):
+        if budget.exhausted(spent, but=READING):
             break
         judge = _bounded(_for(reranker, state, hit), budget, spent)
         ranked, used = yield from reported(

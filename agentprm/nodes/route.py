@@ -110,7 +110,7 @@ class Route(Node):
             route = yield from wait_in_thread(self.router, question)
             if route not in self.modes:
                 raise InputError(f"The router said {route!r}, which is none of the modes {names}.")
-        elif not budget.exhausted(usage) and budget.affordable("model_calls", 1, usage, reserve=1):
+        elif not budget.exhausted(usage, but=WRITING) and budget.affordable("model_calls", 1, usage, 1):
             prompt = self.template.render(
                 prefill=self.router.capabilities.prefill,
                 question=one_line(question),

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.runnables import Runnable
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.models import reported
 from agentprm.nodes.node import NodePlan, SearchNode, emit
 from agentprm.nodes.tree import ancestors, reward_step
@@ -74,8 +74,9 @@ class ScoreSteps(SearchNode):
         calls = budget.affordable("model_calls", self.reward.model_calls(allowed), usage, reserve=1)
         while allowed and self.reward.model_calls(allowed) > calls:
             allowed, short = allowed - 1, "model_calls"
-        if budget.exhausted(usage) or not allowed:
-            return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or short}"}
+        spent = budget.exhausted(usage, but=READING)
+        if spent or not allowed:
+            return {"prm_stop_reason": f"budget: {spent or short}"}
         steps = steps[:allowed]
         trajectories = [[reward_step(state, s) for s in [*ancestors(state, step), step]] for step in steps]
         scores = yield from last_scores(self.reward, state["question"], trajectories)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from langgraph.types import interrupt
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import READING, SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.nodes.node import NodePlan, SearchNode, emit
 from agentprm.rewards import ProcessRewardModel
@@ -85,7 +85,8 @@ class SelectSteps(SearchNode):
         steps = state.get("prm_steps", [])
         fresh = open_steps(steps, "scored")
         budget: SearchBudget = self.setting("budget")
-        spent = budget.exhausted(state.get("prm_usage"))
+        # Whether a step that needs no search may come, is for who proposes to say.
+        spent = budget.exhausted(state.get("prm_usage"), but=READING)
         cut = state.get("prm_stop_reason", "")
         weak = [] if cut or spent else weak_steps(fresh, steps, self.setting("threshold"))
         if weak:

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import READING, WRITING, SearchBudget
 from agentprm.citations import supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
@@ -125,7 +125,7 @@ class ChooseSubgoal(SearchNode):
         path = _path(state)
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        if spent := budget.exhausted(usage):
+        if spent := budget.exhausted(usage, but=READING):
             return {"prm_subgoal": "conclude", "prm_stop_reason": f"budget: {spent}"}
         failed = [step["subgoal"] for step in _children(state, path) if "subgoal" in step]
         allowed: Sequence[Subgoal] = []
@@ -235,7 +235,7 @@ class ExpandSubgoal(SearchNode):
             n and budget.affordable("model_calls", calls := self.model.sample_calls(1, n), usage, 1) < calls
         ):
             n -= 1
-        if (spent := budget.exhausted(usage)) or not n:
+        if (spent := budget.exhausted(usage, but=WRITING)) or not n:
             return {"prm_stop_reason": f"budget: {spent or 'model_calls'}"}
         shown = list(dict.fromkeys(i for s in path if s.get("subgoal") == "retrieve" for i in s["doc_ids"]))
         shown = shown[-self.setting("passages") :]
@@ -407,7 +407,7 @@ class ChooseExecution(SearchNode):
         reward, count = self.rewards[subgoal], len(candidates)
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        if spent := budget.exhausted(usage):
+        if spent := budget.exhausted(usage, but=READING):
             return None, f"budget: {spent}"
         if budget.affordable("reward_calls", count, usage) < count:
             return None, "budget: reward_calls"

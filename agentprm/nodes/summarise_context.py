@@ -21,7 +21,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore, PutOp
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import WRITING, SearchBudget
 from agentprm.conversation import as_messages
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
@@ -122,7 +122,7 @@ class SummariseContext(Node):
             self.count(messages) <= self.max_context
             or start >= end
             or len(segments) >= self.max_summaries
-            or budget.exhausted(usage)
+            or budget.exhausted(usage, but=WRITING)
             or not budget.affordable("model_calls", 1, usage, reserve=1)
         ):
             return {}

@@ -263,7 +263,7 @@ def test_a_judge_that_always_says_a_changes_nothing():
 
 def test_extras_give_way_to_the_budget():
     state = {"question": "q", "documents": documents()}
-    budget = SearchBudget(model_calls=1, retrievals=0)
+    budget = SearchBudget(model_calls=0)
     assert PairwiseRerank(language_model(), budget=budget).invoke(state) == {}
 
 
