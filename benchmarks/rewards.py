@@ -13,7 +13,8 @@ the one that does best on the other half. AUC is over the steps up to the first 
 `steps` samples candidate steps with the search's own nodes, at the root and after the first committed step,
 from questions that carry evidence triples (subject, relation, object). A step is right if its finding
 states the object of a triple whose subject its query or passage names, and the query does not give the
-object away.
+object away. With --reader the packaged reader completes the steps, from five passages rather than one.
+--critics adds trained ones, none of which may have been trained on the questions.
 
 Intervals are 95 % bootstrap intervals over solutions or questions. With --out every scored item is a line
 of that file, and a run that was stopped goes on from there; --rewards adds rows to it later. Rewards that
@@ -56,8 +57,10 @@ from agentprm.rewards import (
     Relevance,
     RewardStep,
     SelfJudgement,
+    load_reward,
 )
 from agentprm.rewards.checkers import ArithmeticChecker
+from agentprm.training.candidate_steps import label_of, sampled_steps
 
 Row = dict[str, Any]
 Scores = list[list[float]]
@@ -124,6 +127,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=60, help="items of a fixed random order")
     parser.add_argument("--skip", type=int, default=0, help="items to leave out at its start")
     parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=REWARDS)
+    parser.add_argument("--critics", nargs="*", default=[], help="folders of trained critics, a row each")
     parser.add_argument("--out", help="JSONL log of all scores, to resume from")
     parser.add_argument("--index-cache", help="folder that keeps the index of 'steps'")
     parser.add_argument(
@@ -134,6 +138,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="a few built-in items and a scripted model")
     args = parser.parse_args(argv)
     args.embeddings = None
+    args.rewards = [*args.rewards, *args.critics]
     if args.tiny:
         args.rewards = [
             name for name in args.rewards if name not in ("implicit log-ratio", "judge, 3 samples")
@@ -227,7 +232,7 @@ class Runner:
                 # Parts found in the log have not been scored here, so these are kept to be asked once.
                 self._rewards[name] = build(*(Logged(self, part) for part in parts))
             else:
-                self._rewards[name] = SINGLE[name](self.model)
+                self._rewards[name] = make_reward(name, self)
         return self._rewards[name]
 
     def all(self, items: list[tuple[str, str, list[list[RewardStep]]]]) -> dict[str, list[Row]]:
@@ -243,6 +248,13 @@ class Runner:
                 for item, _, trajectories in items
             ]
         return rows
+
+
+def make_reward(name: str, runner: Runner | None) -> ProcessRewardModel:
+    """A reward of one model, or a trained critic's folder; a runner lends its model."""
+    if name in SINGLE:
+        return SINGLE[name](runner.model if runner else None)
+    return load_reward(name)
 
 
 class Logged(ProcessRewardModel):
@@ -528,50 +540,21 @@ _NODES: list[Any] = []
 def sample_steps(runner: Runner, args: argparse.Namespace, question: Row) -> list[Row]:
     from qa import index  # the benchmark beside this one
 
-    from agentprm.nodes import CompleteSteps, ProposeSteps, RetrieveSteps, apply_update
-    from agentprm.nodes.tree import reward_step
+    from agentprm.nodes import CompleteSteps, ProposeSteps, RetrieveSteps
 
     if not _NODES:
         store = index(read_dataset(args.data), args)
         read = 5 if args.reader else 1  # the defaults of the search
         completer = CompleteSteps(default_reader() if args.reader else runner.model, passages=read)
         _NODES.extend([ProposeSteps(runner.model), RetrieveSteps(store, k=read), completer])
-    state: dict[str, Any] = {"question": question["text"]}
-    batches = []
-    for number in range(2):
-        before = {s["id"] for s in state.get("prm_steps", [])}
-        for node in _NODES:
-            state = apply_update(state, node.invoke(state))
-        new = [s for s in state["prm_steps"] if s["id"] not in before and s["status"] == "completed"]
-        if not new:
-            break
-        by_id = {s["id"]: s for s in state["prm_steps"]}
-        paths = [
-            [reward_step(state, s) for s in ([by_id[n["parent_id"]]] if n["parent_id"] else []) + [n]]
-            for n in new
-        ]
-        right = [is_right(path[-1], question["evidence"]) for path in paths]
-        batches.append({"round": number, "paths": paths, "right": right})
-        # Go on from a right step where there is one, so that second steps are worth judging.
-        chosen = max(range(len(new)), key=lambda i: (right[i], -i))
-        if new[chosen]["final_answer"] is not None:
-            break
-        state["prm_steps"] = [
-            {**s, "status": "committed"} if s["id"] == new[chosen]["id"] else s for s in state["prm_steps"]
-        ]
-        state["prm_frontier"] = [new[chosen]["id"]]
-    return batches
 
+    def right(step: RewardStep) -> bool:
+        return bool(label_of(step, question["evidence"]))
 
-def is_right(step: Any, evidence: list[list[str]]) -> bool:
-    finding, query = normalize_answer(step["thought"]), normalize_answer(step["query"])
-    named = " ".join([query, *map(normalize_answer, step["passages"])])
-    return any(
-        normalize_answer(obj) in finding
-        and normalize_answer(obj) not in query
-        and normalize_answer(subject) in named
-        for subject, _, obj in evidence
-    )
+    return [
+        {"round": number, "paths": choice.paths, "right": choice.right}
+        for number, choice in enumerate(sampled_steps(question["text"], _NODES, right))
+    ]
 
 
 # Items of the quick mode

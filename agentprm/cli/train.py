@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 _DEV = 400  # questions held out at most
-_KINDS = {"reader": ("span", "lm"), "critic": ("labels", "pairs", "outcomes")}
+_KINDS = {"reader": ("span", "lm"), "critic": ("labels", "encoder", "pairs", "outcomes")}
 
 
 def add(commands: Any) -> None:
@@ -50,8 +50,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--kind",
         choices=[kind for kinds in _KINDS.values() for kind in kinds],
-        help="of reader: an encoder that quotes (span), or a language model (lm); of critic: from labelled "
-        "steps (labels), pairs of candidates (pairs), or outcomes (outcomes). The first is the default",
+        help="of reader: an encoder that quotes (span), or a language model (lm); of critic: a language "
+        "model (labels) or a small encoder (encoder) from labelled steps, from pairs of candidates (pairs), "
+        "or from outcomes (outcomes). The first is the default",
     )
     command.add_argument(
         "--family",
@@ -191,9 +192,7 @@ def _span_reader(args: argparse.Namespace, progress: Console) -> FitReport | Non
     from agentprm.training.span_examples import span_examples
     from agentprm.training.span_reader import SpanTraining, train_span_reader
 
-    for name in _OF_LANGUAGE_MODELS:
-        if getattr(args, name) is not None:
-            raise ConfigurationError(f"--{name.replace('_', '-')} is for language models (--kind lm).")
+    _refuse(args, _OF_LANGUAGE_MODELS, "language models (--kind lm)")
     if args.start and args.base:
         raise ConfigurationError("A reader to go on from (--from) has its encoder already: leave out --base.")
     start = packaged_reader_folder() if args.start == "packaged" else args.start
@@ -229,11 +228,38 @@ def _critic(args: argparse.Namespace, progress: Console) -> FitReport | None:
     from agentprm.training.reward_model import train_critic, train_reward_model
 
     family = {"family": args.family} if args.family else {}
+    if args.kind == "encoder":
+        return _step_critic(args, progress)
     if args.kind == "pairs":
         return _train(args, progress, PreferenceRecord, train_critic, **family)
     if args.kind == "outcomes":
         return _train(args, progress, StepLabelRecord, train_log_ratio)
     return _train(args, progress, StepLabelRecord, train_reward_model, **family)
+
+
+def _step_critic(args: argparse.Namespace, progress: Console) -> FitReport | None:
+    from agentprm.rewards.step_critic import CriticSettings
+    from agentprm.training.data import StepLabelRecord
+    from agentprm.training.step_critic import train_step_critic
+
+    _refuse(args, _OF_SPAN_READERS, "span readers (--kind span)")
+    records, dev = _records(args, StepLabelRecord, ())
+    records = records[: args.limit]
+    tell(progress, f"{len(records):,} trajectories to train on, {len(dev):,} held out")
+    rank = 16 if args.rank is None else args.rank
+    critic = CriticSettings(base=args.base or "reader", rank=rank, alpha=2 * rank or 1)
+    notes = {"command": _command(), "sets": dict(Counter(record.set for record in records))}
+    with _bar(progress) as advance:
+        return train_step_critic(
+            records,
+            args.output,
+            dev=dev,
+            critic=critic,
+            settings=_settings(args),
+            device=args.device,
+            notes=notes,
+            progress=advance,
+        )
 
 
 def _explainer(args: argparse.Namespace, progress: Console) -> FitReport | None:
@@ -278,10 +304,7 @@ def _train(
     """Calls a trainer with the examples that records of a kind give, and the options."""
     from agentprm.training.lora import LoraSettings
 
-    for name in _OF_SPAN_READERS:
-        if getattr(args, name):
-            flag = {"start": "from"}.get(name, name.replace("_", "-"))
-            raise ConfigurationError(f"--{flag} is for span readers (--kind span).")
+    _refuse(args, _OF_SPAN_READERS, "span readers (--kind span)")
     records, held_out = _records(args, record, further)
     # Not every record gives an example; the card names the sets of those that do.
     used = [(one.set, example) for one in records for example in examples_of([one])][: args.limit]
@@ -304,6 +327,14 @@ def _train(
             progress=advance,
             **more,
         )
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], kind: str) -> None:
+    """Says that options are for another kind."""
+    for name in names:
+        if getattr(args, name) not in (None, []):
+            flag = {"start": "from"}.get(name, name.replace("_", "-"))
+            raise ConfigurationError(f"--{flag} is for {kind}.")
 
 
 def _records(

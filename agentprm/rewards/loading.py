@@ -28,8 +28,8 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
 
     Args:
         model: A name on the hub or a folder; a served model (`ServerLM`, `VllmLM`, or the address of a
-            server); or what the readout takes instead: a loaded model with `tokenizer=…`, for verdicts
-            any language or chat model.
+            server); the folder of a `StepCritic`; or what the readout takes instead: a loaded model with
+            `tokenizer=…`, for verdicts any language or chat model.
         family: A name of `families()`, or a `Family`.
         options: Arguments of the readout (`on_overflow`, `k`, `reference`, …) or of the family's
             template (`merge`, `references`, `principles`, `execute`, …); `template=…` replaces it.
@@ -42,6 +42,10 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
     """
     if isinstance(model, str) and model.startswith(("http://", "https://")):
         model = as_language_model(model)
+    if family is None and isinstance(model, str | Path) and _is_step_critic(model):
+        from agentprm.rewards.step_critic import StepCritic
+
+        return StepCritic(model, **options)
     chosen = _family(model, family)
     template = options.pop("template", None)
     if template is None:
@@ -84,6 +88,10 @@ def _readout(model: Any, family: Family) -> tuple[Callable[..., ProcessRewardMod
         import_module("agentprm.rewards"), _SERVED[family.readout]
     )
     return build, {"tokenizer": tokenizer, **arguments}
+
+
+def _is_step_critic(name: str | Path) -> bool:
+    return (Path(name).expanduser() / "step_critic.json").is_file()
 
 
 def _is_served(model: Any) -> bool:

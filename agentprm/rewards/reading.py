@@ -11,7 +11,7 @@ from agentprm.readers.base import Reader
 from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory
 from agentprm.text import fold, one_line, words
 
-__all__ = ["ReaderGrounding"]
+__all__ = ["ReaderGrounding", "states"]
 
 _CANDIDATES = 8  # a finding that is not among so many of the reader's has no support
 
@@ -55,7 +55,7 @@ class ReaderGrounding(PrefixReward):
             n=_CANDIDATES,
         ) if unread else []  # fmt: skip
         read = {
-            key: max((a.score for a in row if _states(step["thought"], a.text)), default=0.0)
+            key: max((a.score for a in row if states(step["thought"], a.text)), default=0.0)
             for (key, step), row in zip(unread.items(), rows, strict=True)
         }
         return [_score(prefix, read) for prefix in prefixes]
@@ -75,7 +75,7 @@ def _key(step: RewardStep) -> str:
     return repr((step["query"], step["passages"], step["thought"]))
 
 
-def _states(finding: str, answer: str) -> bool:
+def states(finding: str, answer: str) -> bool:
     """Whether a finding gives an answer, alone or in a sentence; case, accents and articles do not count."""
     said, wanted = _words(finding), _words(answer)
     places = range(len(said) - len(wanted) + 1)

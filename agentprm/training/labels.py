@@ -35,6 +35,7 @@ __all__ = [
     "self_denoised",
     "sign_labels",
     "soft_values",
+    "stated_labels",
     "until_first_error",
     "with_reference",
 ]
@@ -277,6 +278,31 @@ def evidence_labels(
             else None
         )
     return labels
+
+
+def stated_labels(steps: Sequence[TrajectoryStep], facts: Iterable[Sequence[str]]) -> Labels:
+    """Labels from gold facts, whatever was asked: whether a step states what one of them says.
+
+    A step is right if its finding states the object of a fact whose subject its sub-question or a passage
+    names, unless the sub-question gives that object away. Unlike `evidence_labels` it counts a fact that
+    a clumsy sub-question brought up, and gives a label to every step.
+
+    Args:
+        steps: The steps.
+        facts: Triples (subject, relation, object); an empty subject need not be named.
+    """
+    ends = [(fact[0], fact[-1]) for fact in facts]
+    return [
+        float(
+            any(
+                _holds(step.thought, found)
+                and not _holds(step.query, found)
+                and (not subject or any(_holds(text, subject) for text in (step.query, *step.passages)))
+                for subject, found in ends
+            )
+        )
+        for step in steps
+    ]
 
 
 def retrieval_labels(steps: Sequence[TrajectoryStep], gold: Collection[str]) -> Labels:

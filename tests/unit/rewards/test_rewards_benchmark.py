@@ -101,16 +101,6 @@ def test_solutions_in_the_form_of_gsm8k(bench):
     assert bench.solution("No answer.") == (["No answer."], None)
 
 
-def test_steps_are_labelled_by_evidence_triples(bench):
-    evidence = [["Bridge", "designer", "Brunel"]]
-    step = {"query": "Who designed the Bridge?", "passages": [], "thought": "It was Brunel"}
-    assert bench.is_right(step, evidence)
-    assert not bench.is_right({**step, "thought": "Telford"}, evidence)
-    assert not bench.is_right({**step, "query": "Was it Brunel who built the Bridge?"}, evidence)
-    assert not bench.is_right({**step, "query": "Who?"}, evidence)
-    assert bench.is_right({**step, "query": "Who?", "passages": ["The Bridge: by Brunel"]}, evidence)
-
-
 def test_data_is_asked_for(bench, capsys):
     with pytest.raises(SystemExit):
         bench.main(["processbench"])
