@@ -3,13 +3,12 @@
 What lives where, from a question to its answer:
 
 - Graphs and nodes: `graphs` are ready-made, of `nodes`; `state` and `events` are what passes between them,
-  `rounds` what loops that gather evidence keep, `conversation` reads messages, `budget` bounds and counts
-  what a run costs.
+  `rounds` what loops that gather evidence keep, `budget` bounds and counts what a run costs.
 - Models: `prompts` asks, `lm` has the contract and the backends, `engine` runs local ones, `replies` reads
   what they say. `packaged` has models that come with a package, `model_names` tells folders from hubs.
 - Questions: `questions` splits them and decides comparisons without a model.
-- Passages: `retrievers` finds them, `rerank` orders them, `readers` quote answers from them, `citations` says
-  which ones support a claim.
+- Passages: `retrievers` finds them, `rerank` orders them, `readers` quote answers from them, `documents` has
+  their usual form and says which ones support a claim.
 - Judgement: `rewards` scores steps, `search` makes values of scores and chooses.
 - Around it: `integrations` for agents, `cli` for the shell, `scale` for many questions, `evaluation`, `trace`
   to see a search, `training` for models of your own, `testing` without models, `demo` documents.

@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.documents import Document
-
 from agentprm.errors import ConfigurationError
 from agentprm.lm.base import LanguageModel, Prompt, Role, SamplingParams
 from agentprm.replies import FAULTS, inert
-from agentprm.state import Step, title_of
-from agentprm.text import cut, one_line
+from agentprm.state import Step
+from agentprm.text import one_line
 
 if TYPE_CHECKING:
     from agentprm.rewards.base import RewardStep
@@ -30,10 +28,7 @@ __all__ = [
     "ChatTemplate",
     "Prompts",
     "in_form",
-    "joined",
     "known_text",
-    "passage_line",
-    "passages_text",
     "proposal_schema",
     "reply_params",
     "with_examples",
@@ -180,24 +175,6 @@ def with_examples(prompt: Prompt, examples: str) -> Prompt:
         return prompt
     *before, (role, text) = prompt.messages
     return replace(prompt, messages=(*before, (role, f"{inert(examples)}\n\n{text}")))
-
-
-def passage_line(document: Document, max_chars: int = 1200) -> str:
-    """A passage as one line, title first, cut at `max_chars` characters with a visible mark."""
-    text = one_line(document.page_content)
-    if len(text) > max_chars:
-        text = cut(text, max_chars) + " […]"
-    return f"{one_line(title_of(document))}: {text}"
-
-
-def joined(passages: Sequence[str]) -> str:
-    """Passages a line each. Without numbers: small models read these off instead of the answer."""
-    return "\n".join(passages) or "(none)"
-
-
-def passages_text(documents: Sequence[Document], max_chars: int = 1200) -> str:
-    """The documents as passages, a line each."""
-    return joined([passage_line(document, max_chars) for document in documents])
 
 
 def known_text(path: Sequence[Step | RewardStep]) -> str:

@@ -7,11 +7,13 @@ keys (`question`, `documents`, `answer`, `messages`) are the ecosystem's.
 One rule says what documents and state may carry: `plain` values and valid Unicode. It is applied where data
 enters: at loaders, stores, nodes and traces. What passes can be saved in an index and in a checkpoint; what
 does not is refused with its place.
+
+A conversation in `messages` may end in anything: in a supervisor's graph the last message is often a tool's.
+A human message is open until an AI message with text, and without calls of tools, stands after it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -20,6 +22,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
 from typing_extensions import TypedDict
 
 from agentprm.budget import Usage, add_usage
@@ -35,14 +38,16 @@ __all__ = [
     "Step",
     "StepStatus",
     "Subgoal",
-    "as_document",
-    "distinct_documents",
+    "answer_text",
+    "as_messages",
+    "last_answer",
+    "last_question",
     "merge_documents",
     "merge_steps",
+    "open_question",
     "open_steps",
     "path_to",
     "plain",
-    "plain_document",
 ]
 
 _DEEPEST = 100
@@ -257,6 +262,59 @@ def open_steps(steps: Iterable[Step] | None, *statuses: StepStatus) -> list[Step
     return [step for step in steps or [] if step["status"] in statuses]
 
 
+def as_messages(value: Any) -> list[BaseMessage]:
+    """Messages in any of LangChain's forms as messages.
+
+    Raises:
+        InputError: If one of them is none.
+    """
+    try:
+        return convert_to_messages(value or [])
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"The messages of the state cannot be read ({str(error).splitlines()[0]}). Give LangChain "
+            'messages, ("user", text) pairs or {"role": "user", "content": text}.'
+        ) from error
+
+
+def last_question(messages: Sequence[BaseMessage]) -> str:
+    """Text of the last human message, wherever it stands; empty if there is none."""
+    return next((m.text for m in reversed(messages) if isinstance(m, HumanMessage)), "")
+
+
+def open_question(messages: Sequence[BaseMessage]) -> str:
+    """Text of the last human message if nobody has answered it yet, else empty."""
+    return "" if last_answer(messages) else last_question(messages)
+
+
+def last_answer(messages: Sequence[BaseMessage]) -> str:
+    """Text of the last AI message after the last human one; empty if that is still to be answered."""
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            return ""
+        if isinstance(message, AIMessage) and not message.tool_calls and message.text.strip():
+            return str(message.text)
+    return ""
+
+
+def answer_text(value: Any, key: str = "answer") -> str:
+    """The text of an answer or a question: of a text, a message, or a message's content.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, BaseMessage):
+        return str(value.text)
+    if isinstance(value, list) and all(isinstance(part, str | dict) for part in value):
+        return str(AIMessage(value).text)
+    raise InputError(
+        f"{key!r} holds a {type(value).__name__}, not a text or a message. Put its text there, or let "
+        "keys={...} name the key that holds it."
+    )
+
+
 def number(value: Any, where: str = "score") -> float:
     """`value` as a finite Python float, whatever library it comes from.
 
@@ -270,122 +328,6 @@ def number(value: Any, where: str = "score") -> float:
     if not math.isfinite(result):
         raise InputError(f"{where} must be finite, not {result}.")
     return result
-
-
-_TEXT_KEYS = ("page_content", "text", "content")
-
-
-def as_document(value: Any) -> Document:
-    """A passage in any of its usual forms as a `Document`.
-
-    Args:
-        value: A document; its text; or a mapping that holds the text under `page_content`, `text` or
-            `content`, and maybe `id` and `metadata`. Other entries of a mapping become metadata.
-
-    Raises:
-        InputError: If it is something else.
-    """
-    if isinstance(value, Document):
-        return value
-    if isinstance(value, str):
-        return Document(page_content=value)
-    if isinstance(value, Mapping):
-        key = next((key for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
-        metadata = value.get("metadata") or {}
-        if key is not None and isinstance(metadata, Mapping):
-            identity = value.get("id")
-            others = {k: v for k, v in value.items() if k not in (key, "id", "metadata", "type")}
-            return Document(
-                id=None if identity is None else str(identity),
-                page_content=value[key],
-                metadata={**others, **metadata},
-            )
-        raise InputError(
-            f"A document has the keys {sorted(map(str, value))}; its text must stand under 'page_content', "
-            "'text' or 'content', and its metadata, if any, in a mapping."
-        )
-    raise InputError(
-        f"A {type(value).__name__} is no document. Give langchain_core Documents, texts, or mappings "
-        "such as {'page_content': text, 'metadata': {...}}."
-    )
-
-
-def plain_document(value: Any) -> Document:
-    """`as_document`, with plain metadata, valid text and an id; without one, a hash of its text serves.
-
-    Raises:
-        InputError: It is no document, or its metadata cannot be stored; the message names it.
-    """
-    document = as_document(value)
-    text = clean_text(document.page_content)
-    identity = document.id or text_hash(text)
-    return Document(
-        id=clean_text(str(identity)),
-        page_content=text,
-        metadata=plain(document.metadata, f"The metadata of document {str(identity)!r}"),
-    )
-
-
-def text_hash(text: str) -> str:
-    """Sixteen digits that stand for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def distinct_documents(documents: Iterable[Any], known: Iterable[Document] = ()) -> list[Document]:
-    """Plain copies of `documents`, each passage once, each id with one text.
-
-    Where an id stands for another text already, as where all chunks of a file bear its name, the later
-    one gets an id of its own, made of the old one and its text.
-
-    Args:
-        documents: Passages in any form that `as_document` takes, in order.
-        known: Passages whose ids are taken.
-    """
-    texts = {str(d.id): d.page_content for d in known}
-    kept: dict[str, Document] = {}
-    for value in documents:
-        document = plain_document(value)
-        if texts.setdefault(str(document.id), document.page_content) != document.page_content:
-            document.id = f"{document.id}#{text_hash(document.page_content)[:8]}"
-            texts[document.id] = document.page_content
-        kept.setdefault(str(document.id), document)
-    return list(kept.values())
-
-
-def title_of(document: Document) -> str:
-    """The document's title, or its source, or its id."""
-    metadata = document.metadata
-    return str(metadata.get("title") or metadata.get("source") or document.id or "")
-
-
-def cite(
-    documents: Sequence[Document], sentences: Mapping[str, tuple[int, int]] | None = None
-) -> list[Citation]:
-    """Citations of `documents`, each once, in order.
-
-    Args:
-        documents: What is cited.
-        sentences: Where in their texts stands what they are cited for, by their ids.
-    """
-    citations = []
-    for document in merge_documents([], list(documents)):
-        citation = Citation(
-            doc_id=str(document.id),
-            title=title_of(document),
-            source=str(document.metadata.get("source", "")),
-            text=document.page_content,
-        )
-        start, end = (sentences or {}).get(str(document.id), (0, 0))
-        if start < end:
-            citation |= {"quote": document.page_content[start:end], "start": start, "end": end}
-        more = {
-            key: value
-            for key, value in document.metadata.items()
-            if key not in ("title", "source") and isinstance(value, str | int | float)
-            if not isinstance(value, float) or math.isfinite(value)  # JSON has no others
-        }
-        citations.append({**citation, "metadata": more} if more else citation)
-    return citations
 
 
 def plain(value: Any, where: str = "value", *, json_only: bool = False) -> Any:

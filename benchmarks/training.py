@@ -33,11 +33,12 @@ from typing import Any, NamedTuple
 from langchain_core.documents import Document
 
 from agentprm import packaged
+from agentprm.documents import passages_text
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import bootstrap_interval, exact_match, token_f1
 from agentprm.lm import SamplingParams, as_language_model
 from agentprm.nodes.plan_question import plan_by_example
-from agentprm.prompts import PROMPTS, passages_text
+from agentprm.prompts import PROMPTS
 from agentprm.questions.decomposing import decompose
 from agentprm.questions.plan_text import parse_plan, plan_request
 from agentprm.readers import Reader, ReaderAnswer, SpanReader

@@ -14,11 +14,21 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
-from agentprm.conversation import answer_text, as_messages, last_question, open_question
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.node import check_context, checked_setting
 from agentprm.search.selection import Accept
-from agentprm.state import Citation, RagState, ReasoningState, Step, merge_documents, merge_steps
+from agentprm.state import (
+    Citation,
+    RagState,
+    ReasoningState,
+    Step,
+    answer_text,
+    as_messages,
+    last_question,
+    merge_documents,
+    merge_steps,
+    open_question,
+)
 
 __all__ = [
     "DeltaGraphState",

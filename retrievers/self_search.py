@@ -11,11 +11,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict
 
+from agentprm.documents import text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding
-from agentprm.state import text_hash
 from agentprm.text import one_line
 
 __all__ = ["SelfSearch"]

@@ -11,11 +11,11 @@ from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from typing_extensions import TypedDict
 
+from agentprm.documents import distinct_documents, passage_line, title_of
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.prompts import ChatTemplate, passage_line, reply_params
+from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding
-from agentprm.state import distinct_documents, title_of
 from agentprm.text import one_line
 
 __all__ = ["SummaryNode", "SummaryTree"]

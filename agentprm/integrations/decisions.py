@@ -11,6 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
 from agentprm.budget import record
+from agentprm.documents import evidence_line
 from agentprm.errors import (
     CapabilityError,
     ConfigurationError,
@@ -23,7 +24,7 @@ from agentprm.numeric import sigmoid
 from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory, check_scores
 from agentprm.rewards.function import as_reward
-from agentprm.rewards.step_text import StepText, StepWriter, evidence_line
+from agentprm.rewards.step_text import StepText, StepWriter
 
 try:
     from langchain_core.decisions import (

@@ -11,15 +11,15 @@ from langchain_core.messages import AIMessage, SystemMessage
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
+from agentprm.documents import evidence_line, joined
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.integrations.trajectories import trajectory_of
 from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.nodes import CondenseQuestion, Decide, Retrieve, as_decision, need_of
 from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
-from agentprm.prompts import PROMPTS, Prompts, joined
+from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel, check_scores
 from agentprm.rewards.function import as_reward
-from agentprm.rewards.step_text import evidence_line
 
 try:
     from langchain.agents.middleware import (

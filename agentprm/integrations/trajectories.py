@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, convert_to_messages
 
+from agentprm.documents import evidence_line
 from agentprm.errors import InputError
 from agentprm.replies import without_thought
 from agentprm.rewards.base import RewardStep
-from agentprm.rewards.step_text import evidence_line
 from agentprm.text import cut, one_line
 
 __all__ = ["Conversation", "action_text", "call_text", "shortened", "trajectory_of"]

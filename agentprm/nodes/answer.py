@@ -12,8 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from pydantic import BaseModel, ValidationError
 
 from agentprm.budget import WRITING, SearchBudget
-from agentprm.citations import sentence_around, supporting, supporting_sentence
-from agentprm.conversation import as_messages, last_question, open_question
+from agentprm.documents import cite, passages_text, sentence_around, supporting, supporting_sentence
 from agentprm.errors import CapabilityError, ConfigurationError, ParseError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import AnsweringModel, reported
@@ -21,10 +20,18 @@ from agentprm.nodes.node import Node, NodePlan, SearchNode, emit
 from agentprm.nodes.reading import ModelOrReader, quote_of
 from agentprm.nodes.tree import documents_of
 from agentprm.plans import Plan, wait
-from agentprm.prompts import PROMPTS, Prompts, in_form, known_text, passages_text, reply_params
+from agentprm.prompts import PROMPTS, Prompts, in_form, known_text, reply_params
 from agentprm.readers.base import Reader
 from agentprm.replies import json_object
-from agentprm.state import ReasoningState, Step, cite, merge_documents, path_to
+from agentprm.state import (
+    ReasoningState,
+    Step,
+    as_messages,
+    last_question,
+    merge_documents,
+    open_question,
+    path_to,
+)
 from agentprm.text import one_line
 
 __all__ = ["Answer", "AnswerForm", "AnswerFromSteps", "ResponseFormat", "spoken", "written_answer"]

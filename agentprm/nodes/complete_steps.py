@@ -8,14 +8,14 @@ from typing import Any
 from langchain_core.documents import Document
 
 from agentprm.budget import READING, SearchBudget
-from agentprm.citations import supporting
+from agentprm.documents import passages_text, supporting
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, checked_setting, emit
 from agentprm.nodes.reading import ModelOrReader, read_steps
 from agentprm.nodes.tree import ancestors, concludes, documents_of
 from agentprm.plans import Plan
-from agentprm.prompts import PROMPTS, Prompts, known_text, passages_text, reply_params
+from agentprm.prompts import PROMPTS, Prompts, known_text, reply_params
 from agentprm.questions.comparing import decide, is_comparison
 from agentprm.readers.base import Reader
 from agentprm.replies import finished_text, parse_finding

@@ -10,14 +10,13 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agentprm.budget import WRITING, SearchBudget
-from agentprm.conversation import as_messages, last_question, open_question
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import Node, NodePlan, emit
 from agentprm.prompts import PROMPTS, Prompts, reply_params
 from agentprm.replies import finished_text, parse_finding
-from agentprm.state import ReasoningState
+from agentprm.state import ReasoningState, as_messages, last_question, open_question
 from agentprm.text import one_line
 
 __all__ = ["CondenseQuestion"]

@@ -12,7 +12,6 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 
 from agentprm.budget import WRITING, SearchBudget
-from agentprm.conversation import as_messages
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
@@ -23,7 +22,7 @@ from agentprm.nodes.node import Node, NodePlan, emit
 from agentprm.plans import Plan, drive, wait, wait_in_thread
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import answer_span, finished_text, parse_finding
-from agentprm.state import ReasoningState
+from agentprm.state import ReasoningState, as_messages
 from agentprm.text import one_line
 
 __all__ = ["Decide", "DecideRetrieval", "Need", "RetrievalNeed", "as_decision", "need_of"]

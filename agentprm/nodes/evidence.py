@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import WRITING, SearchBudget
-from agentprm.citations import supporting
+from agentprm.documents import passage_line, supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
@@ -18,7 +18,7 @@ from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan
 from agentprm.nodes.tree import same_text
 from agentprm.plans import Plan, wait_in_thread
-from agentprm.prompts import ChatTemplate, passage_line, reply_params, with_examples
+from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_lines, parse_proposal
 from agentprm.rounds import Fact, Round, asked_before, evidence_lines, facts_of, new_round
 from agentprm.state import ReasoningState

@@ -12,6 +12,7 @@ from langgraph.store.base import BaseStore, GetOp, Item, PutOp, SearchItem, Sear
 from typing_extensions import TypedDict
 
 from agentprm.budget import WRITING, SearchBudget
+from agentprm.documents import text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
@@ -21,7 +22,7 @@ from agentprm.plans import Plan, wait
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding
 from agentprm.rounds import rounds_of
-from agentprm.state import ReasoningState, path_to, plain, text_hash
+from agentprm.state import ReasoningState, path_to, plain
 from agentprm.text import one_line, terms
 
 __all__ = ["CommitExperience", "Episode", "EpisodeStep", "RecallExperience", "publish_experience"]

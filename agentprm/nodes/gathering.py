@@ -17,16 +17,15 @@ from langchain_core.messages import AIMessage
 from langgraph.types import Overwrite
 
 from agentprm.budget import WRITING, SearchBudget, empty_usage
-from agentprm.citations import supporting
-from agentprm.conversation import as_messages, open_question
+from agentprm.documents import cite, distinct_documents, joined, supporting
 from agentprm.errors import InputError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.answer import AnswerForm, ResponseFormat, spoken, written_answer
 from agentprm.nodes.node import Node, NodePlan, emit
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
-from agentprm.prompts import PROMPTS, Prompts, joined
+from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rounds import Round, evidence_lines, rounds_of, seen_ids
-from agentprm.state import ReasoningState, cite, distinct_documents, merge_documents
+from agentprm.state import ReasoningState, as_messages, merge_documents, open_question
 from agentprm.text import one_line
 
 __all__ = ["AnswerFromRounds", "GatherNode", "RetrieveRound", "StartGathering"]

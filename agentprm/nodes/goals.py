@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
+from agentprm.documents import passages_text
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, finished, planned
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan
 from agentprm.nodes.tree import same_text
-from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, passages_text, reply_params, with_examples
+from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, reply_params, with_examples
 from agentprm.replies import finished_text, json_object, parse_finding, parse_proposal, without_thought
 from agentprm.rounds import Round, asked_before, evidence_lines, new_round
 from agentprm.state import ReasoningState

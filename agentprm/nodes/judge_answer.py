@@ -10,13 +10,12 @@ from typing import Any
 from langchain_core.runnables import Runnable
 
 from agentprm.budget import READING, SearchBudget
-from agentprm.conversation import as_messages, last_answer
+from agentprm.documents import evidence_line
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.node import Node, NodePlan, emit
 from agentprm.nodes.score_steps import last_scores
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
-from agentprm.rewards.step_text import evidence_line
-from agentprm.state import Judgement, ReasoningState
+from agentprm.state import Judgement, ReasoningState, as_messages, last_answer
 
 __all__ = ["JudgeAnswer"]
 

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from agentprm import plans
 from agentprm.budget import SearchBudget, Usage, add_usage, metered, share_usage
-from agentprm.conversation import answer_text, as_messages, last_question
+from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError, unknown_name
 from agentprm.events import SearchEvent
 from agentprm.rounds import Round, merge_rounds
@@ -29,7 +29,9 @@ from agentprm.state import (
     Judgement,
     ReasoningState,
     Step,
-    distinct_documents,
+    answer_text,
+    as_messages,
+    last_question,
     merge_documents,
     merge_steps,
 )

@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
+from agentprm.documents import passages_text
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
@@ -15,7 +16,7 @@ from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan
 from agentprm.nodes.tree import same_text
 from agentprm.plans import Plan
-from agentprm.prompts import ChatTemplate, passages_text, reply_params, with_examples
+from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_finding, parse_lines
 from agentprm.rounds import Round, asked_before, best_note, new_round, seen_ids
 from agentprm.state import ReasoningState

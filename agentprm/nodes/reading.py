@@ -10,12 +10,13 @@ from typing import NamedTuple, TypeAlias
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 
+from agentprm.documents import title_of
 from agentprm.lm import LanguageModel
 from agentprm.nodes.models import reported
 from agentprm.nodes.tree import new_step, next_id, same_text
 from agentprm.plans import Plan
 from agentprm.readers.base import Reader, ReaderAnswer
-from agentprm.state import Quote, ReasoningState, Step, merge_steps, title_of
+from agentprm.state import Quote, ReasoningState, Step, merge_steps
 from agentprm.text import one_line, words
 
 __all__ = ["ModelOrReader", "favoured", "quote_of", "read_answers", "read_steps"]

@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
+from agentprm.documents import passages_text
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, emit, emit_proposed
@@ -18,7 +19,6 @@ from agentprm.prompts import (
     PROMPTS,
     Prompts,
     known_text,
-    passages_text,
     proposal_schema,
     reply_params,
     with_recall,

@@ -14,6 +14,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from agentprm.budget import READING, SearchBudget, Usage, add_usage
+from agentprm.documents import plain_document
 from agentprm.errors import ConfigurationError
 from agentprm.events import DocumentsReranked
 from agentprm.lm import LanguageModel
@@ -27,7 +28,7 @@ from agentprm.rerank.critic import CriticReranker
 from agentprm.rerank.cross_encoder import CrossEncoderReranker
 from agentprm.rerank.pairwise import PairwiseReranker
 from agentprm.rewards.base import ProcessRewardModel
-from agentprm.state import ReasoningState, Step, open_steps, plain_document
+from agentprm.state import ReasoningState, Step, open_steps
 
 __all__ = [
     "Hits",

@@ -12,12 +12,13 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from agentprm.budget import SearchBudget, record
+from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.node import Node, NodePlan, SearchNode, checked_setting, emit
 from agentprm.nodes.tree import ancestors, awaiting_documents, same_text, search_text
 from agentprm.plans import Plan, wait
 from agentprm.retrievers import default_retriever
-from agentprm.state import ReasoningState, Step, distinct_documents, merge_documents
+from agentprm.state import ReasoningState, Step, merge_documents
 
 __all__ = ["Retrieve", "RetrieveSteps", "RetrieverLike", "Searcher"]
 

@@ -8,9 +8,8 @@ from typing import Any
 from langgraph.types import Overwrite
 
 from agentprm.budget import empty_usage
-from agentprm.conversation import as_messages, open_question
 from agentprm.nodes.node import NodePlan, SearchNode
-from agentprm.state import ReasoningState
+from agentprm.state import ReasoningState, as_messages, open_question
 
 __all__ = ["StartSearch"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import READING, WRITING, SearchBudget
-from agentprm.citations import supporting
+from agentprm.documents import distinct_documents, passages_text, supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
@@ -24,22 +24,13 @@ from agentprm.prompts import (
     ChatTemplate,
     Prompts,
     known_text,
-    passages_text,
     proposal_schema,
     reply_params,
 )
 from agentprm.replies import finished_text, parse_finding, parse_proposal
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.search.subgoals import SENTENCES, SUBGOALS, allowed_subgoals, critic_context, pending_query
-from agentprm.state import (
-    ReasoningState,
-    Step,
-    StepStatus,
-    Subgoal,
-    distinct_documents,
-    merge_documents,
-    path_to,
-)
+from agentprm.state import ReasoningState, Step, StepStatus, Subgoal, merge_documents, path_to
 from agentprm.text import one_line
 
 __all__ = ["ASK", "REASON", "ChooseExecution", "ChooseSubgoal", "ExpandSubgoal", "Reward"]

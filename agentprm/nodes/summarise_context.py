@@ -22,7 +22,7 @@ from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore, PutOp
 
 from agentprm.budget import WRITING, SearchBudget
-from agentprm.conversation import as_messages
+from agentprm.documents import text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
@@ -30,7 +30,7 @@ from agentprm.nodes.node import Node, NodePlan, emit
 from agentprm.plans import wait
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding
-from agentprm.state import ReasoningState, text_hash
+from agentprm.state import ReasoningState, as_messages
 from agentprm.text import one_line
 
 __all__ = ["SummariseContext"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from langchain_core.documents import Document
 
 from agentprm.budget import empty_usage
+from agentprm.documents import evidence_line
 from agentprm.rewards.base import RewardStep
-from agentprm.rewards.step_text import evidence_line
 from agentprm.state import ReasoningState, Step, open_steps, path_to
 from agentprm.text import fold, one_line
 

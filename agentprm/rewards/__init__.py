@@ -20,6 +20,7 @@ What lives where, in the order in which a score comes about:
 
 from typing import TYPE_CHECKING, Any
 
+from agentprm.documents import evidence_line
 from agentprm.rewards.aggregation import (
     DEFAULT_AGGREGATION,
     aggregate,
@@ -42,7 +43,7 @@ from agentprm.rewards.likelihood import Grounding, LikelihoodReward, Relevance, 
 from agentprm.rewards.loading import load_reward
 from agentprm.rewards.reading import ReaderGrounding
 from agentprm.rewards.registry import families, register, register_readout
-from agentprm.rewards.step_text import StepText, as_trajectory, evidence_line
+from agentprm.rewards.step_text import StepText, as_trajectory
 from agentprm.rewards.templates import (
     ChatPrefix,
     ChatSteps,

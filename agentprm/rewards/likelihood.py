@@ -13,10 +13,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from agentprm.documents import joined
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.numeric import sigmoid
-from agentprm.prompts import PROMPTS, Prompts, joined, known_text
+from agentprm.prompts import PROMPTS, Prompts, known_text
 from agentprm.rewards.base import PrefixReward, Trajectory
 from agentprm.text import one_line
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from langchain_core.documents import Document
+from typing import Literal
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.prompts import passage_line
 from agentprm.rewards.base import RewardStep
 from agentprm.text import cut_words, one_line
 
-__all__ = ["StepText", "StepWriter", "as_trajectory", "evidence_line"]
+__all__ = [
+    "StepText",
+    "StepWriter",
+    "as_trajectory",
+]
 
 StepWriter = Callable[[RewardStep], str]
 """From a step to the text that a reward model reads."""
@@ -104,34 +105,3 @@ def as_trajectory(solution: str | Sequence[str], separator: str = r"\n\s*\n") ->
         for part in parts
         if part.strip()
     ]
-
-
-def evidence_line(document: Document, max_chars: int = 1200) -> str:
-    """A document as one line of evidence, whatever it holds.
-
-    An image (metadata `type` is `image`, or there is a `caption`) is its caption; a table (metadata
-    `table`: rows as mappings or as lists, the first of which names the columns) is its rows, each
-    value with its column's name; anything else is its text. The title comes first.
-
-    Args:
-        document: The document.
-        max_chars: Where the line is cut, with a visible mark.
-    """
-    metadata = document.metadata
-    text: str | None = None
-    if metadata.get("caption") or metadata.get("type") == "image":
-        text = f"Image: {metadata.get('caption') or document.page_content}"
-    elif isinstance(metadata.get("table"), list):
-        text = f"Table: {_rows(metadata['table'])}"
-    if text is None:
-        return passage_line(document, max_chars)
-    changed = Document(id=document.id, page_content=text, metadata=metadata)
-    return passage_line(changed, max_chars)
-
-
-def _rows(table: Sequence[Any]) -> str:
-    rows = [row for row in table if row]
-    if rows and not isinstance(rows[0], Mapping):
-        columns = [str(cell) for cell in rows[0]]
-        rows = [dict(zip(columns, row, strict=False)) for row in rows[1:]] or [dict.fromkeys(columns, "")]
-    return " | ".join("; ".join(f"{column}: {cell}" for column, cell in row.items()) for row in rows)

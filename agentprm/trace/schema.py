@@ -20,17 +20,9 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from agentprm.budget import Usage, add_usage
+from agentprm.documents import plain_document, title_of
 from agentprm.errors import InputError
-from agentprm.state import (
-    Citation,
-    Step,
-    StepStatus,
-    merge_documents,
-    path_to,
-    plain,
-    plain_document,
-    title_of,
-)
+from agentprm.state import Citation, Step, StepStatus, merge_documents, path_to, plain
 
 __all__ = [
     "TRACE_FORMAT",

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
+from agentprm.documents import evidence_line
 from agentprm.nodes import apply_update
 from agentprm.nodes.tree import reward_step
 from agentprm.questions.decomposing import decompose
 from agentprm.readers.base import Reader
 from agentprm.rewards.base import RewardStep
-from agentprm.rewards.step_text import evidence_line
 from agentprm.training.data import Passage, PlanRecord, ReadingRecord, StepLabelRecord, TrajectoryStep
 from agentprm.training.labels import Labels, stated_labels
 from agentprm.training.relations import RELATIONS

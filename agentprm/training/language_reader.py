@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from agentprm.prompts import PROMPTS, passages_text
+from agentprm.documents import passages_text
+from agentprm.prompts import PROMPTS
 from agentprm.text import one_line
 from agentprm.training.data import Passage, ReadingRecord
 from agentprm.training.language_model import TextExample

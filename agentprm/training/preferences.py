@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import torch
 
+from agentprm.documents import joined
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm.base import Prompt
-from agentprm.prompts import PROMPTS, Prompts, joined, known_text
+from agentprm.prompts import PROMPTS, Prompts, known_text
 from agentprm.rewards.known_families import Family
 from agentprm.rewards.registry import families
 from agentprm.rewards.step_text import StepText, StepWriter

@@ -22,10 +22,11 @@ from typing import Any, TypeAlias, cast
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
+from agentprm.documents import passages_text
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.evaluation.qa import normalize_unicode, token_f1
 from agentprm.lm import LanguageModel
-from agentprm.prompts import PROMPTS, passages_text, reply_params
+from agentprm.prompts import PROMPTS, reply_params
 from agentprm.readers import Reader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.retrievers.faiss_store import FaissStore, ShardedFaissStore

@@ -12,9 +12,9 @@ from typing import Literal
 from langchain_core.documents import Document
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
+from agentprm.documents import passage_line
 from agentprm.errors import InputError
 from agentprm.evaluation.qa import contains_answer, normalize_unicode, token_f1
-from agentprm.prompts import passage_line
 from agentprm.state import Step, path_to
 from agentprm.trace.schema import Trace, TraceDocument, answer_path, trace_of
 from agentprm.training.data import PreferenceRecord, StepLabelRecord, TrajectoryStep

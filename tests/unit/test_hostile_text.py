@@ -16,7 +16,7 @@ import pytest
 from langchain_core.documents import Document
 
 import agentprm.trace.html as page
-from agentprm.citations import supporting
+from agentprm.documents import passage_line, supporting
 from agentprm.engine.tokenizing import as_data
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import contains_answer, exact_match, normalize_answer, normalize_unicode, token_f1
@@ -24,7 +24,6 @@ from agentprm.integrations.trajectories import shortened
 from agentprm.lm import Completion
 from agentprm.lm.reports import refused_settings, too_long
 from agentprm.nodes import condense_question
-from agentprm.prompts import passage_line
 from agentprm.replies import (
     answer_span,
     begins_thinking,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from langchain_core.documents import Document
 
-from agentprm.citations import supporting
+from agentprm.documents import passage_line, supporting
 from agentprm.evaluation import contains_answer
 from agentprm.graphs import create_rag_graph
 from agentprm.lm.base import Completion
-from agentprm.prompts import passage_line
 from agentprm.replies import finished_text
 from agentprm.retrievers import FaissStore, HybridRetriever, LexicalIndex
 from agentprm.testing import FakeEmbeddings, ScriptedChatModel

@@ -10,9 +10,10 @@ from langchain_core.documents import Document
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agentprm.budget import SearchBudget, add_usage, empty_usage, metered, record, share_usage
+from agentprm.documents import cite, plain_document
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.tree import new_step
-from agentprm.state import cite, merge_documents, merge_steps, number, path_to, plain, plain_document
+from agentprm.state import merge_documents, merge_steps, number, path_to, plain
 
 STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
+from agentprm.documents import joined
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
-from agentprm.prompts import ChatTemplate, joined, known_text
+from agentprm.prompts import ChatTemplate, known_text
 from agentprm.replies import without_thought
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.checkers.entailment import Entailment

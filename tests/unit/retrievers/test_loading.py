@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from agentprm.documents import plain_document
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.retrievers import load_folder
-from agentprm.state import plain_document
 
 
 def write(folder, files):

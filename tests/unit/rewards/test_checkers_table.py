@@ -66,7 +66,7 @@ def test_tables_among_the_passages(passage, thought, label):
 def test_evidence_lines_of_documents_are_read():
     from langchain_core.documents import Document
 
-    from agentprm.rewards.step_text import evidence_line
+    from agentprm.documents import evidence_line
 
     document = Document(id="d", page_content="", metadata={"title": "Clubs", "table": ROWS})
     checked = step("When was Leeds founded?", "1919", evidence_line(document))
