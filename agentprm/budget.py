@@ -40,6 +40,7 @@ class Usage(TypedDict):
         prompt_tokens: Prompt tokens asked for, shared prefixes counted each time.
         computed_tokens: Tokens that the model really computed (prompt and completion).
         completion_tokens: Tokens generated.
+        read_tokens: Tokens that readers (`agentprm.readers`) read: each passage with its question.
         retrievals: Searches in an index.
         reward_calls: Steps scored by a reward model; a step found in its cache is free.
         seconds: Wall-clock time.
@@ -49,6 +50,7 @@ class Usage(TypedDict):
     prompt_tokens: int
     computed_tokens: int
     completion_tokens: int
+    read_tokens: int
     retrievals: int
     reward_calls: int
     seconds: float
@@ -61,6 +63,7 @@ def empty_usage() -> Usage:
         prompt_tokens=0,
         computed_tokens=0,
         completion_tokens=0,
+        read_tokens=0,
         retrievals=0,
         reward_calls=0,
         seconds=0.0,
@@ -133,6 +136,7 @@ def record(
     prompt_tokens: int = 0,
     computed_tokens: int = 0,
     completion_tokens: int = 0,
+    read_tokens: int = 0,
     retrievals: int = 0,
     reward_calls: int = 0,
     told: bool = False,
@@ -146,6 +150,7 @@ def record(
         prompt_tokens=int(prompt_tokens),
         computed_tokens=int(computed_tokens),
         completion_tokens=int(completion_tokens),
+        read_tokens=int(read_tokens),
         retrievals=int(retrievals),
         reward_calls=int(reward_calls),
         seconds=0.0,
@@ -175,7 +180,8 @@ class SearchBudget:
 
     Attributes:
         model_calls: Prompts sent to the language model.
-        tokens: Prompt and completion tokens, as asked (not as computed).
+        tokens: Prompt and completion tokens of language models, as asked (not as computed), and what readers
+            read.
         retrievals: Index searches.
         reward_calls: Scored steps.
         deadline_s: Seconds of work, added up over a resumed run.
@@ -233,7 +239,7 @@ class SearchBudget:
         spent = add_usage(usage, None)
         for name, used in (
             ("model_calls", spent["model_calls"]),
-            ("tokens", spent["prompt_tokens"] + spent["completion_tokens"]),
+            ("tokens", sum(spent[name] for name in ("prompt_tokens", "completion_tokens", "read_tokens"))),
             ("retrievals", spent["retrievals"]),
             ("reward_calls", spent["reward_calls"]),
             ("deadline_s", spent["seconds"]),

@@ -2,14 +2,25 @@
 
     python benchmarks/search.py --data demo --limit 5
     python benchmarks/search.py --data path/of/2wiki --limit 100 --tokens 8000 --out 2wiki.jsonl
-    python benchmarks/search.py ... --systems rag-1 rag-5 greedy/plain beam/plain beam/td beam/plain/random
+    python benchmarks/search.py ... --systems rag-1 rag-5/reader plan/greedy/plain step/beam/td/random
+    python benchmarks/search.py ... --part 3/12 --out shard3.jsonl     # one of twelve processes
+    python benchmarks/search.py ... --table --out shard*.jsonl         # the tables of what they answered
 
-A system is `rag-N`, which reads N passages, or `STRATEGY/VALUE`, with `/random` for a reward that scores by
-chance. All searches may spend the same tokens (`--tokens`, prompt and completion as asked) and are wide
-enough to spend them. Prints Markdown tables: EM, F1, recall of the gold passages, calls, tokens and
-seconds per question, and paired bootstrap differences in F1 to RAG, to the vote of most paths, and to
-the search with the random reward. With --out every answered question is a line of that file, and a run
-that was stopped goes on from there.
+A system is `rag-N`, where the language model reads N passages, `rag-N/reader`, or `MODE/STRATEGY/VALUE`,
+with `/random` for a reward that scores by chance. The modes: `plan` splits the question once and the reader
+reads (`plan/greedy/plain` is the default search); `step` lets the language model propose every query and the
+reader read; `step-model` lets it read as well.
+
+All searches may spend the same tokens on a question (`--tokens`) and are wide enough to spend them. A token
+is what a language model is sent or writes, as asked, *and* what a reader reads: each passage with its
+question, every time. Both count alike, though the packaged language model has twelve times the parameters of
+the reader. "Tokens asked" and "tokens read" of a row add up to what was spent. What a language model scores
+for a reward counts, too.
+
+Prints Markdown tables: EM, F1, recall of the gold passages, calls, tokens and seconds per question, and
+paired bootstrap differences in F1 to RAG, to the vote of most paths, to the default, and to the search with
+the random reward, over the questions that both answered. With --out every answered question is a line of that
+file, and a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -33,33 +44,45 @@ from agentprm.evaluation import (
     markdown_table,
     qa_report,
     read_dataset,
+    read_records,
     run_questions,
 )
-from agentprm.evaluation.report import percent, scores
+from agentprm.evaluation.report import percent, question_scores
 from agentprm.lm import LanguageModel, as_language_model
+from agentprm.readers import Reader
 from agentprm.retrievers import FaissStore
 from agentprm.rewards import FunctionReward, RewardStep
 from agentprm.search import ABMCTS, DVTS, MCTS, Beam, BestOfN, Greedy, Strategy
 from agentprm.search.named import VALUES
 
-# Wide enough for the tokens to end the search, not the strategy.
+# Wide enough for the tokens to end the search, not the strategy, and narrow enough for its first steps.
 WIDE: Mapping[str, Callable[[int], Strategy]] = {
     "greedy": lambda seed: Greedy(),
-    "best-of-n": lambda seed: BestOfN(n=16),
-    "majority": lambda seed: BestOfN(n=16, vote="majority"),
-    "weighted": lambda seed: BestOfN(n=16, vote="weighted"),
-    "beam": lambda seed: Beam(width=8),
-    "dvts": lambda seed: DVTS(subtrees=6, candidates=3),
+    "best-of-n": lambda seed: BestOfN(n=8),
+    "majority": lambda seed: BestOfN(n=8, vote="majority"),
+    "weighted": lambda seed: BestOfN(n=8, vote="weighted"),
+    "beam": lambda seed: Beam(width=4),
+    "dvts": lambda seed: DVTS(subtrees=3, candidates=3),
     "uct": lambda seed: MCTS(nodes=400, batch=2),
     "puct": lambda seed: MCTS(nodes=400, batch=2, rule="puct"),
     "ab-mcts": lambda seed: ABMCTS(nodes=400, batch=4, seed=seed),
 }
-RAG = ("rag-1", "rag-3", "rag-5")
+MODES = ("plan", "step", "step-model")
+RAG = ("rag-1", "rag-3", "rag-5", "rag-1/reader", "rag-3/reader", "rag-5/reader")
+DEFAULT = "plan/greedy/plain"
+AHEAD = ("td", "td-code", "snell")  # not of a plan
 SYSTEMS = [
     *RAG,
-    *(f"{strategy}/plain" for strategy in WIDE),
-    *(f"{strategy}/{value}" for strategy in ("greedy", "beam") for value in VALUES if value != "plain"),
-    *(f"{strategy}/plain/random" for strategy in ("greedy", "best-of-n", "beam", "uct")),
+    *(f"{mode}/{strategy}/plain" for mode in MODES for strategy in WIDE),
+    *(f"{mode}/{strategy}/pav" for mode in MODES for strategy in ("greedy", "beam")),
+    *(
+        f"{mode}/{strategy}/{value}"
+        for mode in MODES[1:]
+        for strategy in ("greedy", "beam")
+        for value in AHEAD
+    ),
+    *(f"{mode}/{strategy}/plain/random" for mode in MODES for strategy in ("best-of-n", "beam", "uct")),
+    *(f"{mode}/greedy/plain/random" for mode in MODES[1:]),
 ]
 
 
@@ -83,61 +106,82 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="folder in the BEIR layout, or 'demo'")
     parser.add_argument("--limit", type=int, help="only the first LIMIT questions")
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="I/N", help="of N parts of them the I-th"
+    )
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, metavar="SYSTEM", help="rows of the table")
     parser.add_argument(
         "--tokens", type=int, default=8000, help="tokens that a search may spend on a question"
     )
-    parser.add_argument("--mode", choices=("step", "plan"), default="step", help="of the searches")
-    parser.add_argument("--candidates", type=int, default=3, help="candidates per step")
-    parser.add_argument("--max-steps", type=int, default=5, help="most steps of a path")
+    parser.add_argument("--candidates", type=int, default=3, help="candidates per step, but of the default")
+    parser.add_argument("--passages", type=int, default=2, help="passages that a step reads in the mode step")
+    parser.add_argument("--max-steps", type=int, help="most steps of a path; the graph's own if not given")
     parser.add_argument("--model", help="name, path or address; the packaged model if not given")
-    parser.add_argument("--reader", help="folder of a span reader, which then reads in all searches")
-    parser.add_argument("--reward", help="reward model; what suits the model if not given")
+    parser.add_argument("--reader", help="folder of a span reader; the packaged one if not given")
+    parser.add_argument("--reward", help="reward model; what suits the reader or model if not given")
+    parser.add_argument("--device", help="torch device of the packaged model and the reader")
     parser.add_argument("--embeddings", help="of the index; the packaged ones if not given")
     parser.add_argument("--index-cache", help="folder that keeps indexes for the next run")
-    parser.add_argument("--out", help="JSONL log of the answers, to resume from")
+    parser.add_argument(
+        "--out", nargs="+", default=[], metavar="LOG", help="JSONL log of the answers, to resume from"
+    )
+    parser.add_argument("--table", action="store_true", help="answer nothing, print what the logs hold")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling and of the bootstrap")
     args = parser.parse_args(argv)
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
+    if args.table and not args.out:
+        parser.error("--table needs the logs; name them with --out")
+    if len(args.out) > 1 and not args.table:
+        parser.error("several logs can only be read, with --table")
     for system in args.systems:
         if system not in RAG and not _is_search(system):
             parser.error(
-                f"{system!r} is none of {', '.join(RAG)} and no STRATEGY/VALUE or STRATEGY/VALUE/random"
+                f"{system!r} is none of {', '.join(RAG)} and no MODE/STRATEGY/VALUE or "
+                "MODE/STRATEGY/VALUE/random"
             )
     return args
 
 
+def _part(text: str) -> tuple[int, int]:
+    place, _, parts = text.partition("/")
+    if not (place.isdecimal() and parts.isdecimal() and 1 <= int(place) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part such as 1/12")
+    return int(place), int(parts)
+
+
 def _is_search(system: str) -> bool:
-    strategy, _, rest = system.partition("/")
-    return strategy in WIDE and rest.removesuffix("/random") in VALUES
+    mode, strategy, value, *chance = [*system.split("/"), "", ""][: max(3, system.count("/") + 1)]
+    known = mode in MODES and strategy in WIDE and value in VALUES and chance in ([], ["random"])
+    return known and not (mode == "plan" and value in AHEAD)
 
 
 def run(args: argparse.Namespace) -> None:
     data = read_dataset(demo_folder() if args.data == "demo" else args.data)
-    questions = data.questions[: args.limit]
+    place, parts = args.part
+    questions = data.questions[: args.limit][place - 1 :: parts]
     if not questions:
         raise InputError(f"{args.data} has no questions.")
-    model = as_language_model(args.model) if args.model else packaged.default_language_model()
-    store = index(data, args)
     answered: dict[str, list[QaRecord]] = {}
-    for system in args.systems:
-        key = {"system": system, "data": data.name, "model": args.model or "packaged", "seed": args.seed}
-        if system not in RAG:
-            for name in ("tokens", "mode", "candidates", "max_steps", "reader", "reward"):
-                key[name] = getattr(args, name)
-        if args.embeddings:
-            key["embeddings"] = args.embeddings
-        answered[system] = run_questions(
-            build(system, model, store, args),
-            questions,
-            run=json.dumps(key),
-            log=args.out,
-            on_record=ticker(system, len(questions)),
-        )
+    if args.table:
+        for system in args.systems:
+            if records := logged(run_name(system, data.name, args), questions, args.out):
+                answered[system] = records
+        if not answered:
+            raise InputError(f"The logs hold no answers to {data.name} with these settings.")
+    else:
+        parts_of = Parts(args, index(data, args))
+        for system in args.systems:
+            answered[system] = run_questions(
+                parts_of.graph(system),
+                questions,
+                run=run_name(system, data.name, args),
+                log=args.out[0] if args.out else None,
+                on_record=ticker(system, len(questions)),
+            )
     head = (
         f"{data.name}, {len(questions)} questions, {len(data.passages):,} passages; {args.tokens:,} tokens "
-        f"per question, mode {args.mode}; model {args.model or 'packaged'}, reader {args.reader or 'none'}, "
+        f"per question; model {args.model or 'packaged'}, reader {args.reader or 'packaged'}, "
         f"reward {args.reward or 'default'}, seed {args.seed}. Per cent with 95 % bootstrap intervals.\n"
     )
     reports = [
@@ -148,40 +192,84 @@ def run(args: argparse.Namespace) -> None:
     print("\n".join([head, markdown_table(reports), differences(answered, questions, args.seed), ends]))
 
 
-def build(system: str, model: LanguageModel, store: FaissStore, args: argparse.Namespace) -> Any:
-    from agentprm.graphs import create_rag_graph, create_reasoning_graph
-
-    if system in RAG:
-        return create_rag_graph(model, store, passages=int(system[-1])).compile()
-    strategy, value, *chance = system.split("/")
-    return create_reasoning_graph(
-        model,
-        store,
-        random_reward(args.seed) if chance else named_reward(args.reward, model),
-        mode=args.mode,
-        reader=span_reader(args.reader),
-        strategy=WIDE[strategy](args.seed),
-        value=value,
-        shallow=4 if value == "td-code" else 3,
-        candidates=args.candidates,
-        max_steps=args.max_steps,
-        budget={"tokens": args.tokens},
-        seed=args.seed,
-    ).compile()
+def run_name(system: str, data: str, args: argparse.Namespace) -> str:
+    """What a line of a log says of how it was made."""
+    key: dict[str, Any] = {
+        "system": system, "data": data, "model": args.model or "packaged", "seed": args.seed
+    }  # fmt: skip
+    if "model" not in system:
+        key["reader"] = args.reader or "packaged"
+    if system not in RAG:
+        key |= {
+            name: getattr(args, name) for name in ("tokens", "candidates", "passages", "max_steps", "reward")
+        }
+    if args.embeddings:
+        key["embeddings"] = args.embeddings
+    return json.dumps(key)
 
 
-def named_reward(name: str | None, model: LanguageModel) -> Any:
+def logged(run: str, questions: Sequence[QaQuestion], logs: Sequence[str]) -> list[QaRecord]:
+    """What the logs hold of a run, in the order of the questions."""
+    found = {record["question_id"]: record for log in logs for record in read_records(log, run)}
+    return [found[q.id] for q in questions if q.id in found and found[q.id]["question"] == q.text]
+
+
+class Parts:
+    """What the graphs are made of, loaded once.
+
+    Args:
+        args: The command line.
+        store: The index.
+    """
+
+    def __init__(self, args: argparse.Namespace, store: FaissStore) -> None:
+        device = {"device": args.device} if args.device else {}
+        self.args, self.store = args, store
+        self.model: LanguageModel = (
+            as_language_model(args.model) if args.model else packaged.default_language_model(**device)
+        )
+        self.reader: Reader = span_reader(args.reader, device)
+
+    def graph(self, system: str) -> Any:
+        """The compiled graph of a system."""
+        from agentprm.graphs import create_rag_graph, create_reasoning_graph
+
+        args = self.args
+        if system in RAG:
+            reader = self.reader if system.endswith("/reader") else None
+            passages = int(system.removesuffix("/reader")[-1])
+            return create_rag_graph(self.model, self.store, reader=reader, passages=passages).compile()
+        mode, strategy, value, *chance = system.split("/")
+        reader = None if mode == "step-model" else self.reader
+        return create_reasoning_graph(
+            self.model,
+            self.store,
+            random_reward(args.seed) if chance else named_reward(args.reward, self.model, reader),
+            mode="plan" if mode == "plan" else "step",
+            reader=reader,
+            strategy=WIDE[strategy](args.seed),
+            value=value,
+            passages=args.passages if mode == "step" else None,
+            shallow=4 if value == "td-code" else 3,
+            candidates=None if system == DEFAULT else args.candidates,
+            max_steps=args.max_steps,
+            budget={"tokens": args.tokens},
+            seed=args.seed,
+        ).compile()
+
+
+def named_reward(name: str | None, model: LanguageModel, reader: Reader | None) -> Any:
     from agentprm.cli.models import reward_called
 
-    return reward_called(name, model)
+    return reward_called(name, model, reader)
 
 
-def span_reader(folder: str | None) -> Any:
+def span_reader(folder: str | None, options: Mapping[str, Any]) -> Reader:
     if folder is None:
-        return None
+        return packaged.default_reader(**options)
     from agentprm.readers import SpanReader
 
-    return SpanReader(folder)
+    return SpanReader(folder, **options)
 
 
 def random_reward(seed: int) -> FunctionReward:
@@ -195,17 +283,28 @@ def random_reward(seed: int) -> FunctionReward:
 
 
 def differences(answered: Mapping[str, list[QaRecord]], questions: Sequence[QaQuestion], seed: int) -> str:
-    """Paired differences in F1: searches to RAG, to the vote, and to the same search guided by chance."""
-    rows = ["| F1 of | less that of | points |", "| --- | --- | --: |"]
+    """Paired differences in F1: to RAG, the default, the vote, and the same search guided by chance."""
+    known = {question.id: question for question in questions if question.answers}
+    f1 = {
+        system: {
+            record["question_id"]: question_scores(record, known[record["question_id"]], ())["F1"]
+            for record in records
+            if record["question_id"] in known
+        }
+        for system, records in answered.items()
+    }
+    rows = ["| F1 of | less that of | questions | points |", "| --- | --- | --: | --: |"]
     for system in answered:
         if system in RAG:
             continue
-        strategy, value = system.split("/")[:2]
-        for other in (*RAG, "majority/plain", f"{strategy}/{value}/random"):
-            if other in answered and other != system:
-                left, right = (scores(answered[name], questions)["F1"] for name in (system, other))
+        mode, strategy, value = system.split("/")[:3]
+        others = (*RAG, DEFAULT, f"{mode}/majority/plain", f"{mode}/{strategy}/{value}/random")
+        for other in others:
+            shared = [key for key in f1[system] if key in f1.get(other, {})]
+            if shared and other != system:
+                left, right = ([f1[name][key] for key in shared] for name in (system, other))
                 points = percent(bootstrap_difference(left, right, seed=seed))
-                rows.append(f"| {system} | {other} | {points} |")
+                rows.append(f"| {system} | {other} | {len(shared)} | {points} |")
     return "\n".join(rows) + "\n" if len(rows) > 2 else ""
 
 

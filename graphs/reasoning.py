@@ -47,9 +47,10 @@ from agentprm.questions.decomposing import decompose
 from agentprm.readers.base import Reader
 from agentprm.rerank import Comparator
 from agentprm.rewards import ProcessRewardModel, ReaderGrounding, as_reward, default_reward
-from agentprm.search import Plain, Strategy, ValueFunction
-from agentprm.search.named import value_called
+from agentprm.search import Greedy, Plain, Strategy, Tree, ValueFunction
+from agentprm.search.named import strategy_called, value_called
 from agentprm.search.selection import Accept
+from agentprm.state import RagState
 
 __all__ = ["create_reasoning_graph"]
 
@@ -115,7 +116,8 @@ def create_reasoning_graph(
         planner: Splits the question in the mode `plan`: a function from a question to its sub-questions, by
             default by syntax (`agentprm.questions.decompose`), or a model; see `PlanQuestion`.
         candidates: Steps proposed at a time (M), 3 by default and in the paper; in the mode `plan` the
-            findings of a reader for each sub-question that are scored, 1 by default.
+            findings of a reader for each sub-question that are scored, 1 by default where the strategy is
+            greedy, and else 3.
         max_steps: Most steps of a path (T); 5 by default and in the paper, and 8 sub-questions of a plan.
         min_steps: Committed steps before a model that continues a prefix is led to conclude.
         k: Passages found for a step; by default as many as are read, and 10 with a reranker, which
@@ -183,7 +185,15 @@ def create_reasoning_graph(
     reward = as_reward(reward)
     value = value_called(value, reward.space)
     planned = mode == "plan" or (mode is None and reader is not None and not value.horizon)
-    candidates = candidates or (1 if planned else 3)
+    strategy = strategy_called(strategy)
+    greedy = isinstance(strategy, Greedy)
+    if planned:
+        _check_plan(
+            one_finding=reader is None and (not greedy or (candidates or 1) > 1),
+            query_reward=query_reward is not None,
+            recall=recall,
+        )
+    candidates = candidates or (1 if planned and greedy else 3)
     max_steps = max_steps or (8 if planned else 5)
     if threshold == "mode":
         threshold = None if planned else "reward"
@@ -225,7 +235,7 @@ def create_reasoning_graph(
         way.append(CondenseQuestion(condenser, prompts=prompts, budget=budget))
     if planned:
         way.append(PlanQuestion(planner, max_steps=max_steps, budget=budget))
-        way.append(FollowPlan(retriever, budget=budget))
+        way.append(FollowPlan(retriever, together=greedy, budget=budget))
     else:
         way.append(ProposeSteps(language_model, n=candidates, **proposing))
         if query_reward is not None:
@@ -251,7 +261,13 @@ def create_reasoning_graph(
         )
     )
 
-    builder.add_node("begin", begin_search, input_schema=inside)
+    first = next(iter(strategy.ask(Tree([])).expand), None)
+    widths = {"": first.children} if first is not None and first.children is not None else {}
+
+    def begin(state: RagState) -> dict[str, Any]:
+        return {**begin_search(state), "prm_widths": widths}  # also of the first steps
+
+    builder.add_node("begin", begin, input_schema=inside)
     builder.add_edge(START, "begin")
     previous = "begin"
     for node in way:
@@ -277,6 +293,30 @@ def create_reasoning_graph(
     builder.add_conditional_edges("select", _after_selection)
     builder.add_edge("answer", END)
     return builder
+
+
+def _check_plan(*, one_finding: bool, query_reward: bool, recall: bool) -> None:
+    """Refuses what has no meaning where a plan says what to ask.
+
+    Raises:
+        ConfigurationError: If there is something.
+    """
+    if one_finding:
+        raise ConfigurationError(
+            "In the mode 'plan' candidates are different findings of the same sub-question, and the language "
+            "model gives only one: give a reader, or use the mode 'step', or strategy='greedy' with one "
+            "candidate."
+        )
+    if query_reward:
+        raise ConfigurationError(
+            "query_reward chooses among proposed queries, and in the mode 'plan' the plan says what to ask: "
+            "leave it out, or use the mode 'step'."
+        )
+    if recall:
+        raise ConfigurationError(
+            "recall offers steps without a search, and in the mode 'plan' the plan says what is looked up: "
+            "leave it out, or use the mode 'step'."
+        )
 
 
 class _Selected(TypedDict, total=False):

@@ -165,13 +165,14 @@ def sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
 
 
 def _costs(setups: Sequence[SetupSummary]) -> Table:
-    head = ["set-up", "tokens asked", "tokens computed", "model calls", "s median", "s mean"]
+    head = ["set-up", "tokens asked", "tokens computed", "tokens read", "model calls", "s median", "s mean"]
     priced = any(setup.cost is not None for setup in setups)
     rows = [
         [
             setup.name,
             f"{setup.report.tokens_asked:,.0f}",
             f"{setup.report.tokens_computed:,.0f}",
+            f"{setup.report.tokens_read:,.0f}",
             f"{setup.report.model_calls:.1f}",
             f"{setup.report.seconds_median:.2f}",
             f"{setup.report.seconds_mean:.2f}",

@@ -42,6 +42,7 @@ class QaReport:
             Metrics that the data have no answers or gold passages for are left out.
         tokens_asked: Mean tokens per question, prompts counted whole each time.
         tokens_computed: Mean tokens per question that the model really computed.
+        tokens_read: Mean tokens per question that a reader read.
         model_calls: Mean model calls per question.
         seconds_median: Median wall-clock seconds per question.
         seconds_mean: Mean wall-clock seconds per question.
@@ -53,6 +54,7 @@ class QaReport:
     metrics: Mapping[str, Interval]
     tokens_asked: float
     tokens_computed: float
+    tokens_read: float
     model_calls: float
     seconds_median: float
     seconds_mean: float
@@ -162,6 +164,7 @@ def qa_report(
         },
         tokens_asked=statistics.fmean(u["prompt_tokens"] + u["completion_tokens"] for u in usages),
         tokens_computed=statistics.fmean(u["computed_tokens"] for u in usages),
+        tokens_read=statistics.fmean(u.get("read_tokens", 0) for u in usages),
         model_calls=statistics.fmean(u["model_calls"] for u in usages),
         seconds_median=statistics.median(seconds),
         seconds_mean=statistics.fmean(seconds),
@@ -172,7 +175,8 @@ def markdown_table(reports: Sequence[QaReport]) -> str:
     """A Markdown table with a row per system; metrics in percent with their 95 % intervals."""
     names = list(dict.fromkeys(name for item in reports for name in item.metrics))
     head = [
-        "system", "n", *names, "tokens asked", "tokens computed", "model calls", "s median", "s mean",
+        "system", "n", *names, "tokens asked", "tokens computed", "tokens read", "model calls", "s median",
+        "s mean",
     ]  # fmt: skip
     rows = [
         [
@@ -181,6 +185,7 @@ def markdown_table(reports: Sequence[QaReport]) -> str:
             *(percent(item.metrics[name]) if name in item.metrics else "" for name in names),
             f"{item.tokens_asked:,.0f}",
             f"{item.tokens_computed:,.0f}",
+            f"{item.tokens_read:,.0f}",
             f"{item.model_calls:.1f}",
             f"{item.seconds_median:.2f}",
             f"{item.seconds_mean:.2f}",

@@ -40,8 +40,8 @@ class CompleteSteps(SearchNode):
         model: A language model, any LangChain chat model, or a reader (`agentprm.readers`).
         passages: Most passages that are shown; 1 in the paper. A reader tells good from bad ones, so that
             it is worth showing it more.
-        findings: Most findings that a reader gives for a step; the further ones become siblings of it. A
-            model gives one.
+        findings: Most findings that a reader gives for a step, where the strategy (`prm_widths`) does not say
+            how many it wants; the further ones become siblings of it. A model gives one.
         temperature: 0, greedy, since a finding should be read off and not invented.
         seed: Seed of the sampling, where the temperature is not 0.
         max_tokens: Most tokens of a finding.
@@ -69,7 +69,7 @@ class CompleteSteps(SearchNode):
         self.findings, self.temperature, self.seed = checked_setting("n", findings), temperature, seed
         super().__init__(
             name=name,
-            reads=("prm_plan",),
+            reads=("prm_plan", "prm_widths"),
             keys=keys,
             budget=budget,
             settings=("temperature", "seed", "passages"),

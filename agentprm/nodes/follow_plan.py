@@ -24,10 +24,13 @@ class FollowPlan(SearchNode):
     """Proposes what the plan asks next after each step of the frontier; goes where `ProposeSteps` does.
 
     The step at depth `n` of a path is for the n-th sub-question of `prm_plan`; `#n` in a later one is
-    replaced by what was found for it, under the title by which the index knows it. Sub-questions that need
-    nothing of each other are proposed together, one below the other, so that they are worked on side by side.
+    replaced by what was found for it, under the title by which the index knows it. Where a search goes on
+    from a step again, the same is asked again, and the reader gives its next best finding.
 
     Args:
+        together: Propose sub-questions that need nothing of each other together, one below the other, so that
+            they are worked on side by side; for a search that keeps one finding of each. Where several are
+            gone on from, a sub-question comes after each of them.
         titles: What is searched, if it keeps titles, as `FaissStore` and retrievers around one do; findings
             are then looked up in it.
         keys: Own names for `question` and `messages`.
@@ -38,11 +41,13 @@ class FollowPlan(SearchNode):
         self,
         titles: Any = None,
         *,
+        together: bool = True,
         keys: Mapping[str, str] | None = None,
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "propose",
     ) -> None:
         self.titles: Titles | None = titles_of(titles)
+        self.together = together
         super().__init__(name=name, reads=("prm_plan",), keys=keys, budget=budget)
 
     def plan(self, state: ReasoningState) -> NodePlan:
@@ -74,7 +79,8 @@ class FollowPlan(SearchNode):
             numbers = plan_references(asked)
             # What cannot be looked up is compared from what is known.
             looked_up = not (is_comparison(asked) and len(numbers) > 1)
-            if chain and (any(number > len(path) for number in numbers) or not looked_up):
+            needs = any(number > len(path) for number in numbers)
+            if chain and (needs or not looked_up or not self.together):
                 break
             query = asked if looked_up else without_heading(asked) or one_line(state["question"])
             step = new_step(next_id(state, parent), parent, filled(query, found))

@@ -115,30 +115,36 @@ def read_steps(
 ) -> Plan[list[Step]]:
     """The steps with what a reader finds for them, and siblings for its next best findings.
 
-    Siblings that ask the same get different findings. A step for which nothing is left is `unparsed`.
+    Siblings that ask the same get different findings. A step for which nothing is left is `unparsed`. What
+    several steps ask of the same passages is read once.
 
     Args:
         reader: The reader.
         state: The search.
         steps: Proposed steps.
         passages: What each of them reads.
-        findings: Most findings of a sub-question.
+        findings: Most findings of a sub-question, where the strategy does not want a number of its own.
     """
     groups: dict[tuple[str | None, str], list[int]] = {}
     for place, step in enumerate(steps):
         groups.setdefault((step["parent_id"], one_line(step["query"]).casefold()), []).append(place)
     places = list(groups.values())
     known = [_findings(state, steps[own[0]]) for own in places]
+    wanted = [_wanted(state, steps[own[0]], findings, len(k)) for own, k in zip(places, known, strict=True)]
     most = max((len(own) + len(k) for own, k in zip(places, known, strict=True)), default=1)
-    rows = yield from read_answers(
+    asked = [_asked(steps[own[0]]["query"], passages[own[0]]) for own in places]
+    first_of = {key: own[0] for key, own in reversed(list(zip(asked, places, strict=True)))}
+    read = yield from read_answers(
         reader,
-        [one_line(steps[own[0]]["query"]) for own in places],
-        [passages[own[0]] for own in places],
-        max(most, findings, _READ),
+        [one_line(steps[place]["query"]) for place in first_of.values()],
+        [passages[place] for place in first_of.values()],
+        max(most, *wanted, _READ) if wanted else _READ,
     )
+    answers = dict(zip(first_of, read, strict=True))
+    rows = [answers[key] for key in asked]
     finished: dict[int, Step] = {}
     more: list[Step] = []
-    for own, row, told in zip(places, rows, known, strict=True):
+    for own, row, told, most in zip(places, rows, known, wanted, strict=True):
         first = steps[own[0]]
         fresh: list[ReaderAnswer] = []
         for answer in favoured(one_line(first["query"]), passages[own[0]], row):
@@ -148,14 +154,23 @@ def read_steps(
             finished[place] = _found(steps[place], answer, passages[own[0]])
         for place in own[len(fresh) :]:
             finished[place] = {**steps[place], "status": "unparsed"}
-        wanted = max(0, findings - len(told) - len(own))
-        for answer in fresh[len(own) :][:wanted]:
+        for answer in fresh[len(own) :][: max(0, most - len(told) - len(own))]:
             grown: ReasoningState = {**state, "prm_steps": merge_steps(state.get("prm_steps"), more)}
             parent = next((s for s in grown["prm_steps"] if s["id"] == first["parent_id"]), None)
             sibling = new_step(next_id(grown, parent), parent, first["query"])
             sibling["doc_ids"], sibling["retrieve"] = list(first["doc_ids"]), first["retrieve"]
             more.append(_found(sibling, answer, passages[own[0]]))
     return [*(finished[place] for place in range(len(steps))), *more]
+
+
+def _wanted(state: ReasoningState, step: Step, findings: int, told: int) -> int:
+    """How many findings a sub-question is to have at this place, those included that were told."""
+    width = state.get("prm_widths", {}).get(step["parent_id"] or "")
+    return findings if width is None or "refines" in step else told + width
+
+
+def _asked(query: str, passages: Sequence[Document]) -> tuple[str, ...]:
+    return (one_line(query).casefold(), *(str(passage.id) for passage in passages))
 
 
 def _findings(state: ReasoningState, step: Step) -> list[str]:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
+from agentprm.budget import record
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.forking import ForkSafeLock
 from agentprm.model_names import model_name
@@ -263,6 +264,7 @@ class SpanReader(Reader):
                     cut = windows(self._tokenizer, asked, title, document.page_content[body:], self.settings)
                 rows += cut
                 owners += [(number, place, body)] * len(cut)
+        record(read_tokens=sum(len(row.input_ids) for row in rows))
         scored = self._score(rows, n)
         found: list[list[_Found]] = [[] for _ in questions]
         totals = [0.0] * len(questions)

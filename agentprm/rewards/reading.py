@@ -33,6 +33,7 @@ class ReaderGrounding(PrefixReward):
 
     def __init__(self, reader: Reader, *, passages: int = 5, cache_size: int = 10_000) -> None:
         super().__init__(cache_size)
+        self.aggregation = "product"  # a path is right where all its findings are
         if not isinstance(reader, Reader):
             raise ConfigurationError(
                 f"ReaderGrounding needs a reader (agentprm.readers), not a {type(reader).__name__}; for a "

@@ -57,6 +57,7 @@ def cost_line(usage: Mapping[str, Any], full: bool = False) -> str:
     if full:
         parts += [
             (amount("computed_tokens"), f"{amount('computed_tokens'):,} computed"),
+            (amount("read_tokens"), f"{amount('read_tokens'):,} read by readers"),
             (amount("retrievals"), unit(amount("retrievals"), "search", "searches")),
             (amount("reward_calls"), unit(amount("reward_calls"), "reward call")),
         ]

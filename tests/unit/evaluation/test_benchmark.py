@@ -71,7 +71,7 @@ def test_tables(qa, asked, data, capsys):
     assert "| 0.0 [0.0, 0.0] |" in rows["no-retrieval"]
     assert rows["rag"].startswith("| rag | 3 | 100.0 [100.0, 100.0] |")
     assert (
-        "| 50.0 [50.0, 50.0] | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 50 | 20 | 1.0 |"
+        "| 50.0 [50.0, 50.0] | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 50 | 20 | 0 | 1.0 |"
         in rows["rag"]
     )
     assert "| rag - no-retrieval | EM | 100.0 [100.0, 100.0] |" in out

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
+from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel, ScriptedReader
 from tests.unit.world import PASSAGES, QUESTION, likelihood, reply
 
+SCRIPT = {"born": {"Portsmouth": 0.8, "Brunel": 0.1}, "designed": {"Brunel": 0.9}}
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 
 
@@ -23,6 +24,7 @@ def search(monkeypatch):
     model = ScriptedLanguageModel(reply, likelihood=likelihood)
     monkeypatch.setattr(module.packaged, "default_language_model", lambda: model)
     monkeypatch.setattr(module.packaged, "default_embeddings", FakeEmbeddings)
+    monkeypatch.setattr(module.packaged, "default_reader", lambda: ScriptedReader(SCRIPT))
     return module
 
 
@@ -38,22 +40,62 @@ def data(tmp_path):
     return folder
 
 
-def test_every_system_runs_within_its_tokens_and_is_not_asked_twice(search, data, tmp_path, capsys):
+def test_every_system_runs_within_its_tokens_and_is_not_asked_twice(
+    search, data, tmp_path, capsys, monkeypatch
+):
     log = tmp_path / "log.jsonl"
     options = ["--data", str(data), "--tokens", "900", "--out", str(log)]
     assert search.main(options) == 0
     table = capsys.readouterr().out
     for system in search.SYSTEMS:
         assert f"| {system} |" in table
-    assert "| beam/plain | beam/plain/random |" in table
-    assert "| beam/plain | majority/plain |" in table
+    assert "| step/beam/plain | step/beam/plain/random | 1 |" in table
+    assert "| step/beam/plain | step/majority/plain | 1 |" in table
+    assert "| step/beam/plain | plan/greedy/plain | 1 |" in table
     lines = log.read_text().splitlines()
     assert len(lines) == len(search.SYSTEMS)
     assert search.main(options) == 0
     assert log.read_text().splitlines() == lines
+    capsys.readouterr()
+    # The tables of several logs, without a model.
+    halves = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for half, some in zip(halves, (lines[:10], lines[10:]), strict=True):
+        half.write_text("\n".join(some) + "\n")
+    monkeypatch.delattr(search.packaged, "default_language_model")
+    assert search.main([*options[:-2], "--table", "--out", *map(str, halves)]) == 0
+    assert capsys.readouterr().out == table
 
 
-@pytest.mark.parametrize("system", ["bean/plain", "beam", "beam/none", "rag-2", "beam/plain/chance"])
+def test_parts_are_all_questions_and_none_twice(search, data, capsys):
+    row = json.loads((data / "queries.jsonl").read_text())
+    rows = [{**row, "_id": f"q{n}"} for n in range(5)]
+    (data / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    counts = []
+    for part in ("1/2", "2/2"):
+        assert search.main(["--data", str(data), "--systems", "rag-1", "--part", part]) == 0
+        counts.append(capsys.readouterr().out.split(" questions")[0])
+    assert counts == ["tiny, 3", "tiny, 2"]
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b"])
+def test_a_part_that_is_none_is_refused(search, part, capsys):
+    with pytest.raises(SystemExit):
+        search.parse(["--data", "demo", "--part", part])
+    assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        "step/bean/plain",
+        "step/beam",
+        "beam/plain",
+        "step/beam/none",
+        "rag-2",
+        "step/beam/plain/chance",
+        "plan/greedy/td",
+    ],
+)
 def test_an_unknown_system_is_refused(search, system, capsys):
     with pytest.raises(SystemExit):
         search.parse(["--data", "demo", "--systems", system])

@@ -55,6 +55,17 @@ def test_the_committed_steps_are_one_path(name):
     assert not [s for s in result["prm_steps"] if s["status"] == "scored"]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "sampled"), [(BestOfN(n=7), 7), (DVTS(subtrees=2, candidates=3), 6), (Beam(width=5), 3)]
+)
+def test_the_first_steps_are_as_many_as_the_strategy_wants(strategy, sampled):
+    built = create_reasoning_graph(
+        language_model(), store(), good_reward(), strategy=strategy, max_steps=2, threshold=None
+    )
+    steps = built.compile().invoke({"question": QUESTION})["prm_steps"]
+    assert sum(step.get("samples", 1) for step in steps if step["parent_id"] is None) == sampled
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_same_seed_same_tree_sync_and_async(name):
     compiled = graph(name).compile()
