@@ -61,7 +61,7 @@ def test_an_explainer(base, tmp_path):
 @pytest.mark.parametrize(
     ("what", "more", "words"),
     [
-        ("critic", ["--kind", "lm"], "kinds labels, pairs, outcomes"),
+        ("critic", ["--kind", "lm"], "kinds labels, encoder, pairs, outcomes"),
         ("planner", ["--kind", "span"], "one kind"),
         ("critic", ["--from", "packaged"], "--from is for span readers"),
         ("explainer", ["--family", "trl"], "--family is for critics"),
