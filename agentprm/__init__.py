@@ -13,7 +13,7 @@ What lives where, from a question to its answer:
 - Around it: `integrations` for agents, `cli` for the shell, `scale` for many questions, `evaluation`, `trace`
   to see a search, `training` for models of your own, `testing` without models, `demo` documents.
 - Used everywhere: `errors`, `text` of any language, `memory` of what was computed, `plans`
-  for sync and async from one piece of code, `forking` for locks, `numeric`.
+  for sync and async from one piece of code, `forking` for locks.
 """
 
 from importlib import import_module

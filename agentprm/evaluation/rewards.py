@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agentprm.errors import InputError
-from agentprm.numeric import sigmoid
 from agentprm.rewards.aggregation import Aggregation, first_error
 from agentprm.rewards.aggregation import aggregate as _aggregate
+from agentprm.rewards.base import sigmoid
 from agentprm.rewards.separation import as_arrays, auc, best_threshold, same_length
 
 __all__ = [

@@ -20,9 +20,15 @@ from agentprm.errors import (
     ParseError,
 )
 from agentprm.integrations.trajectories import call_text, trajectory_of
-from agentprm.numeric import sigmoid
 from agentprm.plans import Plan, adrive, drive, wait
-from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory, check_scores
+from agentprm.rewards.base import (
+    PrefixReward,
+    ProcessRewardModel,
+    RewardStep,
+    Trajectory,
+    check_scores,
+    sigmoid,
+)
 from agentprm.rewards.function import as_reward
 from agentprm.rewards.step_text import StepText, StepWriter
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from agentprm.numeric import sigmoid
 from agentprm.rerank.base import Ranked
 from agentprm.rerank.tournaments import Left, Pair, Tournament, checked_k, unbounded
+from agentprm.rewards.base import sigmoid
 
 __all__ = ["active"]
 

@@ -10,11 +10,11 @@ from pydantic import PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
-from agentprm.numeric import sigmoid
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank.asking import DEFINITION, scoring, shown
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
+from agentprm.rewards.base import sigmoid
 from agentprm.text import one_line
 
 __all__ = ["LogitReranker"]

@@ -14,7 +14,6 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import ChatLM, Completion, Prompt, SamplingParams, as_language_model, require
-from agentprm.numeric import sigmoid
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts
 from agentprm.rerank.asking import DEFINITION, shown
 from agentprm.rerank.comparator import (
@@ -28,6 +27,7 @@ from agentprm.rerank.comparator import (
 )
 from agentprm.rerank.judging import width_of
 from agentprm.rerank.labels import parse_label
+from agentprm.rewards.base import sigmoid
 from agentprm.text import one_line
 
 __all__ = ["GenerationComparator", "PromptComparator", "ScoringComparator"]

@@ -16,7 +16,15 @@ from agentprm.memory import PrefixMemory
 from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rewards.aggregation import Aggregation
 
-__all__ = ["PrefixReward", "ProcessRewardModel", "RewardStep", "Trajectory", "as_score", "check_scores"]
+__all__ = [
+    "PrefixReward",
+    "ProcessRewardModel",
+    "RewardStep",
+    "Trajectory",
+    "as_score",
+    "check_scores",
+    "sigmoid",
+]
 
 _SLACK = 1e-6  # what rounding may carry a probability beyond 0 or 1
 
@@ -232,3 +240,11 @@ def _is_list(value: Any) -> bool:
 def _brief(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def sigmoid(x: float) -> float:
+    """The probability of a logit, 1 / (1 + exp(-x)), without overflow; NaN of NaN."""
+    if x < 0:
+        small = math.exp(x)
+        return small / (1 + small)
+    return 1 / (1 + math.exp(-x))

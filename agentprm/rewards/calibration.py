@@ -20,8 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.numeric import sigmoid
-from agentprm.rewards.base import ProcessRewardModel, Trajectory
+from agentprm.rewards.base import ProcessRewardModel, Trajectory, sigmoid
 from agentprm.rewards.separation import best_threshold
 
 __all__ = ["Calibrated", "Calibration", "CalibrationMethod"]

@@ -9,8 +9,7 @@ from types import MappingProxyType
 
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.memory import PrefixMemory
-from agentprm.numeric import sigmoid
-from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories, step_key
+from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories, sigmoid, step_key
 from agentprm.rewards.checkers.base import Checker, CheckResult
 
 __all__ = ["DEFAULT_WEIGHTS", "Checked", "check_weights"]

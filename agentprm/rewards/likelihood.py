@@ -16,9 +16,8 @@ from typing import Any, ClassVar
 from agentprm.documents import joined
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
-from agentprm.numeric import sigmoid
 from agentprm.prompts import PROMPTS, Prompts, known_text
-from agentprm.rewards.base import PrefixReward, Trajectory
+from agentprm.rewards.base import PrefixReward, Trajectory, sigmoid
 from agentprm.text import one_line
 
 __all__ = ["Grounding", "LikelihoodReward", "Relevance", "SelfJudgement"]

@@ -11,8 +11,7 @@ from typing import Any, Literal
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
-from agentprm.numeric import sigmoid
-from agentprm.rewards.base import Trajectory
+from agentprm.rewards.base import Trajectory, sigmoid
 from agentprm.rewards.readouts import LocalReward, check_limits, in_thread
 from agentprm.rewards.step_reward import Overflow, Wanted, fits_context
 from agentprm.rewards.step_text import StepWriter

@@ -9,8 +9,8 @@ from typing import Any
 from agentprm.engine.tokenizing import Span, load_tokenizer
 from agentprm.errors import ConfigurationError
 from agentprm.lm.token_lm import Cost, TokenLM
-from agentprm.numeric import sigmoid
 from agentprm.plans import all_of
+from agentprm.rewards.base import sigmoid
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_reward import Overflow
 from agentprm.rewards.step_text import StepWriter

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentprm.numeric import sigmoid
+from agentprm.rewards.base import sigmoid
 
 
 @given(st.floats(allow_nan=False))
