@@ -223,7 +223,10 @@ def fresh(folder: str, size: int) -> tuple[float, str]:
     paths = json.dumps([str(Path(__file__).parent), *sys.path])
     runs = [
         subprocess.run(
-            [sys.executable, "-c", code, folder, str(size), paths], capture_output=True, check=True, text=True
+            [sys.executable, "-c", code, folder, str(size), paths],
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
         ).stdout
         for _ in range(3)
     ]
