@@ -159,6 +159,8 @@ def build(
 def gold_steps(question: QaQuestion) -> list[tuple[str, str]]:
     """The sub-questions of the data with references, and their answers."""
     if given := question.extra.get("decomposition"):
+        if isinstance(given[0], str):  # without answers
+            return [(step, "") for step in given]
         return [(_of(step["question"]), str(step["answer"])) for step in given]
     steps: list[tuple[str, str]] = []
     for subject, relation, found in question.extra.get("evidence") or []:

@@ -9,9 +9,6 @@ subject's. Columns: EM and F1 with the gold passage, and with the five that the 
 often no answer is given where the gold passage is missing (right) and where it is there (wrong).
 "Answerable" are questions whose object stands in the gold passage word for word.
 
-`planner`: sub-questions beside those of the data (decompositions), by syntax, by the untrained language model
-shown examples, and by a model that `agentprm train planner` trained (--planner).
-
 `curve` trains a span reader on 100, 300, 1,000 examples and adds their rows; a run that was stopped goes on.
 Each size sees as many examples in all (--seen).
 """
@@ -37,10 +34,7 @@ from agentprm.documents import passages_text
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import bootstrap_interval, exact_match, token_f1
 from agentprm.lm import SamplingParams, as_language_model
-from agentprm.nodes.plan_question import plan_by_example
 from agentprm.prompts import PROMPTS
-from agentprm.questions.decomposing import decompose
-from agentprm.questions.plan_text import parse_plan, plan_request
 from agentprm.readers import Reader, ReaderAnswer, SpanReader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.retrievers import FaissStore, default_retriever, load_folder
@@ -259,57 +253,21 @@ def curve(args: argparse.Namespace) -> list[str]:
     return made
 
 
-def planner(args: argparse.Namespace) -> int:
-    """How plans compare with the decompositions of the data."""
-    rows = [json.loads(line) for line in (args.data / "queries.jsonl").read_text("utf-8").splitlines()]
-    rows = [row for row in rows if row.get("decomposition")][: args.limit]
-    gold = [[s["question"] if isinstance(s, dict) else s for s in row["decomposition"]] for row in rows]
-    lm = packaged.default_language_model()
-    how: dict[str, Any] = {"syntax": decompose}
-    how["language model, by example"] = lambda text: parse_plan(_greedy(lm, plan_by_example(text)))
-    if args.planner:
-        trained = as_language_model(args.planner)
-        how["language model, trained"] = lambda text: parse_plan(_greedy(trained, plan_request(text)))
-    lines = []
-    for name, make_plan in how.items():
-        plans = [make_plan(row["text"]) or [row["text"]] for row in rows]
-        found = [_overlap(plan, steps) for plan, steps in zip(plans, gold, strict=True)]
-        same = [float(len(plan) == len(steps)) for plan, steps in zip(plans, gold, strict=True)]
-        whole = [float(len(plan) == 1) for plan in plans]
-        lines.append([name, _cell(found), _cell(same), _cell(whole)])
-    print(f"{args.data.name}: {len(rows)} questions.\n")
-    print(_markdown(["planner", "F1 of sub-questions", "as many as gold", "not split"], lines))
-    return 0
-
-
-def _greedy(lm: Any, prompt: Any) -> str:
-    return finished_text(lm.sample([prompt], 1, SamplingParams(max_tokens=120, temperature=0.0))[0][0])
-
-
-def _overlap(plan: Sequence[str], gold: Sequence[str]) -> float:
-    """F1 in words of the sub-questions, each with the gold one that is most like it."""
-    near = [[token_f1(step, [other]) for other in gold] for step in plan]
-    precision = sum(map(max, near)) / len(plan)
-    recall = sum(max(row[i] for row in near) for i in range(len(gold))) / len(gold)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("what", choices=("reader", "curve", "planner"))
+    parser.add_argument("what", choices=("reader", "curve"))
     parser.add_argument("--data", type=Path, required=True, help="a collection with evidence triples")
     parser.add_argument("--readers", nargs="*", default=[], help="folders of span readers, lm, or lm:FOLDER")
     parser.add_argument("--limit", type=int, help="only so many questions")
     parser.add_argument("--work", default="runs", help="folder for indexes, results and trained readers")
     parser.add_argument("--readings", help="records of reading, for curve")
     parser.add_argument("--plans", help="records of plans, for curve")
-    parser.add_argument("--planner", help="folder of a trained planner")
     parser.add_argument("--seen", type=int, default=1600, help="examples that each training of curve sees")
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 300, 1000])
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
     try:
-        return planner(args) if args.what == "planner" else run(args)
+        return run(args)
     except AgentPRMError as error:
         print(f"training.py: {error}", file=sys.stderr)
         return 2
