@@ -16,6 +16,7 @@ from agentprm.graphs.state import (
     DeltaGraphState,
     DeltaSearched,
     Question,
+    RagGraphState,
     ReasoningGraphState,
     SearchContext,
     Searched,
@@ -50,7 +51,6 @@ from agentprm.rewards import ProcessRewardModel, ReaderGrounding, as_reward, def
 from agentprm.search import Greedy, Plain, Strategy, Tree, ValueFunction
 from agentprm.search.named import strategy_called, value_called
 from agentprm.search.selection import Accept
-from agentprm.state import RagState
 
 __all__ = ["create_reasoning_graph"]
 
@@ -264,7 +264,7 @@ def create_reasoning_graph(
     first = next(iter(strategy.ask(Tree([])).expand), None)
     widths = {"": first.children} if first is not None and first.children is not None else {}
 
-    def begin(state: RagState) -> dict[str, Any]:
+    def begin(state: RagGraphState) -> dict[str, Any]:
         return {**begin_search(state), "prm_widths": widths}  # also of the first steps
 
     builder.add_node("begin", begin, input_schema=inside)
