@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
 
 from agentprm.forking import ForkSafeLock
+from agentprm.graphs.adaptive import create_adaptive_rag_graph
+from agentprm.graphs.cr_planner import create_cr_planner_graph
+from agentprm.graphs.gathering import create_evidence_graph, create_goal_graph, create_note_graph
+from agentprm.graphs.glore import create_glore_graph
 from agentprm.graphs.rag import create_rag_graph
+from agentprm.graphs.rearter import create_rearter_graph
 from agentprm.graphs.reasoning import create_reasoning_graph
+from agentprm.graphs.routed import create_routed_graph
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.packaged import (
     default_embeddings,
@@ -28,11 +35,35 @@ from agentprm.packaged import (
 from agentprm.readers.base import Reader
 from agentprm.retrievers import FaissStore, SentenceTransformerEmbeddings, load_folder
 
-__all__ = ["rag", "reasoning"]
+__all__ = [
+    "adaptive",
+    "cr_planner",
+    "evidence",
+    "glore",
+    "goal",
+    "note",
+    "rag",
+    "rearter",
+    "reasoning",
+    "routed",
+]
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 _loading = ForkSafeLock()
+_BUILDERS: dict[str, Callable[..., Any]] = {
+    "adaptive": create_adaptive_rag_graph,
+    "cr_planner": create_cr_planner_graph,
+    "evidence": create_evidence_graph,
+    "glore": create_glore_graph,
+    "goal": create_goal_graph,
+    "note": create_note_graph,
+    "rag": create_rag_graph,
+    "rearter": create_rearter_graph,
+    "reasoning": create_reasoning_graph,
+    "routed": create_routed_graph,
+}
+_READING = ("rag", "rearter", "reasoning")  # those that take a reader
 
 
 async def rag() -> Graph:
@@ -40,22 +71,62 @@ async def rag() -> Graph:
     return await asyncio.to_thread(_compiled, "rag")
 
 
+async def adaptive() -> Graph:
+    """Retrieve only where passages are needed (Adapt-LLM)."""
+    return await asyncio.to_thread(_compiled, "adaptive")
+
+
+async def routed() -> Graph:
+    """Answer at once, reason, or search in rounds (A^2FM)."""
+    return await asyncio.to_thread(_compiled, "routed")
+
+
 async def reasoning() -> Graph:
     """Search over reasoning steps."""
     return await asyncio.to_thread(_compiled, "reasoning")
 
 
+async def rearter() -> Graph:
+    """The search with ReARTeR's settings."""
+    return await asyncio.to_thread(_compiled, "rearter")
+
+
+async def glore() -> Graph:
+    """A draft, refined where it is weak (GLoRe)."""
+    return await asyncio.to_thread(_compiled, "glore")
+
+
+async def cr_planner() -> Graph:
+    """Sub-goals chosen by critics (CR-Planner)."""
+    return await asyncio.to_thread(_compiled, "cr_planner")
+
+
+async def note() -> Graph:
+    """A note that gets better round by round (Adaptive-Note)."""
+    return await asyncio.to_thread(_compiled, "note")
+
+
+async def evidence() -> Graph:
+    """A pool of facts, filled until it is enough (RFM-RAG)."""
+    return await asyncio.to_thread(_compiled, "evidence")
+
+
+async def goal() -> Graph:
+    """Goals, and whether they were reached (RE-Searcher)."""
+    return await asyncio.to_thread(_compiled, "goal")
+
+
 def _compiled(name: str) -> Graph:
-    with _loading:  # the server may ask for both graphs at once
+    with _loading:  # the server may ask for several graphs at once
         return _graph(name)
 
 
 @cache
 def _graph(name: str) -> Graph:
-    model, store, reader = _model(), _store(), _reader()
-    if name == "rag":
-        return create_rag_graph(model, store, reader=reader).compile(name=name)
-    return create_reasoning_graph(model, store, reader=reader).compile(name=name)
+    model, store = _model(), _store()
+    reading = {"reader": _reader()} if name in _READING else {}
+    graph: Graph = _BUILDERS[name](model, store, **reading).compile(name=name)
+    return graph
 
 
 @cache

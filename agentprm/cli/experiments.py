@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from agentprm.cli.options import add_search_options, arguments_of
+from agentprm.cli.graphs import parameters_of
+from agentprm.cli.options import GRAPHS, add_search_options, arguments_of
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.evaluation import Prices
 
@@ -24,7 +25,10 @@ __all__ = ["Experiment", "SetupRun", "graph_arguments", "read_experiment"]
 _TOP = ("data", "index", "out", "limit", "judge", "baseline", "prices", "defaults", "setup")
 _OWN = ("name", "index", "prices", "seeds")
 # What a graph is given by other means, or what no file can hold.
-_NOT_PLAIN = frozenset({"model", "retriever", "reward", "reranker", "prompts", "response_format", "condense"})
+_NOT_PLAIN = frozenset(
+    {"model", "retriever", "reward", "rewards", "reranker", "prompts", "response_format", "condense"}
+    | {"subgoal_reward", "outcome", "judge", "decide", "router", "modes", "experience"}
+)
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,7 @@ def read_experiment(path: Path, args: argparse.Namespace) -> Experiment:
 
 def graph_arguments(name: str) -> dict[str, inspect.Parameter]:
     """The arguments of a graph that a set-up may give by name."""
-    from agentprm.graphs import create_rag_graph, create_reasoning_graph
-
-    build = create_rag_graph if name == "rag" else create_reasoning_graph
-    return {
-        key: parameter
-        for key, parameter in inspect.signature(build).parameters.items()
-        if key not in _NOT_PLAIN
-    }
+    return {key: value for key, value in parameters_of(name).items() if key not in _NOT_PLAIN}
 
 
 def _rows(path: Path, name: str, table: Mapping[str, Any], args: argparse.Namespace) -> list[SetupRun]:
@@ -129,7 +126,9 @@ def _rows(path: Path, name: str, table: Mapping[str, Any], args: argparse.Namesp
     parser = _Options(where)
     options = parser.names()
     graph = table.get("graph", args.graph)
-    arguments = graph_arguments(str(graph))
+    if graph not in GRAPHS:
+        raise InputError(f"{where}: there is no graph {graph!r}; there are {', '.join(GRAPHS)}.")
+    arguments = graph_arguments(graph)
     typed, more = [], {}
     for key, value in table.items():
         dest = key.replace("-", "_")

@@ -36,6 +36,8 @@ _PACKAGED = "packaged"
 NOTE = "agentprm.json"  # beside the index: which embeddings built it
 _LONGEST_NOTE = 1 << 16
 _BATCH = 64
+# Options that go to the graph as they are.
+_PLAIN = ("k", "passages", "mode", "candidates", "max_steps", "strategy", "seed", "recall", "threshold")
 
 
 def embeddings_name(name: str | None) -> str:
@@ -142,17 +144,14 @@ def open_models(args: argparse.Namespace, progress: Console) -> Models:
 
 def settings_of(args: argparse.Namespace, embeddings: str) -> dict[str, Any]:
     """What the options make of a run: its name in logs and traces."""
-    settings: dict[str, Any] = {
+    from agentprm.cli.graphs import settings_for
+
+    return {
         "graph": args.graph,
         "model": args.model or _PACKAGED,
         "embeddings": embeddings,
+        **settings_for(args),
     }
-    names = ["reader", "reranker", "retriever", "feedback", "k", "passages"]
-    if args.graph == "reasoning":
-        settings |= {"seed": args.seed, "look_ahead": args.look_ahead, "strategy": args.strategy}
-        names += ["mode", "planner", "reward", "critic", "threshold", "value", "candidates", "max_steps"]
-    chosen = {name: getattr(args, name) for name in names}
-    return settings | {name: value for name, value in chosen.items() if value is not None}
 
 
 def make_graph(
@@ -166,38 +165,29 @@ def make_graph(
         store: The index.
         more: Arguments of the graph that no option gives; they win.
     """
+    from agentprm.cli.graphs import arguments_for, graph_called
     from agentprm.cli.models import retriever_called
-    from agentprm.graphs import create_rag_graph, create_reasoning_graph
     from agentprm.search import TD
 
-    retriever = retriever_called(args.retriever, args.feedback, store)
-    arguments: dict[str, Any] = {
-        "reader": models.reader,
-        "k": args.k,
-        "passages": args.passages,
-        "reranker": models.reranker,
-    }
-    if args.graph == "rag":
-        for option in ("reward", "critic", "planner", "mode", "threshold"):
-            if getattr(args, option) is not None:
-                raise InputError(f"--{option} is for the steps of a search; leave it out with --graph rag.")
-        return create_rag_graph(models.model, retriever, **{**arguments, **more}).compile()
     if args.look_ahead and (args.value or "value" in more):
         raise InputError("--look-ahead is --value td with a number of steps; give one of the two.")
-    arguments |= {
-        "mode": args.mode,
-        "candidates": args.candidates,
-        "max_steps": args.max_steps,
-        "strategy": args.strategy,
-        "value": TD(horizon=args.look_ahead) if args.look_ahead else args.value or "plain",
+    values: dict[str, Any] = {
+        "reader": models.reader,
+        "reranker": models.reranker,
+        "reward": models.reward,
+        "planner": models.planner,
         "critic": models.critic,
-        "seed": args.seed,
+        "value": TD(horizon=args.look_ahead) if args.look_ahead else args.value,
+        **{name: getattr(args, name) for name in _PLAIN},
     }
-    if models.planner is not None:
-        arguments["planner"] = models.planner
-    if args.threshold is not None:
-        arguments["threshold"] = None if args.threshold == "none" else args.threshold
-    return create_reasoning_graph(models.model, retriever, models.reward, **{**arguments, **more}).compile()
+    arguments = arguments_for(args, values)
+    if arguments.get("threshold") == "none":
+        arguments["threshold"] = None
+    retriever = retriever_called(args.retriever, args.feedback, store)
+    graph: CompiledStateGraph[Any] = graph_called(args.graph)(
+        models.model, retriever, **{**arguments, **more}
+    ).compile()
+    return graph
 
 
 def open_graph(

@@ -12,11 +12,25 @@ from typing import Any, NoReturn
 
 from agentprm.errors import InputError
 
+#: The graphs that `--graph` names, and the functions of `agentprm.graphs` that build them.
+GRAPHS = {
+    "reasoning": "create_reasoning_graph",
+    "rearter": "create_rearter_graph",
+    "glore": "create_glore_graph",
+    "cr-planner": "create_cr_planner_graph",
+    "rag": "create_rag_graph",
+    "adaptive": "create_adaptive_rag_graph",
+    "routed": "create_routed_graph",
+    "note": "create_note_graph",
+    "evidence": "create_evidence_graph",
+    "goal": "create_goal_graph",
+}
 RETRIEVERS = ("default", "vectors", "words", "hybrid")
 FEEDBACKS = ("none", "links", "bridge", "rocchio", "average", "concatenate", "aggregate", "window")
 
 __all__ = [
     "FEEDBACKS",
+    "GRAPHS",
     "RETRIEVERS",
     "Parser",
     "add_command",
@@ -115,7 +129,8 @@ def _argument(path: str, key: str, value: Any, known: Mapping[str, argparse.Acti
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise InputError(f"{path}: {key} is true or false, not {value!r}.")
-        return [_dashed(key)] if value else []
+        negative = f"--no-{key.replace('_', '-')}"
+        return [_dashed(key)] if value else [negative] if negative in action.option_strings else []
     if isinstance(value, bool | list):
         raise InputError(f"{path}: {key} takes one value, not {value!r}.")
     return [f"{_dashed(key)}={value}"]
@@ -137,7 +152,11 @@ def _dashed(key: str) -> str:
 def add_search_options(command: argparse.ArgumentParser) -> None:
     """Adds the options of a search."""
     command.add_argument(
-        "--graph", choices=("reasoning", "rag"), default="reasoning", help="how to answer (reasoning)"
+        "--graph",
+        choices=tuple(GRAPHS),
+        default="reasoning",
+        metavar="NAME",
+        help=f"how to answer: {', '.join(GRAPHS)} (reasoning)",
     )
     command.add_argument(
         "--model",
@@ -207,7 +226,12 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         "--candidates", type=count, metavar="N", help="steps to choose from each time (3; a plan: 1)"
     )
     command.add_argument(
-        "--max-steps", type=count, metavar="N", help="reasoning steps at most (5; a plan: 8)"
+        "--max-steps", type=count, metavar="N", help="reasoning steps, or rounds, at most (5; a plan: 8)"
+    )
+    command.add_argument(
+        "--recall",
+        action=argparse.BooleanOptionalAction,
+        help="let steps be answered from what is known, without a search (rearter: yes, else no)",
     )
     command.add_argument(
         "--look-ahead",
@@ -218,7 +242,6 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--strategy",
-        default="greedy",
         metavar="NAME",
         help="where the search goes on: greedy, best-of-n, majority, weighted, beam, dvts, uct, puct or "
         "ab-mcts (greedy)",

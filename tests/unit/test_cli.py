@@ -22,6 +22,7 @@ from langgraph.graph import END, START, StateGraph
 from agentprm.budget import empty_usage, record
 from agentprm.cli import main, opening
 from agentprm.cli.models import Models
+from agentprm.cli.options import GRAPHS
 from agentprm.errors import InputError, TransientModelError
 from agentprm.scale import LocalExecutor
 from agentprm.state import ReasoningState
@@ -466,24 +467,55 @@ def test_help_and_mistakes_do_not_load_heavy_libraries():
     assert done.stdout.strip().endswith("[]"), done.stdout
 
 
-@pytest.mark.parametrize("graph", ["reasoning", "rag"])
+@pytest.mark.parametrize("graph", GRAPHS)
 def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
-    script = {"Replace a weak step": "Final answer: Alfred Hitchcock", "": "Alfred Hitchcock"}
+    script = {
+        "Replace a weak step": "Final answer: Alfred Hitchcock",
+        "Say what evidence": "Goal: the director\nSearch: Vertigo",
+        "Copy from": "Vertigo is a film by Alfred Hitchcock.",
+        "": "Alfred Hitchcock",
+    }
     monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(ScriptedLanguageModel(script)))
     trace = tmp_path / "t.json"
     options = ["--index", index, "--graph", graph, "--trace", str(trace), "--candidates", "2"]
     assert main(["ask", "Who directed Vertigo?", *options]) == 0
     captured = capsys.readouterr()
     assert "Alfred Hitchcock" in captured.out
-    assert "[1] " in captured.out
-    assert "vertigo.txt" in captured.out
     assert "answer: Alfred Hitchcock" in captured.err
     loaded = load_trace(trace)
-    assert "vertigo.txt" in {citation["source"] for citation in loaded["citations"]}
+    if graph not in ("adaptive", "routed", "cr-planner"):  # which may do without a search
+        assert "[1] " in captured.out
+        assert "vertigo.txt" in captured.out
+        assert "vertigo.txt" in {citation["source"] for citation in loaded["citations"]}
     assert loaded["usage"]["model_calls"] >= 1
-    assert bool(loaded["steps"]) == (graph == "reasoning")
-    assert ("candidates" in loaded["settings"]) == (graph == "reasoning")  # RAG has none
+    searches = graph in ("reasoning", "rearter", "glore", "cr-planner")
+    assert bool(loaded["steps"]) == searches
+    assert ("candidates" in loaded["settings"]) == searches  # the others have none
+
+
+def test_steps_may_be_recalled_by_option_or_file(index, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
+    monkeypatch.setattr(
+        opening, "open_models", lambda args, progress: Models(ScriptedLanguageModel({"": "Hitchcock"}))
+    )
+    file, trace = tmp_path / "ask.toml", tmp_path / "t.json"
+    for graph, said, wanted in (
+        ("reasoning", "", False),
+        ("reasoning", "recall = true", True),
+        ("rearter", "", True),
+        ("rearter", "recall = false", False),
+    ):
+        file.write_text(said)
+        options = ["--index", index, "--graph", graph, "--config", str(file), "--trace", str(trace)]
+        assert main(["ask", "Who directed Vertigo?", *options]) == 0
+        loaded = load_trace(trace)
+        recalled = [step for step in loaded["steps"] if step["query"] and not step["retrieve"]]
+        assert bool(recalled) == wanted
+        assert loaded["settings"].get("recall") == (None if not said else wanted)
+    options = ["--index", index, "--graph", "note", "--recall"]
+    assert main(["ask", "Who directed Vertigo?", *options]) == 2
+    assert "takes no --recall" in capsys.readouterr().err
 
 
 SETTINGS = """
@@ -526,7 +558,9 @@ def test_every_part_can_be_named_in_a_file(index, tmp_path, monkeypatch, capsys)
     assert {len(step["doc_ids"]) for step in loaded["steps"]} == {2}
 
     assert main(["ask", question, *options, "--graph", "rag"]) == 2
-    assert "--reward is for the steps of a search" in capsys.readouterr().err
+    assert "The graph rag takes no --reward" in capsys.readouterr().err
+    assert main(["ask", question, "--index", index, "--graph", "goal", "--threshold", "0.3"]) == 2
+    assert "takes no --threshold" in capsys.readouterr().err
 
 
 # Mistakes
