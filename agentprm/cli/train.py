@@ -92,6 +92,9 @@ def add(commands: Any) -> None:
         help="for a span reader: questions that need several passages, at most N of a set (none)",
     )
     command.add_argument(
+        "--families", type=count, metavar="N", help="for a span reader: questions about families (none)"
+    )
+    command.add_argument(
         "--distractors", type=count, metavar="N", help="for a span reader: passages beside the gold one (1)"
     )
     command.add_argument(
@@ -164,7 +167,7 @@ def _planner(args: argparse.Namespace, progress: Console) -> FitReport | None:
 
 
 _OF_PLANNERS = ("readings", "composed")
-_OF_SPAN_READERS = ("plans", "start", "facts", "per_set", "multi_hop", "distractors", "groups")
+_OF_SPAN_READERS = ("plans", "start", "facts", "per_set", "multi_hop", "families", "distractors", "groups")
 # What a span reader's training has no use for.
 _OF_LANGUAGE_MODELS = (
     "dev", "batch_tokens", "evaluate_every", "patience", "precision", "rank", "device",
@@ -205,6 +208,7 @@ def _span_reader(args: argparse.Namespace, progress: Console) -> FitReport | Non
         per_set=args.per_set or 1500,
         per_relation=args.facts or 0,
         multi_hop=args.multi_hop or 0,
+        families=args.families or 0,
         seed=args.seed,
     )
     if args.limit:

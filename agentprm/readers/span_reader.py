@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ _FORMAT = 1
 _PACKAGED = "packaged"
 # Spans that are looked at for one answer: most of them overlap the best.
 _TRIED = 16
+_WHICH = re.compile(r"\W*(?:\w+\s+)?(?:who|whom|whose|what|which|where|when|why|how)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,8 @@ class SpanReader(Reader):
             totals[number] = _add_logs(totals[number], total)
             for odds, start, end in options:
                 if start < 0:
-                    found[number].append(_Found("yes" if end == -1 else "no", odds, place, -1, -1))
+                    if not _WHICH.match(questions[number]):  # "Where …?" is not answered by yes or no
+                        found[number].append(_Found("yes" if end == -1 else "no", odds, place, -1, -1))
                     continue
                 first, last = row.offsets[start], row.offsets[end]
                 assert first is not None

@@ -8,7 +8,8 @@ tools, `choosing` says which steps, questions and domains to use.
 their steps for Monte-Carlo values. `synth` makes data of a collection without labels: `questions` of the
 facts that `patterns` reads with the table of `relations`, in other words by `rewording`.
 
-`span_reader` trains a reader that quotes (`agentprm.readers.SpanReader`), on the examples of `span_examples`.
+`span_reader` trains a reader that quotes (`agentprm.readers.SpanReader`), on the examples of `span_examples`
+and `families`.
 `fitting` is the loop that the trainers share, `folder` what they write, `lora` the adapters that they train.
 `bases` opens the model to train. `language_model` teaches a language model replies; `planner` and
 `language_reader` say which ones, and `compositions` composes plans. `reward_model` trains what scores steps

@@ -18,6 +18,7 @@ from agentprm.retrievers.lexical import Bm25Index
 from agentprm.retrievers.mentions import title_names
 from agentprm.text import terms
 from agentprm.training.data import Passage, PlanRecord, ReadingRecord
+from agentprm.training.families import family_questions
 from agentprm.training.patterns import Statement, facts_of
 
 __all__ = ["ReadingExample", "Shown", "occurrences", "span_examples"]
@@ -81,6 +82,7 @@ def span_examples(
     per_set: int = 1500,
     per_relation: int = 0,
     multi_hop: int = 0,
+    families: int = 0,
     hard: int = 4,
     seed: int = 0,
 ) -> list[ReadingExample]:
@@ -97,6 +99,7 @@ def span_examples(
             state of their subject in the usual words.
         multi_hop: Most questions of one `set` that need several passages, with the one that holds the
             answer: the reader learns to guess where nobody has taken the question apart.
+        families: Questions about parents, spouses and children in passages that were told of them.
         hard: Distractors found by BM25 among all passages, besides the record's own.
         seed: Seed of the draw.
     """
@@ -123,7 +126,8 @@ def span_examples(
             chosen += drawn
     if per_relation:
         chosen += _fact_examples(readings, per_relation, rng)
-    return list(_with_hard_distractors(chosen, readings, hard))
+    found = list(_with_hard_distractors(chosen, readings, hard))
+    return found + list(_family_examples(readings, families, found, seed)) if families else found
 
 
 def _example(record: ReadingRecord) -> ReadingExample | None:
@@ -192,6 +196,19 @@ def _fact_examples(
         drawn = examples if len(examples) <= per_relation else rng.sample(examples, per_relation)
         _logger.info("%s: %d of %d facts.", name, len(drawn), len(examples))
         yield from drawn
+
+
+def _family_examples(
+    readings: Sequence[ReadingRecord], count: int, others: Sequence[ReadingExample], seed: int
+) -> Iterator[ReadingExample]:
+    """With the passage that tells of the rest of the family first among the distractors."""
+    passages = [(p.title, p.text) for record in readings for p in record.passages if p.title]
+    rng = random.Random(seed)
+    for kin in family_questions(passages, count, seed=seed):
+        far = [rng.choice(others).gold for _ in range(2)] if others else []
+        shown = [Shown(kin.title, kin.without), *(p for p in far if not occurrences(p.text, [kin.answer]))]
+        if not occurrences(kin.without, [kin.answer]):
+            yield ReadingExample(kin.question, (kin.answer,), Shown(kin.title, kin.text), tuple(shown))
 
 
 def _shortest(fact: Statement) -> tuple[str, ...]:

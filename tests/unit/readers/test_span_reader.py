@@ -197,3 +197,15 @@ def test_the_contract_needs_candidates_alone() -> None:
             return [[ReaderAnswer("Dora", 0.8, 0.1, 0, 0, 4)] for _ in questions]
 
     assert Fixed().read(["?"], [[]])[0].text == "Dora"
+
+
+@pytest.mark.parametrize(
+    ("question", "boolean"), [("Is she in Rome?", True), ("Where is she?", False), ("In which town?", False)]
+)
+def test_a_question_for_something_is_not_answered_by_yes(
+    reader: SpanReader, question: str, boolean: bool
+) -> None:
+    with torch.no_grad():
+        reader._model.choice.bias[1] = 50.0
+    (found,) = reader.candidates([question], [PASSAGES[:1]], n=3)
+    assert (found[0].text == "yes") is boolean
