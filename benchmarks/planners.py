@@ -181,9 +181,9 @@ def measured(
     wanted = _wanted(question)
     return {
         "plan": plan,
-        "five": recall_at_k(five, gold, 5),
-        "whole": float(gold <= set(five)),
-        "all": recall_at_k(list(chain(*lists)), gold, 10**6),
+        "five": recall_at_k(five, gold, 5) if gold else None,
+        "whole": float(gold <= set(five)) if gold else None,
+        "all": recall_at_k(list(chain(*lists)), gold, 10**6) if gold else None,
         "searches": len(lists),
         "f1": overlap(plan, wanted) if wanted else None,
         "found": found,
@@ -219,31 +219,24 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     lines = [head, ["---"] + ["--:"] * (len(head) - 1)]
     beside = (("question", "five"), ("syntax", "answer"))
     for name, records in rows.items():
-        f1 = [record["f1"] for record in records if record["f1"] is not None]
-        five = [record["five"] for record in records]
         more = []
         for other, measure in beside:
             pairs = [
                 (record[measure], first[measure])
                 for record, first in zip(records, rows.get(other, []), strict=False)
             ]
-            same = len(pairs) == len(records) and name != other
+            same = len(pairs) == len(records) and name != other and None not in chain(*pairs)
             more.append(percent(bootstrap_difference(*zip(*pairs, strict=True))) if same else "")
-        lines.append(
-            [
-                name,
-                str(len(records)),
-                percent(bootstrap_interval(f1)) if f1 else "",
-                percent(bootstrap_interval(five)),
-                percent(bootstrap_interval([record["whole"] for record in records])),
-                percent(bootstrap_interval([record["all"] for record in records])),
-                f"{sum(record['searches'] for record in records) / len(records):.1f}",
-                percent(bootstrap_interval([record["em"] for record in records])),
-                percent(bootstrap_interval([record["answer"] for record in records])),
-                *more,
-            ]
-        )
+        cells = [_mean(records, measure) for measure in ("f1", "five", "whole", "all")]
+        searches = f"{sum(record['searches'] for record in records) / len(records):.1f}"
+        ends = [_mean(records, measure) for measure in ("em", "answer")]
+        lines.append([name, str(len(records)), *cells, searches, *ends, *more])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean(records: Sequence[dict[str, Any]], measure: str) -> str:
+    values = [record[measure] for record in records if record[measure] is not None]
+    return percent(bootstrap_interval(values)) if values else ""
 
 
 def _known(log: str | None) -> dict[str, dict[str, Any]]:
