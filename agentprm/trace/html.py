@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from agentprm.text import sentence_ends, terms
-from agentprm.trace.schema import Trace, answer_path
+from agentprm.trace.schema import Trace, answer_path, drawn_steps
 
 __all__ = ["Page", "live_html", "shown", "to_html"]
 
@@ -77,7 +77,8 @@ def shown(trace: Trace) -> dict[str, Any]:
     marks: dict[str, dict[str, list[tuple[int, int]]]] = {}
     sentences: dict[str, list[_Sentence]] = {}
     left = _MOST_MARKS
-    for step in trace["steps"]:
+    steps = drawn_steps(trace)
+    for step in steps:
         wanted = set(terms(f"{step['query']} {step['thought']}"[:_READ]))
         cited = [key for key in dict.fromkeys(step.get("cited_ids", [])) if key in texts][:left]
         left -= len(cited)
@@ -87,7 +88,8 @@ def shown(trace: Trace) -> dict[str, Any]:
             best = max(sentences[key], key=lambda s: len(wanted & s.words), default=None)
             used = best is not None and not wanted.isdisjoint(best.words)
             marks.setdefault(step["id"], {})[key] = [(best.start, best.end)] if best and used else []
-    return {**trace, "path": [step["id"] for step in answer_path(trace["steps"])], "marks": marks}
+    path = [step["id"] for step in answer_path(steps)]
+    return {**trace, "steps": steps, "path": path, "marks": marks}
 
 
 class _Sentence(NamedTuple):

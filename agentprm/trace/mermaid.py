@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from agentprm.state import Step
-from agentprm.trace.schema import Trace, answer_path
+from agentprm.trace.schema import Trace, answer_path, drawn_steps
 from agentprm.trace.terminal import GLYPHS, step_lines
 from agentprm.trace.text import one_line
 
@@ -34,25 +34,26 @@ def to_mermaid(trace: Trace) -> str:
     Returns:
         The text of the diagram, ending in a newline; put it between ```` ```mermaid ```` fences.
     """
+    steps = drawn_steps(trace)
     titles = {document["id"]: document["title"] for document in trace["documents"]}
     names: dict[str | None, str] = {None: "q"}
-    names.update((step["id"], f"s{i}") for i, step in enumerate(trace["steps"], start=1))
+    names.update((step["id"], f"s{i}") for i, step in enumerate(steps, start=1))
     lines = ["flowchart TD", f'  q(["{_label("Question", trace["question"])}"])']
     used: dict[str, list[str]] = {}
-    for step in trace["steps"]:
+    for step in steps:
         name = names[step["id"]]
         lines.append(f'  {name}["{_step_label(step, titles)}"]')
         arrow = "-.->" if step["status"] == "simulated" else "-->"
         lines.append(f"  {names[step['parent_id']]} {arrow} {name}")
         used.setdefault(step["status"], []).append(name)
-    if not trace["steps"]:
+    if not steps:
         for i, document in enumerate(trace["documents"], start=1):
             lines += [f'  d{i}["{_label("read", document["title"])}"]', f"  q --> d{i}"]
     for status, style in _CLASSES.items():
         if status in used:
             lines += [f"  classDef {status} {style}", f"  class {','.join(used[status])} {status}"]
     if trace["answer"]:
-        path = answer_path(trace["steps"])
+        path = answer_path(steps)
         lines.append(f'  a(["{_label("Answer", trace["answer"])}"])')
         lines.append(f"  {names[path[-1]['id'] if path else None]} ==> a")
     return "\n".join(lines) + "\n"

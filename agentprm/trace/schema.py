@@ -13,15 +13,16 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NotRequired, cast, get_args
 
 from langchain_core.documents import Document
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from agentprm.budget import Usage, add_usage
+from agentprm.budget import Usage, add_usage, empty_usage
 from agentprm.documents import plain_document, title_of
 from agentprm.errors import InputError
+from agentprm.rounds import Round
 from agentprm.state import Citation, Step, StepStatus, merge_documents, path_to, plain
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Trace",
     "TraceDocument",
     "answer_path",
+    "drawn_steps",
     "load_trace",
     "save_trace",
     "trace_of",
@@ -65,6 +67,7 @@ class Trace(TypedDict):
         documents: Every passage that was retrieved, each once.
         usage: What the whole run cost.
         settings: How it was made: graph, models, seed and whatever else the caller records.
+        rounds: What a loop that gathers evidence asked, found and kept, round by round; missing for others.
     """
 
     format: str
@@ -77,6 +80,7 @@ class Trace(TypedDict):
     documents: list[TraceDocument]
     usage: Usage
     settings: dict[str, Any]
+    rounds: NotRequired[list[Round]]
 
 
 def trace_schema() -> dict[str, Any]:
@@ -129,6 +133,8 @@ def trace_of(state: Mapping[str, Any], settings: Mapping[str, Any] | None = None
         "usage": plain(add_usage(state.get("prm_usage"), None), "prm_usage"),
         "settings": plain(settings or {}, "settings"),
     }
+    if state.get("prm_rounds"):
+        trace["rounds"] = plain(state["prm_rounds"], "prm_rounds")
     return _checked(trace, "The state of the run")
 
 
@@ -215,6 +221,37 @@ def answer_path(steps: Sequence[Step]) -> list[Step]:
     return path_to(steps, max(leaves, key=merit)["id"])
 
 
+def drawn_steps(trace: Trace) -> list[Step]:
+    """What the views draw: the search tree, or of a loop its rounds, as a chain of steps.
+
+    A round that brought something on is drawn as a committed step, one that did not as a rejected one.
+    """
+    if trace["steps"]:
+        return trace["steps"]
+    chain: list[Step] = []
+    for depth, one in enumerate(trace.get("rounds", []), 1):
+        asked = " | ".join(one["queries"])
+        done = one["status"] == "done"
+        chain.append(
+            Step(
+                id=one["id"],
+                parent_id=chain[-1]["id"] if chain else None,
+                depth=depth,
+                query=": ".join(filter(None, [one["goal"], asked])) or "(no query)",
+                retrieve=bool(one["queries"]),
+                doc_ids=one["doc_ids"],
+                thought=one["note"] or " ".join(fact["text"] for fact in one["facts"]),
+                final_answer=one["answer"],
+                score=one["score"],
+                value=None,
+                status=("committed" if one["kept"] else "rejected") if done else "proposed",
+                usage=empty_usage(),
+                cited_ids=list(dict.fromkeys(fact["doc_id"] for fact in one["facts"])),
+            )
+        )
+    return chain
+
+
 _KEYS: dict[str, type] = {
     "question": str,
     "answer": str,
@@ -250,6 +287,20 @@ _OPTIONAL_STEP_KEYS: dict[str, type | tuple[type, ...]] = {
     "output": str,
     "quote": dict,
     "confidence": (int, float),
+    "early_score": (int, float),
+    "samples": int,
+}
+_ROUND_KEYS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "goal": str,
+    "queries": list,
+    "doc_ids": list,
+    "note": str,
+    "facts": list,
+    "kept": bool,
+    "score": _NUMBER,
+    "answer": (str, type(None)),
+    "status": str,
 }
 _DOCUMENT_KEYS = ("id", "title", "source", "text")
 _CITATION_KEYS = ("doc_id", "title", "source", "text")
@@ -282,6 +333,7 @@ def _checked(data: Any, name: str) -> Trace:
     for i, step in enumerate(data["steps"]):
         _check_step(step, f"{name}: steps[{i}]")
     _check_tree(data["steps"], name)
+    _check_rounds(data.get("rounds", []), f"{name}: rounds")
     try:
         json.dumps(data, allow_nan=False)
     except (TypeError, ValueError) as error:  # a date or a not-a-number: fine for a checkpoint, not for JSON
@@ -303,6 +355,23 @@ def _check_step(step: Any, where: str) -> None:
     if step["status"] not in get_args(StepStatus):
         raise _damaged(where, f"its status {step['status']!r:.60} is unknown")
     _check_usage(step["usage"], f"{where}.usage")
+
+
+def _check_rounds(rounds: Any, where: str) -> None:
+    if not isinstance(rounds, list):
+        raise _damaged(where, "they are not a list")
+    for i, one in enumerate(rounds):
+        here = f"{where}[{i}]"
+        _check_record(one, _ROUND_KEYS, here)
+        for key in ("queries", "doc_ids"):
+            if not all(isinstance(item, str) for item in one[key]):
+                raise _damaged(here, f"its {key!r} must be a list of strings")
+        for fact in one["facts"]:
+            _check_record(fact, {"text": str, "doc_id": str}, f"{here}.facts")
+        if one["score"] is not None and not math.isfinite(one["score"]):
+            raise _damaged(here, "its 'score' is not a finite number")
+    if len({one["id"] for one in rounds}) < len(rounds):
+        raise _damaged(where, "two of them have the same id")
 
 
 def _check_usage(usage: Mapping[str, Any], where: str) -> None:

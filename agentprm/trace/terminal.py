@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from agentprm.errors import MissingDependencyError
 from agentprm.state import Step
-from agentprm.trace.schema import Trace, answer_path
+from agentprm.trace.schema import Trace, answer_path, drawn_steps
 from agentprm.trace.text import cost_line, one_line, unit
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def search_tree(trace: Trace, *, full: bool = False) -> Tree:
     """The search tree: each step with its query, finding, passages, scores and cost.
 
     Committed steps are bold; rejected ones, look-aheads and unparsed ones are dim. Steps that refine
-    another one name it. A run without a tree shows its passages.
+    another one name it. A loop shows its rounds one below the other, a run without either its passages.
 
     Args:
         trace: The trace to draw.
@@ -71,7 +71,8 @@ def search_tree(trace: Trace, *, full: bool = False) -> Tree:
     clip = None if full else _CLIP
     tree = Tree(Text(one_line(trace["question"], clip), style="bold"), guide_style="dim")
     titles = {document["id"]: document["title"] for document in trace["documents"]}
-    if not trace["steps"]:
+    steps = drawn_steps(trace)
+    if not steps:
         cited = {citation["doc_id"] for citation in trace["citations"]}
         for document in trace["documents"]:
             chosen = document["id"] in cited
@@ -81,9 +82,9 @@ def search_tree(trace: Trace, *, full: bool = False) -> Tree:
             tree.add(Text(line, style="bold" if chosen else ""))
         return tree
     children: dict[str | None, list[Step]] = {}
-    for step in trace["steps"]:
+    for step in steps:
         children.setdefault(step["parent_id"], []).append(step)
-    chosen_ids = {step["id"] for step in answer_path(trace["steps"])[:_MOST_STEPS]}
+    chosen_ids = {step["id"] for step in answer_path(steps)[:_MOST_STEPS]}
     shown = left_out = 0
     waiting = [(step, [tree]) for step in reversed(children.get(None, []))]
     while waiting:

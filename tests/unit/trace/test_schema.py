@@ -18,8 +18,11 @@ from agentprm.trace import (
     load_trace,
     save_trace,
     trace_of,
+    to_html,
+    to_mermaid,
     trace_schema,
 )
+from agentprm.trace.schema import drawn_steps
 
 
 def step(key, parent=None, status="committed", **rest):
@@ -189,3 +192,55 @@ def test_the_schema_that_is_shipped_describes_traces():
     check.validate(json.loads(json.dumps(trace_of({"question": "Why?", "answer": "So."}))))
     for change in ({"version": 99}, {"format": "other"}, {"steps": [{"id": "1"}]}, {"question": 1}):
         assert not check.is_valid({**trace_of({"question": "Why?"}), **change})
+
+
+def one_round(key, **rest):
+    return {
+        "id": key, "goal": "", "queries": [f"query {key}"], "doc_ids": ["d1"], "note": "", "facts": [],
+        "kept": True, "score": 0.5, "answer": None, "status": "done", **rest,
+    }  # fmt: skip
+
+
+ROUNDS = [
+    one_round("1", goal="a place", note="It is Rome."),
+    one_round("2", facts=[{"text": "Ada was born.", "doc_id": "d2"}], kept=False),
+    one_round("3", answer="Ada", score=None),
+]
+
+
+def test_rounds_of_a_loop_are_kept_and_drawn_as_a_chain(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    trace = trace_of(state(prm_steps=[], prm_rounds=ROUNDS))
+    save_trace(trace, tmp_path / "t.json")
+    assert load_trace(tmp_path / "t.json")["rounds"] == ROUNDS
+    jsonschema.validate(trace, trace_schema())
+    drawn = drawn_steps(trace)
+    assert [(s["id"], s["parent_id"], s["status"]) for s in drawn] == [
+        ("1", None, "committed"), ("2", "1", "rejected"), ("3", "2", "committed")
+    ]  # fmt: skip
+    assert [s["query"] for s in drawn] == ["a place: query 1", "query 2", "query 3"]
+    assert [s["thought"] for s in drawn] == ["It is Rome.", "Ada was born.", ""]
+    assert drawn[1]["cited_ids"] == ["d2"]
+    assert drawn[2]["final_answer"] == "Ada"
+    assert "rounds" not in trace_of(state())
+    mermaid = to_mermaid(trace)
+    assert "It is Rome" in mermaid
+    assert '"path": ["1", "2", "3"]' in to_html(trace)
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        "none",
+        [{"id": "1"}],
+        [one_round("1", queries=[1])],
+        [one_round("1", facts=["text"])],
+        [one_round("1", score=float("inf"))],
+        [one_round("1"), one_round("1")],
+    ],
+)
+def test_damaged_rounds_are_refused(rounds, tmp_path):
+    trace = {**trace_of(state()), "rounds": rounds}
+    (tmp_path / "t.json").write_text(json.dumps(trace))
+    with pytest.raises(InputError, match="rounds"):
+        load_trace(tmp_path / "t.json")
