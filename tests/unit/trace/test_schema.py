@@ -17,9 +17,9 @@ from agentprm.trace import (
     answer_path,
     load_trace,
     save_trace,
-    trace_of,
     to_html,
     to_mermaid,
+    trace_of,
     trace_schema,
 )
 from agentprm.trace.schema import drawn_steps
