@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from agentprm.cli.console import error_console, show, tell
-from agentprm.cli.options import add_command, amount, count
+from agentprm.cli.options import add_command, amount, count, whole
 from agentprm.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 _DEV = 400  # questions held out at most
+_RANK = 16  # of an adapter
 _KINDS = {"reader": ("span", "lm"), "critic": ("labels", "encoder", "pairs", "outcomes")}
 
 
@@ -117,7 +118,9 @@ def add(commands: Any) -> None:
         "--patience", type=count, metavar="N", help="evaluations without gain until it stops"
     )
     command.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="of products (auto)")
-    command.add_argument("--rank", type=count, metavar="N", help="of the adapter (16)")
+    command.add_argument(
+        "--rank", type=whole, metavar="N", help="of the adapter (16); 0 for none, in a critic of kind encoder"
+    )
     command.add_argument("--device", metavar="NAME", help="cpu, cuda, … (default: cuda if there is any)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same weights (0)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -250,7 +253,7 @@ def _step_critic(args: argparse.Namespace, progress: Console) -> FitReport | Non
     records, dev = _records(args, StepLabelRecord, ())
     records = records[: args.limit]
     tell(progress, f"{len(records):,} trajectories to train on, {len(dev):,} held out")
-    rank = 16 if args.rank is None else args.rank
+    rank = _RANK if args.rank is None else args.rank
     critic = CriticSettings(base=args.base or "reader", rank=rank, alpha=2 * rank or 1)
     notes = {"command": _command(), "sets": dict(Counter(record.set for record in records))}
     with _bar(progress) as advance:
@@ -318,6 +321,7 @@ def _train(
         f"{len(examples):,} examples to train on, {len(dev):,} held out, "
         f"from {len(records) + len(held_out):,} records",
     )
+    rank = _RANK if args.rank is None else args.rank
     with _bar(progress) as advance:
         return train(
             examples,
@@ -325,7 +329,7 @@ def _train(
             base=args.base,
             dev=dev,
             settings=_settings(args),
-            lora=LoraSettings(rank=args.rank or 16, alpha=2 * (args.rank or 16)),
+            lora=LoraSettings(rank=rank, alpha=2 * rank or 1),
             device=args.device,
             notes={"command": _command(), "sets": dict(Counter(name for name, _ in used))},
             progress=advance,

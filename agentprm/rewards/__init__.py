@@ -13,7 +13,7 @@ What lives where, in the order in which a score comes about:
   off a model in this process, whose parts `checkpoints` and `heads` load. `served_reward`,
   `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
 - `verdict`: written by a model; `verdict_tokens`: its probability. `likelihood`: from likelihoods, without
-  training; `reading`: likewise from a reader.
+  training; `reading`: likewise from a reader. `step_critic`: by a small encoder that was trained to.
 - `fused`, `checked` (with `checkers`), `calibration` (with `separation`): rewards around rewards.
 - `aggregation`: from the scores of steps to one of a trajectory. `labels`: from labelled steps to training.
 """
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from agentprm.rewards.readouts import PrefixScalar, TokenHead, TokenLogits, ValueHead
     from agentprm.rewards.served import ServedTokenHead
     from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits
+    from agentprm.rewards.step_critic import StepCritic
 
 __all__ = [
     "DEFAULT_AGGREGATION",
@@ -108,6 +109,7 @@ __all__ = [
     "ServedTokenLogits",
     "SolutionCheck",
     "StepChecks",
+    "StepCritic",
     "StepTemplate",
     "StepText",
     "TokenHead",
@@ -146,6 +148,7 @@ _LOCAL = {
     "ServedLogRatio": "served_logprobs",
     "ServedTokenHead": "served",
     "ServedTokenLogits": "served_logprobs",
+    "StepCritic": "step_critic",
     "TokenHead": "readouts",
     "TokenLogits": "readouts",
     "ValueHead": "readouts",

@@ -141,6 +141,9 @@ def test_the_command(tmp_path, capsys):
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert (card["run"]["kind"], card["run"]["critic"]["rank"]) == ("step critic", 2)
     assert isinstance(load_reward(str(tmp_path / "out"), reader=Sure()), StepCritic)
+    numbers = [*argv[:-2], str(tmp_path / "numbers"), "-q", "--max-steps", "1", "--rank", "0"]
+    assert main(numbers) == 0
+    assert load_reward(str(tmp_path / "numbers"), reader=Sure()).settings.rank == 0
     assert main([*argv[:-3], "-o", str(tmp_path / "b"), "--plans", str(data)]) == 2
     assert "span readers" in capsys.readouterr().err
 
