@@ -50,7 +50,7 @@ from agentprm.rerank import Comparator
 from agentprm.rewards import ProcessRewardModel, ReaderGrounding, as_reward, default_reward
 from agentprm.search import Greedy, Plain, Strategy, Tree, ValueFunction
 from agentprm.search.named import strategy_called, value_called
-from agentprm.search.selection import Accept
+from agentprm.search.tree import Accept
 
 __all__ = ["create_reasoning_graph"]
 

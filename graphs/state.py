@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.node import check_context, checked_setting
-from agentprm.search.selection import Accept
+from agentprm.search.tree import Accept
 from agentprm.state import (
     Citation,
     RagState,

@@ -23,7 +23,7 @@ from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError, unknown_name
 from agentprm.events import SearchEvent
 from agentprm.rounds import Round, merge_rounds
-from agentprm.search.selection import Accept
+from agentprm.search.tree import Accept
 from agentprm.state import (
     Citation,
     Judgement,

@@ -12,9 +12,8 @@ from agentprm.errors import ConfigurationError
 from agentprm.nodes.node import NodePlan, SearchNode, emit
 from agentprm.rewards import ProcessRewardModel
 from agentprm.search.named import strategy_called
-from agentprm.search.selection import Accept, replaced, weak_steps
 from agentprm.search.strategy import Strategy
-from agentprm.search.tree import Tree
+from agentprm.search.tree import Accept, Tree, replaced, weak_steps
 from agentprm.state import ReasoningState, Step, StepStatus, open_steps
 
 __all__ = ["SelectSteps"]

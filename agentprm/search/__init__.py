@@ -1,9 +1,9 @@
 """Pure functions of the search: value functions and strategies.
 
 `value` makes one number of the scores of a candidate and of what was looked ahead at. A `strategy` says from
-the `tree` of valued steps where to go on and what to answer from: `strategies` go down level by level, `mcts`
-spends where it seems to pay, `named` finds them by their names. `selection` tells weak candidates and
-their refinements. `subgoals` are CR-Planner's: which may come next, and what each critic is shown.
+the `tree` of valued steps, which also tells weak candidates and their refinements, where to go on and what
+to answer from: `strategies` go down level by level, `mcts` spends where it seems to pay, `named` finds them
+by their names. `subgoals` are CR-Planner's: which may come next, and what each critic is shown.
 """
 
 from agentprm.search.mcts import ABMCTS, MCTS

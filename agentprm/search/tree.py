@@ -1,4 +1,8 @@
-"""What a strategy sees of a search: the flat list of steps as a tree, in an order that no arrival changes."""
+"""The steps of a search as a tree, in an order that no arrival changes, and which fresh ones are weak.
+
+`Tree` is what a strategy sees of the flat list. Before it sees fresh candidates, `weak_steps` says which of
+them are to be refined, and `replaced` which their refinements take the place of.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,9 @@ from typing import Literal
 from agentprm.rewards.aggregation import Aggregation, aggregate
 from agentprm.state import Step
 
-__all__ = ["Expansion", "Tree"]
+__all__ = ["Accept", "Expansion", "Tree", "replaced", "weak_steps"]
+
+Accept = Literal["if_better", "always"]
 
 _NUMBERS = re.compile(r"(\d+)")
 
@@ -90,7 +96,7 @@ class Tree:
 
     def value(self, step: Step) -> float:
         """What the value function made of the step's scores, in the reward's space."""
-        return -math.inf if step["value"] is None else step["value"]
+        return _value(step)
 
     def unit(self, step: Step) -> float:
         """The value in the units of a probability: logits go through the logistic function."""
@@ -127,3 +133,41 @@ def _unit(value: float, space: Literal["probability", "logit"]) -> float:
 def _order(step_id: str) -> list[str | int]:
     """Ids by their numbers, so that 1.10 comes after 1.9; texts and numbers alternate, and so compare."""
     return [int(part) if part.isdecimal() else part for part in _NUMBERS.split(step_id)]
+
+
+def weak_steps(fresh: Sequence[Step], steps: Iterable[Step], threshold: float | None) -> list[Step]:
+    """The best of each group of siblings, where even that is weak and none was refined yet (ReARTeR).
+
+    Args:
+        fresh: Valued candidates that no strategy has seen.
+        steps: The whole tree: a choice is refined once, also if nothing usable came of it.
+        threshold: A best value of at most this much is weak; `None` switches refinement off.
+    """
+    if threshold is None:
+        return []
+    settled = {step["parent_id"] for step in steps if "refines" in step}
+    # Of a plan several steps may be done at once, one below the other.
+    settled |= {step["id"] for step in fresh}
+    groups: dict[str | None, list[Step]] = {}
+    for step in fresh:
+        groups.setdefault(step["parent_id"], []).append(step)
+    best = [max(group, key=_value) for parent, group in groups.items() if parent not in settled]
+    return [step for step in best if _value(step) <= threshold]
+
+
+def replaced(fresh: Sequence[Step], accept: Accept) -> set[str]:
+    """Ids of the candidates that a refinement takes the place of.
+
+    Args:
+        fresh: Valued candidates, refinements of one another included.
+        accept: `if_better` lets both stand, and their values decide; with `always` the refinement is
+            taken whatever its value, as the paper does.
+    """
+    if accept == "if_better":
+        return set()
+    refined = {step["parent_id"] for step in fresh if "refines" in step}
+    return {step["id"] for step in fresh if step["parent_id"] in refined and "refines" not in step}
+
+
+def _value(step: Step) -> float:
+    return -math.inf if step["value"] is None else step["value"]
