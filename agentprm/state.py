@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import zip_longest
 from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
@@ -40,6 +41,7 @@ __all__ = [
     "Subgoal",
     "answer_text",
     "as_messages",
+    "evidence_ids",
     "last_answer",
     "last_question",
     "merge_documents",
@@ -255,6 +257,22 @@ def path_to(steps: Iterable[Step], step_id: str | None) -> list[Step]:
         path.append(by_id[step_id])
         step_id = path[-1]["parent_id"]
     return path[::-1]
+
+
+def evidence_ids(path: Sequence[Step]) -> list[str]:
+    """Ids of the passages that a path read, what its findings stand in first.
+
+    The others follow by their ranks: the first of each step, then the second of each, so that no step's
+    passages push out another's.
+
+    Example:
+        >>> steps = [{"doc_ids": ["a", "b"]}, {"doc_ids": ["c", "d"], "cited_ids": ["d"]}]
+        >>> evidence_ids(steps)
+        ['d', 'a', 'c', 'b']
+    """
+    cited = [i for step in path for i in step.get("cited_ids", [])]
+    ranks = zip_longest(*(step["doc_ids"] for step in path))
+    return list(dict.fromkeys([*cited, *(i for rank in ranks for i in rank if i is not None)]))
 
 
 def open_steps(steps: Iterable[Step] | None, *statuses: StepStatus) -> list[Step]:

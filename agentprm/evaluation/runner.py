@@ -24,7 +24,7 @@ from agentprm.budget import Usage, metered
 from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.evaluation.data import QaQuestion
 from agentprm.scale.base import Executor
-from agentprm.state import Step
+from agentprm.state import Step, evidence_ids
 from agentprm.trace.schema import Trace, answer_path, save_trace, trace_of
 
 __all__ = ["Answerer", "QaRecord", "evidence_order", "read_records", "run_questions"]
@@ -68,16 +68,13 @@ class Answerer(Protocol):
 def evidence_order(state: Mapping[str, Any]) -> list[str]:
     """Ids of the passages behind an answer, in the order in which recall@k counts them.
 
-    For a search over steps these are the passages of the steps on the way to the answer, in order of
-    their first appearance; for plain retrieval the retrieved passages, best first.
+    For a search over steps these are the passages of the steps on the way to the answer, in the order of
+    `agentprm.state.evidence_ids`; for plain retrieval the retrieved passages, best first.
     """
     steps: Sequence[Step] = state.get("prm_steps") or []
-    path = answer_path(steps)
     if steps:
-        ids = [passage for step in path for passage in step["doc_ids"]]
-    else:
-        ids = [str(document.id) for document in state.get("documents") or []]
-    return list(dict.fromkeys(ids))
+        return evidence_ids(answer_path(steps))
+    return list(dict.fromkeys(str(document.id) for document in state.get("documents") or []))
 
 
 def run_questions(

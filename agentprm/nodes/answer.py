@@ -27,8 +27,8 @@ from agentprm.state import (
     ReasoningState,
     Step,
     as_messages,
+    evidence_ids,
     last_question,
-    merge_documents,
     open_question,
     path_to,
 )
@@ -233,7 +233,8 @@ class AnswerFromSteps(SearchNode):
     A path that concluded has its answer already. Otherwise, and where an answer in another form is
     asked for, one call sums up what was found. If the
     budget has no call left, the last finding is the answer. The citations are the passages that
-    support the findings on the path; `documents` are all that it read.
+    support the findings on the path; `documents` are all that it read,
+    those that hold what was found first.
 
     Args:
         model: A language model, or any LangChain chat model.
@@ -297,12 +298,12 @@ class AnswerFromSteps(SearchNode):
                 message = yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)
         found = next((s["thought"] for s in reversed(path) if s["thought"]), "")
         answer = str(message.text) or answer or found
-        cited = _documents(state, path, "cited_ids")
+        cited = documents_of(state, list(dict.fromkeys(i for s in path for i in s.get("cited_ids", []))))
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {
             "answer": answer,
             "citations": cite(cited, _places(state, path, cited)),
-            "documents": _documents(state, path, "doc_ids"),
+            "documents": documents_of(state, evidence_ids(path)),
             "prm_stop_reason": reason or ("answered" if answer else "no answer"),
         }
         if self.speak:
@@ -358,8 +359,3 @@ def _places(state: ReasoningState, path: list[Step], cited: list[Document]) -> d
             for name, place in _sentences(own, [(step["thought"], step["query"])]).items():
                 places.setdefault(name, place)
     return places
-
-
-def _documents(state: ReasoningState, path: list[Step], field: str) -> list[Document]:
-    ids: list[str] = [i for step in path for i in step.get(field, [])]  # type: ignore[attr-defined]
-    return merge_documents([], documents_of(state, ids))

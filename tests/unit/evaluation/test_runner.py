@@ -82,6 +82,12 @@ def test_evidence_of_a_search_is_the_path_to_the_answer():
         step("1.2~1", "1.2", "simulated", ["x"]),
     ]
     assert evidence_order({"prm_steps": steps, "documents": []}) == ["b", "a", "c"]
+    # What the findings stand in comes first, then every step's best passage before any step's second one.
+    cited = [
+        {**steps[0], "doc_ids": ["a", "b", "c"]},
+        {**steps[3], "doc_ids": ["d", "e"], "cited_ids": ["e"]},
+    ]
+    assert evidence_order({"prm_steps": cited}) == ["e", "a", "d", "b", "c"]
     assert evidence_order({"prm_steps": steps[1:2]}) == []
     assert evidence_order({}) == []
 
