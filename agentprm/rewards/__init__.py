@@ -4,11 +4,11 @@ What lives where, in the order in which a score comes about:
 
 - `base`: the contract `ProcessRewardModel`; `PrefixReward`, its short form for rewards of one's own; the
   check of what any reward gives. `function`: functions as rewards.
-- `loading`, `registry`, `known_families`: from a name to a reward, `load_reward`. `default`: the reward of
+- `loading`, `known_families`: from a name to a reward, `load_reward`. `default`: the reward of
   a model that was given none.
-- `step_text`: a step as text. `templates`: texts as the tokens that a reward was trained on;
+- `step_text`: a step as text, and everything that is scored as text, each prefix once (`agentprm.memory`).
+  `templates`: texts as the tokens that a reward was trained on;
   `verdict_templates`, `graded_templates`, `genprm`: as prompts that ask for a verdict.
-- `step_reward`: everything that is scored as text, each prefix once (`agentprm.memory`).
 - `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
   off a model in this process, whose parts `checkpoints` and `heads` load. `served_reward`,
   `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
@@ -40,9 +40,8 @@ from agentprm.rewards.graded_templates import Principled, Rubric
 from agentprm.rewards.known_families import Family
 from agentprm.rewards.labels import LabelledRow, labelled_row, step_cross_entropy
 from agentprm.rewards.likelihood import Grounding, LikelihoodReward, Relevance, SelfJudgement
-from agentprm.rewards.loading import load_reward
+from agentprm.rewards.loading import families, load_reward, register, register_readout
 from agentprm.rewards.reading import ReaderGrounding
-from agentprm.rewards.registry import families, register, register_readout
 from agentprm.rewards.step_text import StepText, as_trajectory
 from agentprm.rewards.templates import (
     ChatPrefix,

@@ -13,8 +13,7 @@ from agentprm.lm.retries import Retries
 from agentprm.lm.token_lm import Cost
 from agentprm.plans import all_of
 from agentprm.rewards.served_reward import ServedReward
-from agentprm.rewards.step_reward import Wanted
-from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.step_text import StepWriter, Wanted
 
 __all__ = ["HttpClassifier"]
 

@@ -13,8 +13,7 @@ from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import Trajectory, sigmoid
 from agentprm.rewards.readouts import LocalReward, check_limits, in_thread
-from agentprm.rewards.step_reward import Overflow, Wanted, fits_context
-from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.step_text import Overflow, StepWriter, Wanted, fits_context
 from agentprm.rewards.templates import Dialogue
 
 import torch  # isort: skip

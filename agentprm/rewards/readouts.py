@@ -13,8 +13,7 @@ from agentprm.budget import record
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import Trajectory
-from agentprm.rewards.step_reward import Overflow, StepReward, Wanted, fits_context
-from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.step_text import Overflow, StepReward, StepWriter, Wanted, fits_context
 from agentprm.rewards.templates import StepTemplate, two_words
 
 try:

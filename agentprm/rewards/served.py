@@ -18,8 +18,7 @@ from agentprm.lm.vllm import VllmEngine
 from agentprm.plans import all_of, drive, wait_on_loop
 from agentprm.rewards.base import sigmoid
 from agentprm.rewards.served_reward import ServedReward
-from agentprm.rewards.step_reward import Overflow
-from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.step_text import Overflow, StepWriter
 from agentprm.rewards.templates import StepTemplate
 
 __all__ = ["ServedTokenHead"]

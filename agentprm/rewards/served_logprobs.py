@@ -12,8 +12,7 @@ from agentprm.lm.token_lm import Cost, TokenLM
 from agentprm.plans import all_of
 from agentprm.rewards.base import sigmoid
 from agentprm.rewards.served_reward import ServedReward
-from agentprm.rewards.step_reward import Overflow
-from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.step_text import Overflow, StepWriter
 from agentprm.rewards.templates import Dialogue, StepTemplate, two_words
 
 __all__ = ["ServedLogRatio", "ServedTokenLogits"]

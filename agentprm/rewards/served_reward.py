@@ -8,8 +8,7 @@ from agentprm.budget import record
 from agentprm.lm.token_lm import Cost
 from agentprm.plans import Plan, adrive, all_of, drive, wait_on_loop
 from agentprm.rewards.base import Trajectory
-from agentprm.rewards.step_reward import Overflow, StepReward, Wanted, fits_context
-from agentprm.rewards.step_text import StepWriter
+from agentprm.rewards.step_text import Overflow, StepReward, StepWriter, Wanted, fits_context
 
 __all__ = ["ServedReward"]
 

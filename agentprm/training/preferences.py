@@ -20,7 +20,7 @@ from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm.base import Prompt
 from agentprm.prompts import PROMPTS, Prompts, known_text
 from agentprm.rewards.known_families import Family
-from agentprm.rewards.registry import families
+from agentprm.rewards.loading import families
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.templates import Dialogue
 from agentprm.training.bases import Trainee, base_label, open_base

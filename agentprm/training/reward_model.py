@@ -21,7 +21,7 @@ from agentprm.rewards.base import RewardStep
 from agentprm.rewards.heads import WordHead
 from agentprm.rewards.known_families import Family
 from agentprm.rewards.labels import LabelledRow, labelled_row
-from agentprm.rewards.registry import families
+from agentprm.rewards.loading import families
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.templates import StepTemplate, two_words
 from agentprm.training.bases import Trainee, base_label, open_base

@@ -6,7 +6,7 @@ import pytest
 
 from agentprm.errors import ConfigurationError
 from agentprm.rewards import Family, PlainSteps, families, load_reward, register, register_readout
-from agentprm.rewards.registry import find_family
+from agentprm.rewards.loading import find_family
 
 KNOWN = {
     "Qwen/Qwen2.5-Math-PRM-7B": "qwen-prm",
@@ -41,7 +41,7 @@ def test_published_names_have_their_family():
 
 
 def test_every_family_names_a_readout_and_every_checkpoint_is_of_one_family():
-    from agentprm.rewards.registry import readout
+    from agentprm.rewards.loading import readout
 
     pytest.importorskip("torch")
     names = [c.casefold() for family in families().values() for c in family.checkpoints]
