@@ -124,9 +124,21 @@ class CriticModel(nn.Module):
         return logits + best
 
 
+def _reader_folder(base: str) -> Path:
+    return packaged_reader_folder() if base == _READER else Path(base).expanduser()
+
+
+def _base_digest(settings: CriticSettings) -> str:
+    """SHA-256 of the reader's weights that an adapter changes; encoders by name are known by their name."""
+    path = _reader_folder(settings.base) / "span_reader.json"
+    if not settings.rank or not path.is_file():
+        return ""
+    return str(json.loads(path.read_text(encoding="utf-8"))["sha256"])
+
+
 def open_encoder(base: str) -> tuple[Any, Any]:
     """The encoder and tokenizer that a critic is built on; see `CriticSettings.base`."""
-    folder = packaged_reader_folder() if base == _READER else Path(base).expanduser()
+    folder = _reader_folder(base)
     if (folder / "span_reader.json").is_file():
         model, tokenizer, _ = load_span_model(folder)
         return model.encoder, tokenizer
@@ -299,7 +311,7 @@ def save_critic(model: CriticModel, settings: CriticSettings, folder: Path, adap
     }
     save_file(weights, folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    config = {"format": _FORMAT, "sha256": digest, **asdict(settings)}
+    config = {"format": _FORMAT, "sha256": digest, "base_sha256": _base_digest(settings), **asdict(settings)}
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
@@ -318,13 +330,19 @@ def _open(folder: Path) -> tuple[CriticSettings, dict[str, torch.Tensor]]:
         raise ConfigurationError(f"{path} is no JSON ({error}).") from error
     if not isinstance(config, dict) or config.pop("format", None) != _FORMAT:
         raise ConfigurationError(f"{path} is not of format {_FORMAT}, which this version of agentprm reads.")
-    digest = config.pop("sha256", None)
+    digest, base = config.pop("sha256", None), config.pop("base_sha256", None)
     kinds = {field.name: {"str": str, "int": int}[str(field.type)] for field in fields(CriticSettings)}
     if set(config) != set(kinds) or any(type(config[name]) is not kind for name, kind in kinds.items()):
         raise ConfigurationError(f"{path} must hold {', '.join(kinds)}; it holds {', '.join(config)}.")
     if found != digest:
         raise ConfigurationError(f"{weights} has changed: its SHA-256 is {found}, expected {digest}.")
-    return CriticSettings(**config), load_file(weights)
+    settings = CriticSettings(**config)
+    if base != _base_digest(settings):
+        raise ConfigurationError(
+            f"{folder} was trained on another reader than the one in {settings.base!r}: train it again, or "
+            "keep that reader."
+        )
+    return settings, load_file(weights)
 
 
 def _fill(

@@ -160,6 +160,11 @@ def test_damage_is_told(trained, tmp_path):
     (tmp_path / "step_critic.json").write_text(json.dumps({**config, "rank": "much"}))
     with pytest.raises(ConfigurationError, match="must hold"):
         load_reward(tmp_path)
+    # An adapter fits the weights that it was trained on, and no others.
+    (tmp_path / "step_critic.safetensors").write_bytes((trained / "step_critic.safetensors").read_bytes())
+    (tmp_path / "step_critic.json").write_text(json.dumps({**config, "base_sha256": "0" * 64}))
+    with pytest.raises(ConfigurationError, match="another reader"):
+        load_reward(tmp_path)
 
 
 def test_steps_without_passages_teach_nothing(tmp_path):
