@@ -111,7 +111,8 @@ class Step(TypedDict):
         output: The model's raw text, kept where it could not be parsed.
         quote: Where in a passage the thought stands, if it was read off word for word.
         confidence: Probability that a reader gives the thought among all answers and none.
-        early_score: What early rejection gave for the query alone.
+        begun: The first tokens of the thought, by which early rejection judged it.
+        early_score: What early rejection gave for the query alone, or for what was begun.
         samples: How many proposals said the same and were merged into this one; missing for one.
     """
 
@@ -136,6 +137,7 @@ class Step(TypedDict):
     output: NotRequired[str]
     quote: NotRequired[Quote]
     confidence: NotRequired[float]
+    begun: NotRequired[str]
     early_score: NotRequired[float]
     samples: NotRequired[int]
 

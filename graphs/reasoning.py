@@ -26,6 +26,7 @@ from agentprm.graphs.state import (
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromSteps,
+    BeginSteps,
     CompleteSteps,
     CondenseQuestion,
     FollowPlan,
@@ -71,6 +72,7 @@ def create_reasoning_graph(
     strategy: Strategy | str = "greedy",
     value: ValueFunction | str = "plain",
     query_reward: ProcessRewardModel | Callable[..., Any] | None = None,
+    begin_tokens: int | None = None,
     keep: int = 2,
     human: bool = False,
     shallow: int = 3,
@@ -132,7 +134,10 @@ def create_reasoning_graph(
             part; try it where the reward model is a trained one.
         query_reward: Early rejection: judges proposals by their queries alone, and only the best `keep` after
             each step are searched for and read; see `agentprm.nodes.RejectEarly`.
-        keep: Proposals that survive it.
+        begin_tokens: Early rejection by partial steps: of each finding so many tokens are written first,
+            `reward` judges them, and only the best `keep` after each step are finished, each from its own
+            tokens, and scored again. Needs a model that continues a prefix, and no `reader`.
+        keep: Steps that survive it.
         human: Stop at each selection, by LangGraph's `interrupt`, and let a human say which candidates stay:
             resume with `Command(resume=id)` or a list of ids. Needs a checkpointer.
         shallow: Deepest steps that are looked ahead from; 3 in the paper.
@@ -207,11 +212,21 @@ def create_reasoning_graph(
         "prompts": prompts,
         "budget": budget,
     }
-    work: list[Any] = [RetrieveSteps(retriever, k=found, budget=budget)]
+    finding: list[Any] = [RetrieveSteps(retriever, k=found, budget=budget)]
     if reranker is not None:
         # What a step was found but not given is not read: the next step may still be given it.
-        work.append(RerankSteps(pairwise_compressor(reranker), top_k=read, budget=budget))
-    work += [
+        finding.append(RerankSteps(pairwise_compressor(reranker), top_k=read, budget=budget))
+    beginning: list[Any] = []
+    if begin_tokens is not None:
+        if reader is not None:
+            raise ConfigurationError(
+                "A reader quotes its findings at once; leave out begin_tokens or reader."
+            )
+        beginning = [
+            BeginSteps(language_model, tokens=begin_tokens, passages=read, prompts=prompts, budget=budget),
+            RejectEarly(reward, keep=keep, budget=budget, name="reject_partial"),
+        ]
+    finishing = [
         CompleteSteps(
             reader or language_model,
             passages=read,
@@ -240,14 +255,14 @@ def create_reasoning_graph(
         way.append(ProposeSteps(language_model, n=candidates, **proposing))
         if query_reward is not None:
             way.append(RejectEarly(query_reward, keep=keep, budget=budget))
-    way += work
+    way += [*finding, *beginning, *finishing]
     if planned and value.horizon:
         raise ConfigurationError(
             "A plan says what comes next, so that there is nothing to simulate: use a value function without "
             "a horizon in the mode 'plan', or the mode 'step'."
         )
     if not isinstance(value, Plain):
-        rollout = [ProposeSteps(language_model, n=1, look_ahead=True, **proposing), *work]
+        rollout = [ProposeSteps(language_model, n=1, look_ahead=True, **proposing), *finding, *finishing]
         way.append(LookAhead(rollout, value=value, shallow=shallow, budget=budget))
     way.append(
         SelectSteps(

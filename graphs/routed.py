@@ -8,6 +8,7 @@ from typing import Any, cast
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langgraph.constants import TAG_NOSTREAM
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
@@ -189,7 +190,7 @@ def create_ladder_graph(
         # Of equals the later one, which had more to go by.
         chosen = max(reversed(done), key=lambda one: float("-inf") if one["score"] is None else one["score"])
         update = {key: chosen[key] for key in ("answer", "citations", "documents", "rung", "score")}
-        message = AIMessage(chosen["answer"])
+        message = AIMessage(chosen["answer"], id=chosen["message_id"])
         return {
             **update,
             "messages": spoken(cast("ReasoningState", state), message),
@@ -236,19 +237,25 @@ def _rung(name: str, rung: Runnable[Any, Any], judging: JudgeAnswer) -> Runnable
             "citations": citations,
             "documents": found.get("documents", []),
             "score": score["score"],
+            "message_id": next((m.id for m in reversed(found.get("messages") or []) if m.type == "ai"), None),
         }
         costs = [one["prm_usage"] for one in (found, score) if one.get("prm_usage")]
         return {"prm_rungs": [*state.get("prm_rungs", []), entry], "prm_usage": _sum(costs)}
 
     def work(state: LadderState, config: RunnableConfig) -> dict[str, Any]:
-        found = rung.invoke({"question": state["question"]}, config)
+        found = rung.invoke({"question": state["question"]}, _silent(config))
         return update(state, found, judging.invoke(judged(state, found), config))
 
     async def awork(state: LadderState, config: RunnableConfig) -> dict[str, Any]:
-        found = await rung.ainvoke({"question": state["question"]}, config)
+        found = await rung.ainvoke({"question": state["question"]}, _silent(config))
         return update(state, found, await judging.ainvoke(judged(state, found), config))
 
     return RunnableLambda(work, awork, name=name)
+
+
+def _silent(config: RunnableConfig) -> RunnableConfig:
+    """A config under which no tokens are streamed: the answer of a rung may not be the answer."""
+    return {**config, "tags": [*(config.get("tags") or []), TAG_NOSTREAM]}
 
 
 def _sum(costs: list[Usage]) -> Usage:

@@ -23,7 +23,7 @@ What lives where, in the order in which a search uses it:
 
 from agentprm.nodes.answer import Answer, AnswerFromSteps
 from agentprm.nodes.caching import cache_policy
-from agentprm.nodes.complete_steps import CompleteSteps
+from agentprm.nodes.complete_steps import BeginSteps, CompleteSteps
 from agentprm.nodes.condense_question import CondenseQuestion
 from agentprm.nodes.decide_retrieval import (
     Decide,
@@ -69,6 +69,7 @@ __all__ = [
     "Answer",
     "AnswerFromRounds",
     "AnswerFromSteps",
+    "BeginSteps",
     "ChooseExecution",
     "ChooseSubgoal",
     "CommitExperience",

@@ -1,15 +1,18 @@
-"""The node that finishes the thoughts of proposed steps."""
+"""The nodes that write the thoughts of proposed steps: their first tokens, and whole."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.documents import passages_text, supporting
-from agentprm.lm import LanguageModel, as_language_model
+from agentprm.lm import Completion, LanguageModel, Prompt, as_language_model, require
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodePlan, SearchNode, checked_setting, emit
 from agentprm.nodes.reading import ModelOrReader, read_steps
@@ -22,7 +25,7 @@ from agentprm.replies import finished_text, parse_finding
 from agentprm.state import ReasoningState, Step, merge_documents, open_steps
 from agentprm.text import one_line
 
-__all__ = ["CompleteSteps"]
+__all__ = ["BeginSteps", "CompleteSteps"]
 
 
 class CompleteSteps(SearchNode):
@@ -36,6 +39,8 @@ class CompleteSteps(SearchNode):
     plan that compares what was found before is decided by the dates, amounts, countries or names themselves
     (`agentprm.questions.comparing`), and left to the model only where they do not tell.
 
+    A thought that `BeginSteps` began is continued from its own first tokens.
+
     Args:
         model: A language model, any LangChain chat model, or a reader (`agentprm.readers`).
         passages: Most passages that are shown; 1 in the paper. A reader tells good from bad ones, so that
@@ -44,7 +49,7 @@ class CompleteSteps(SearchNode):
             how many it wants; the further ones become siblings of it. A model gives one.
         temperature: 0, greedy, since a finding should be read off and not invented.
         seed: Seed of the sampling, where the temperature is not 0.
-        max_tokens: Most tokens of a finding.
+        max_tokens: Most tokens of a finding, or of the rest of one that was begun.
         prompts: Templates; `complete` is used, and `summarise` for a step without retrieval.
         keys: Own names for `question` and `messages`.
         budget: Bounds of the run. One model call is kept back for the answer.
@@ -93,7 +98,7 @@ class CompleteSteps(SearchNode):
             return {"prm_stop_reason": f"budget: {spent}"}
         if cut and not rest and not decided:
             return cut
-        shown = [self._shown(state, step) for step in rest]
+        shown = [shown_to(state, step, self.setting("passages")) for step in rest]
         if isinstance(self.model, Reader):
             read = yield from read_steps(self.model, state, rest, shown, self.findings)
         else:
@@ -105,31 +110,16 @@ class CompleteSteps(SearchNode):
             emit({"type": "agentprm.step_completed", "step_id": step["id"], "thought": step["thought"]})
         return {"prm_steps": finished, **cut}
 
-    def _shown(self, state: ReasoningState, step: Step) -> list[Document]:
-        """The passages that a step reads; without retrieval those that the findings before it stand in."""
-        if step["retrieve"] or step["doc_ids"]:
-            return documents_of(state, step["doc_ids"])[: self.setting("passages")]
-        cited = [i for ancestor in ancestors(state, step) for i in ancestor.get("cited_ids", [])]
-        return merge_documents([], documents_of(state, cited))
-
     def _written(
         self, model: LanguageModel, state: ReasoningState, steps: list[Step], shown: Sequence[list[Document]]
     ) -> Plan[list[Step]]:
         """The steps with what a language model makes of their passages."""
         if not steps:
             return []
-        prompts = []
-        prefill = model.capabilities.prefill
-        for step, passages in zip(steps, shown, strict=True):
-            known = known_text(ancestors(state, step))
-            query = one_line(step["query"])
-            prompts.append(
-                self.prompts.summarise.render(question=query, known=known, prefill=prefill)
-                if not step["retrieve"] and not step["doc_ids"]
-                else self.prompts.complete.render(
-                    passages=passages_text(passages), known=known, query=query, prefill=prefill
-                )
-            )
+        prompts = [
+            finding_prompt(self.prompts, model, state, step, passages)
+            for step, passages in zip(steps, shown, strict=True)
+        ]
         params = reply_params(
             model,
             max_tokens=self.max_tokens,
@@ -137,16 +127,127 @@ class CompleteSteps(SearchNode):
             seed=self.setting("seed"),
         )
         rows = yield from sampled(model, prompts, 1, params)
-        finished: list[Step] = []
-        for step, passages, row in zip(steps, shown, rows, strict=True):
-            thought = parse_finding(finished_text(row[0]))
-            done: Step = {**step, "thought": thought, "status": "completed"}
-            if not thought:
-                done["status"], done["output"] = "unparsed", row[0].text[:500]
-            else:
-                done["cited_ids"] = [str(d.id) for d in supporting(thought, passages, step["query"])]
-            finished.append(done)
-        return finished
+        return [
+            _finished(step, passages, row[0]) for step, passages, row in zip(steps, shown, rows, strict=True)
+        ]
+
+
+class BeginSteps(SearchNode):
+    """Writes the first tokens of each proposed step's finding, for early rejection by partial steps.
+
+    A partial step says much of what the whole one will be worth, so that only survivors need be finished.
+    Goes before a `RejectEarly` of its own, and both before `CompleteSteps`, which continues each survivor
+    from its own first tokens; `ScoreSteps` then scores them again. A finding that ends within these tokens
+    is whole, and competes like the others.
+
+    Args:
+        model: The model that `CompleteSteps` has. It must continue a prefix, and to gain anything reuse it,
+            as `TransformersLM` does.
+        tokens: How many tokens are written first (tau).
+        passages: As for `CompleteSteps`, as are the others.
+        temperature: Of the findings.
+        seed: Of the sampling.
+        prompts: Templates.
+        keys: Own names for `question` and `messages`.
+        budget: Bounds of the run. What cannot be paid twice is not begun, but written at once.
+
+    Raises:
+        CapabilityError: If the model continues no prefix.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | BaseChatModel | str,
+        *,
+        tokens: int = 16,
+        passages: int = 1,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        prompts: Prompts = PROMPTS,
+        keys: Mapping[str, str] | None = None,
+        budget: SearchBudget | Mapping[str, Any] | None = None,
+        name: str = "begin_steps",
+    ) -> None:
+        self.model = as_language_model(model)
+        require(self.model, "prefill", f"{type(self).__name__}")
+        self.tokens = checked_setting("max_tokens", tokens)
+        self.passages, self.prompts, self.temperature, self.seed = passages, prompts, temperature, seed
+        super().__init__(
+            name=name,
+            reads=("prm_plan",),
+            keys=keys,
+            budget=budget,
+            settings=("temperature", "seed", "passages"),
+        )
+
+    def plan(self, state: ReasoningState) -> NodePlan:
+        """See `Node.plan`."""
+        proposed = open_steps(state.get("prm_steps"), "proposed")
+        # One that has no rival survives anyway.
+        rivals = Counter(step["parent_id"] for step in proposed)
+        fresh = [step for step in proposed if rivals[step["parent_id"]] > 1 and "begun" not in step]
+        steps = [step for step in fresh if not _decided(state, step)]
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        paid = budget.affordable("model_calls", 2 * len(steps), usage, reserve=1) == 2 * len(steps)
+        if not steps or not paid or budget.exhausted(usage, but=READING):
+            return {}
+        shown = [shown_to(state, step, self.setting("passages")) for step in steps]
+        prompts = [
+            finding_prompt(self.prompts, self.model, state, step, passages)
+            for step, passages in zip(steps, shown, strict=True)
+        ]
+        params = reply_params(
+            self.model,
+            max_tokens=self.tokens,
+            temperature=self.setting("temperature"),
+            seed=self.setting("seed"),
+        )
+        rows = yield from sampled(self.model, prompts, 1, params)
+        begun: list[Step] = []
+        for step, passages, (completion,) in zip(steps, shown, rows, strict=True):
+            whole = completion.finish_reason == "stop"
+            done = _finished(step, passages, completion) if whole else step
+            if done["thought"] and concludes(state, done):
+                done = {**done, "final_answer": done["thought"]}
+            begun.append({**done, "begun": completion.text})
+        return {"prm_steps": begun}
+
+
+def finding_prompt(
+    prompts: Prompts, model: LanguageModel, state: ReasoningState, step: Step, passages: list[Document]
+) -> Prompt:
+    """What a model is asked for a step's finding, with what is begun of it as the prefix to continue."""
+    known, query = known_text(ancestors(state, step)), one_line(step["query"])
+    prefill = model.capabilities.prefill
+    prompt = (
+        prompts.summarise.render(question=query, known=known, prefill=prefill)
+        if not step["retrieve"] and not step["doc_ids"]
+        else prompts.complete.render(
+            passages=passages_text(passages), known=known, query=query, prefill=prefill
+        )
+    )
+    return replace(prompt, prefix=prompt.prefix + step.get("begun", ""))
+
+
+def shown_to(state: ReasoningState, step: Step, most: int) -> list[Document]:
+    """The passages that a step reads; without retrieval those that the findings before it stand in."""
+    if step["retrieve"] or step["doc_ids"]:
+        return documents_of(state, step["doc_ids"])[:most]
+    cited = [i for ancestor in ancestors(state, step) for i in ancestor.get("cited_ids", [])]
+    return merge_documents([], documents_of(state, cited))
+
+
+def _finished(step: Step, passages: list[Document], completion: Completion) -> Step:
+    """The step with the finding that a completion, after what was begun, gives."""
+    text = step.get("begun", "") + completion.text
+    thought = parse_finding(finished_text(replace(completion, text=text)))
+    done: Step = {**step, "thought": thought, "status": "completed"}
+    if not thought:
+        done["status"], done["output"] = "unparsed", text[:500]
+    else:
+        done["cited_ids"] = [str(d.id) for d in supporting(thought, passages, step["query"])]
+    return done
 
 
 def _comparison(state: ReasoningState, step: Step) -> str | None:

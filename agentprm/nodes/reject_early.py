@@ -1,4 +1,4 @@
-"""The node that drops proposals before anything is paid for them."""
+"""The node that drops steps before they are paid for in full."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from typing import Any
 
 from langchain_core.runnables import Runnable
 
-from agentprm.budget import SearchBudget
+from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.node import NodePlan, SearchNode, emit
 from agentprm.nodes.score_steps import last_scores
 from agentprm.nodes.tree import ancestors, reward_step
-from agentprm.rewards import ProcessRewardModel, as_reward
+from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.search.strategy import check_count
 from agentprm.state import ReasoningState, Step, open_steps
+from agentprm.text import one_line
 
 __all__ = ["RejectEarly"]
 
 
 class RejectEarly(SearchNode):
-    """Keeps the best proposals after each step by their queries alone, before anything is searched for.
+    """Keeps the best steps after each step by their beginnings, before they are paid for in full.
 
-    Early rejection where steps retrieve: what a step will be worth is judged by its beginning, here its
-    query, and only survivors cost a retrieval and a finding. They are scored again when they are
-    finished, by the search's own reward. Goes between `ProposeSteps` and `RetrieveSteps`.
+    What a step will be worth is judged by its query alone, between `ProposeSteps` and `RetrieveSteps`, so
+    that only survivors cost a retrieval and a finding; or by the first tokens of its finding, after
+    `BeginSteps`, so that only survivors are finished. They are scored again when they are finished, by the
+    search's own reward.
 
     Args:
-        reward: What judges a step without passages and finding: a reward trained on queries, or a function
-            from the question and the steps, see `agentprm.rewards.FunctionReward`.
-        keep: Proposals that survive after each step. Where there are no more, nothing is scored.
+        reward: What judges the beginning of a step. For queries, without passages and finding: a reward
+            trained on queries, or a function from the question and the steps, see
+            `agentprm.rewards.FunctionReward`. For findings the search's own reward will do.
+        keep: Steps that survive after each step. Where there are no more, nothing is scored.
         keys: Own names for `question` and `messages`.
         budget: Bounds of the search. What cannot be paid is not judged, and survives.
     """
@@ -50,7 +53,9 @@ class RejectEarly(SearchNode):
     def plan(self, state: ReasoningState) -> NodePlan:
         """See `Node.plan`."""
         groups: dict[str | None, list[Step]] = {}
-        for step in open_steps(state.get("prm_steps"), "proposed"):
+        for step in open_steps(state.get("prm_steps"), "proposed", "completed"):
+            if step["status"] == "completed" and "begun" not in step:
+                continue  # an answer that was proposed as such
             groups.setdefault(step["parent_id"], []).append(step)
         crowded = [step for group in groups.values() if len(group) > self.keep for step in group]
         budget: SearchBudget = self.setting("budget")
@@ -58,12 +63,15 @@ class RejectEarly(SearchNode):
         calls = self.reward.model_calls(len(crowded))
         if (
             not crowded
-            or budget.exhausted(usage)
+            or budget.exhausted(usage, but=READING)
             or budget.affordable("reward_calls", len(crowded), usage) < len(crowded)
             or budget.affordable("model_calls", calls, usage, reserve=1) < calls
         ):
             return {}
-        paths = [[reward_step(state, s) for s in [*ancestors(state, step), step]] for step in crowded]
+        paths = [
+            [*(reward_step(state, s) for s in ancestors(state, step)), _beginning(state, step)]
+            for step in crowded
+        ]
         scores = yield from last_scores(self.reward, state["question"], paths)
         judged: list[Step] = []
         scored = dict(zip([step["id"] for step in crowded], scores, strict=True))
@@ -83,6 +91,11 @@ class RejectEarly(SearchNode):
                     emit({"type": "agentprm.step_rejected", "step_id": step["id"], "score": score})
                 judged.append(done)
         return {"prm_steps": judged}
+
+
+def _beginning(state: ReasoningState, step: Step) -> RewardStep:
+    seen = reward_step(state, step)
+    return seen if seen["thought"] else {**seen, "thought": one_line(step.get("begun", ""))}
 
 
 def _score(score: float | None) -> float:

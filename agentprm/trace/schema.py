@@ -287,6 +287,7 @@ _OPTIONAL_STEP_KEYS: dict[str, type | tuple[type, ...]] = {
     "output": str,
     "quote": dict,
     "confidence": (int, float),
+    "begun": str,
     "early_score": (int, float),
     "samples": int,
 }

@@ -23,16 +23,22 @@ from typing_extensions import TypedDict
 
 from agentprm.graphs import (
     create_adaptive_rag_graph,
+    create_cr_planner_graph,
     create_evidence_graph,
+    create_glore_graph,
     create_goal_graph,
+    create_ladder_graph,
     create_note_graph,
     create_rag_graph,
+    create_rearter_graph,
     create_reasoning_graph,
     create_routed_graph,
+    create_summary_graph,
 )
 from agentprm.nodes import (
     Answer,
     AnswerFromSteps,
+    BeginSteps,
     CompleteSteps,
     CondenseQuestion,
     DecideRetrieval,
@@ -54,8 +60,11 @@ from agentprm.nodes import (
     cache_policy,
     retry_policy,
 )
+from agentprm.retrievers import SummaryTree
+from agentprm.retrievers.summary_tree import SummaryNode
 from agentprm.search import TD
-from agentprm.testing import FakeReward, ScriptedLanguageModel
+from agentprm.search.subgoals import SENTENCES
+from agentprm.testing import FakeEmbeddings, FakeReward, ScriptedLanguageModel
 
 PAGE = Path(__file__).parents[3] / "docs" / "matrix.md"
 BRUNEL, PARIS = "Where was Brunel born?", "On which river does Paris lie?"
@@ -141,6 +150,19 @@ class World:
         self.work()
         return float(steps[-1]["thought"] in "".join(steps[-1]["passages"]))
 
+    def next_subgoal(self, question, path):
+        """Ask, look up, then reason."""
+        wanted = "reason" if any(step["passages"] for step in path) else "retrieve"
+        return {SENTENCES[wanted]: 0.9, SENTENCES["query"]: 0.5}.get(path[-1]["thought"], 0.1)
+
+    def tree(self):
+        leaves = [
+            SummaryNode(id=question, text=text, title="", level=0, children=[])
+            for question, text in TEXTS.items()
+        ]
+        top = SummaryNode(id="1.0", text="A man, and a town.", title="", level=1, children=list(TEXTS))
+        return SummaryTree([*leaves, top])
+
     @property
     def model(self):
         return ScriptedLanguageModel(self.reply)
@@ -168,6 +190,7 @@ def searching(world):
         RejectEarly(reward),
         RetrieveSteps(world.search),
         RerankSteps(world.rank),
+        BeginSteps(model),
         CompleteSteps(model),
         ScoreSteps(reward),
         LookAhead(rollout, value=TD()),
@@ -211,6 +234,21 @@ ROWS: dict[str, Callable[[World], list[Any]]] = {
     "create_goal_graph": lambda w: [create_goal_graph(w.model, w.search, max_rounds=1).compile()],
     "create_rag_graph": lambda w: [create_rag_graph(w.model, w.search).compile()],
     "create_reasoning_graph": lambda w: [create_reasoning_graph(w.model, w.search, w.reward).compile()],
+    "create_rearter_graph": lambda w: [create_rearter_graph(w.model, w.search, w.reward).compile()],
+    "create_glore_graph": lambda w: [create_glore_graph(w.model, w.search, w.reward).compile()],
+    "create_cr_planner_graph": lambda w: [
+        create_cr_planner_graph(w.model, w.search, w.next_subgoal, w.reward).compile()
+    ],
+    "create_ladder_graph": lambda w: [
+        create_ladder_graph(
+            {"rag": create_rag_graph(w.model, w.search).compile()}, lambda question, steps: 1.0
+        ).compile()
+    ],
+    "create_summary_graph": lambda w: [
+        create_summary_graph(
+            w.model, w.tree(), FakeEmbeddings(), judge=lambda q, facts: len(facts) > 1, patience=1
+        ).compile()
+    ],
 }
 PLAINLY_CACHED = {"Retrieve", "Rerank", "Answer", "JudgeAnswer", "DecideRetrieval", "Reason"}
 GRAPHS = {row for row in ROWS if row.startswith("create_")}
