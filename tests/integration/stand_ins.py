@@ -132,7 +132,7 @@ def here(tmp_path, monkeypatch):
         for module in (agentprm, packaged):
             monkeypatch.setattr(module, "default_embeddings", FakeEmbeddings)
             monkeypatch.setattr(module, "default_language_model", scripted_lm)
-        from agentprm.rewards import registry
+        from agentprm.rewards import loading
 
-        monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+        monkeypatch.setattr(loading, "_FAMILIES", dict(loading._FAMILIES))
         yield world

@@ -25,7 +25,7 @@ KNOWN = {
 @pytest.fixture
 def registry(monkeypatch):
     """A copy of the registry that the test may change."""
-    from agentprm.rewards import registry as module
+    from agentprm.rewards import loading as module
 
     monkeypatch.setattr(module, "_FAMILIES", dict(module._FAMILIES))
     monkeypatch.setattr(module, "_READOUTS", dict(module._READOUTS))
