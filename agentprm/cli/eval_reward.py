@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentprm.cli.console import error_console, show, show_json, tell
 from agentprm.cli.options import add_command, count
 from agentprm.errors import InputError
 
-__all__ = ["add"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agentprm.evaluation.reward_report import RewardEvaluation
+    from agentprm.evaluation.reward_sets import RewardSet
+
+__all__ = ["add", "add_reward_options", "measure"]
 
 
 def add(commands: Any) -> None:
@@ -28,6 +34,17 @@ def add(commands: Any) -> None:
         "  agentprm eval-reward candidates.jsonl --reward Qwen/Qwen2.5-Math-PRM-7B --aggregation product",
     )
     command.add_argument("data", metavar="FILE", help="JSON Lines file")
+    add_reward_options(command)
+    command.add_argument(
+        "-o", "--out", metavar="DIR", help="folder for scores and the report, to resume from"
+    )
+    command.add_argument("--jobs", type=count, default=1, metavar="N", help="items scored at once (1)")
+    command.add_argument("--json", action="store_true", help="print the measures as JSON")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def add_reward_options(command: argparse.ArgumentParser) -> None:
+    """Adds what a table `[[reward]]` of a file of `agentprm eval` may say, too."""
     command.add_argument(
         "--reward",
         metavar="NAME",
@@ -41,10 +58,6 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--limit", type=count, metavar="N", help="only the first N items")
     command.add_argument(
-        "-o", "--out", metavar="DIR", help="folder for scores and the report, to resume from"
-    )
-    command.add_argument("--jobs", type=count, default=1, metavar="N", help="items scored at once (1)")
-    command.add_argument(
         "--threshold",
         type=float,
         metavar="X",
@@ -56,22 +69,46 @@ def add(commands: Any) -> None:
         help="how a candidate's scores become one: min, max, product, last, mean, geometric_mean, sum or "
         "first_error (default: the reward's own, else last)",
     )
-    command.add_argument("--json", action="store_true", help="print the measures as JSON")
-    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     progress = error_console(args.quiet)
+    from agentprm.evaluation.reward_report import reward_markdown
+    from agentprm.evaluation.reward_sets import read_reward_set
+
+    data = read_reward_set(args.data, args.limit)
+    folder = None if args.out is None else Path(args.out)
+    found = measure(data, args, progress, folder, args.jobs)
+    if args.json:
+        show_json(found.as_dict())
+    else:
+        show(reward_markdown(found))
+    if folder is not None:
+        tell(progress, f"The report is in {folder / 'rewards.html'}.")
+    return 0
+
+
+def measure(
+    data: RewardSet, args: argparse.Namespace, progress: Console, folder: Path | None, jobs: int
+) -> RewardEvaluation:
+    """Scores items with rewards and keeps scores and reports.
+
+    Args:
+        data: The items.
+        args: The options of `add_reward_options`.
+        progress: Where loading and scoring are told.
+        folder: Where scores, for the next run, and reports are kept, if anywhere.
+        jobs: Items scored at once.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from agentprm.evaluation.reward_report import evaluate_rewards, reward_html, reward_markdown
-    from agentprm.evaluation.reward_sets import read_reward_set
     from agentprm.scale import LocalExecutor
 
-    data = read_reward_set(args.data, args.limit)
     names = list(dict.fromkeys(args.reward))
-    folder = None if args.out is None else _made(Path(args.out))
+    if folder is not None:
+        _make(folder)
     with progress.status("Loading the models"):
         rewards = _rewards(names, args.model, args.reader)
     columns = (TextColumn("Scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -81,23 +118,17 @@ def run(args: argparse.Namespace) -> int:
             data,
             rewards,
             journal=":memory:" if folder is None else folder / "scores.sqlite",
-            executor=LocalExecutor(args.jobs),
+            executor=LocalExecutor(jobs),
             threshold=args.threshold,
             aggregation=args.aggregation,
             on_item=lambda name: bar.advance(task),
         )
         bar.update(task, completed=len(data.items) * len(names))
-    text = reward_markdown(found)
-    if args.json:
-        show_json(found.as_dict())
-    else:
-        show(text)
     if folder is not None:
-        (folder / "rewards.md").write_text(text, encoding="utf-8")
+        (folder / "rewards.md").write_text(reward_markdown(found), encoding="utf-8")
         (folder / "rewards.html").write_text(reward_html(found), encoding="utf-8", errors="backslashreplace")
         (folder / "rewards.json").write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
-        tell(progress, f"The report is in {folder / 'rewards.html'}.")
-    return 0
+    return found
 
 
 def _rewards(names: list[str], model_name: str | None, reader_name: str) -> dict[str, Any]:
@@ -106,16 +137,17 @@ def _rewards(names: list[str], model_name: str | None, reader_name: str) -> dict
 
     model = model_called(model_name) if any(map(is_reward_of_model, names)) else None
     reader = reader_called(reader_name, packaged_model=False) if "reader" in names else None
-    suffix = f" ({model_name})" if model_name else ""
-    return {
-        name + (suffix if is_reward_of_model(name) else ""): reward_called(name, model, reader)  # type: ignore[arg-type]
-        for name in names
-    }
+
+    def known_as(name: str) -> str:
+        """With what it is computed by, so that scores of another one are not taken for its own."""
+        by = model_name if is_reward_of_model(name) else reader_name if name == "reader" else None
+        return name if by in (None, "packaged") else f"{name} ({by})"
+
+    return {known_as(name): reward_called(name, model, reader) for name in names}  # type: ignore[arg-type]
 
 
-def _made(folder: Path) -> Path:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be made: {error.strerror or error}.") from error
-    return folder

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
     from rich.console import Console
 
-    from agentprm.cli.experiments import Experiment, SetupRun
+    from agentprm.cli.experiments import Experiment, RewardRun, SetupRun
     from agentprm.evaluation import Evaluation, QaDataset, QaRecord, Setup
+    from agentprm.evaluation.reward_report import RewardEvaluation
+    from agentprm.evaluation.reward_sets import RewardSet
     from agentprm.retrievers import FaissStore
     from agentprm.scale import Executor
 
@@ -39,8 +41,8 @@ def add(commands: Any) -> None:
         "measure and compare set-ups on a data set",
         "Asks the questions of a folder in the BEIR layout (queries.jsonl with 'answers', corpus.jsonl, "
         "qrels.tsv) or of a JSON Lines file, and measures answers, retrieval, citations and cost. A TOML or "
-        "YAML file compares several set-ups. With a folder for the results the command goes on where it was "
-        "stopped, and writes a report.",
+        "YAML file compares several set-ups, and measures reward models on labelled steps. With a folder for "
+        "the results the command goes on where it was stopped, and writes a report.",
         "agentprm eval my-data --limit 50 -o results           one set-up, made of the options\n"
         "  agentprm eval my-comparison.toml --jobs 8            several, declared in a file\n"
         "  agentprm eval my-data --index my-index --ray auto -o results        on a Ray cluster",
@@ -73,11 +75,28 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     progress = error_console(args.quiet)
+    experiment = _experiment(args)
+    executor = executor_of(args, experiment)
+    labelled = _labelled(experiment)
+    found = _answered(experiment, args, executor, progress) if experiment.rows else None
+    scored = [_scored(data, row, experiment, args, progress) for data, row in labelled]
+    if args.json:
+        answers = {} if found is None else found.as_dict()
+        show_json(answers | ({"rewards": [one.as_dict() for one in scored]} if scored else {}))
+    if experiment.out is not None:
+        page = "report.html" if found is not None else "rewards"
+        tell(progress, f"The report is in {experiment.out / page}.")
+    return 0
+
+
+def _answered(
+    experiment: Experiment, args: argparse.Namespace, executor: Executor | None, progress: Console
+) -> Evaluation:
+    """Asks the set-ups, writes the reports and shows them."""
     from agentprm.cli.models import model_called
     from agentprm.evaluation import evaluate, read_dataset
 
-    experiment = _experiment(args)
-    executor = executor_of(args, experiment)
+    assert experiment.data is not None  # set-ups have data
     data = read_dataset(experiment.data)
     if experiment.limit:
         data = replace(data, questions=data.questions[: experiment.limit])
@@ -96,14 +115,32 @@ def run(args: argparse.Namespace) -> int:
             baseline=experiment.baseline,
             on_record=bar.advance,
         )
-    if args.json:
-        show_json(found.as_dict())
-    else:
+    if not args.json:
         _show(found)
     if experiment.out is not None:
         write_reports(found, experiment.out)
-        tell(progress, f"The report is in {experiment.out / 'report.html'}.")
-    return 0
+    return found
+
+
+def _labelled(experiment: Experiment) -> list[tuple[RewardSet, RewardRun]]:
+    """The files that rewards are measured on; first, so that mistakes show before the questions are asked."""
+    from agentprm.evaluation.reward_sets import read_reward_set
+
+    return [(read_reward_set(row.args.data, row.args.limit), row) for row in experiment.rewards]
+
+
+def _scored(
+    data: RewardSet, row: RewardRun, experiment: Experiment, args: argparse.Namespace, progress: Console
+) -> RewardEvaluation:
+    """Measures rewards on a file, writes the reports and shows them."""
+    from agentprm.cli.eval_reward import measure
+    from agentprm.evaluation.reward_report import reward_markdown
+
+    folder = None if experiment.out is None else experiment.out / "rewards" / row.name
+    found = measure(data, row.args, progress, folder, args.jobs)
+    if not args.json:
+        show(reward_markdown(found))
+    return found
 
 
 def write_reports(found: Evaluation, folder: Path) -> None:
@@ -147,6 +184,8 @@ def executor_of(args: argparse.Namespace, experiment: Experiment) -> Executor | 
         return None
     if any(row.args.index is None for row in experiment.rows):
         raise InputError("--ray needs --index: a folder that every machine of the cluster can read.")
+    if experiment.rewards:
+        raise InputError("Rewards are not scored on a Ray cluster: put [[reward]] into a file of their own.")
     from agentprm.scale import RayExecutor
 
     return RayExecutor(args.ray, workers=args.workers, threads=args.jobs, num_gpus=args.gpus)

@@ -1,7 +1,8 @@
-"""What `agentprm eval CONFIG` compares: a TOML or YAML file becomes data and set-ups.
+"""What `agentprm eval CONFIG` compares: a TOML or YAML file becomes data with set-ups, and with rewards.
 
 The names in a set-up are those of the options of `agentprm ask` and, beyond them, of the arguments of the
-graph that it chooses; nothing is declared here a second time.
+graph that it chooses, and those of a reward the options of `agentprm eval-reward`; nothing is declared here a
+second time.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import argparse
 import inspect
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from agentprm.cli.eval_reward import add_reward_options
 from agentprm.cli.graphs import parameters_of
 from agentprm.cli.options import GRAPHS, add_search_options, arguments_of
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.evaluation import Prices
 
-__all__ = ["Experiment", "SetupRun", "graph_arguments", "read_experiment"]
+__all__ = ["Experiment", "RewardRun", "SetupRun", "graph_arguments", "read_experiment"]
 
-_TOP = ("data", "index", "out", "limit", "judge", "baseline", "prices", "defaults", "setup")
+_TOP = ("data", "index", "out", "limit", "judge", "baseline", "prices", "defaults", "setup", "reward")
 _OWN = ("name", "index", "prices", "seeds")
 # What a graph is given by other means, or what no file can hold.
 _NOT_PLAIN = frozenset(
@@ -49,20 +51,35 @@ class SetupRun:
 
 
 @dataclass(frozen=True)
+class RewardRun:
+    """Rewards on one file of labelled steps or candidates.
+
+    Attributes:
+        name: Of the folder for what comes of it.
+        args: The options of `agentprm eval-reward`.
+    """
+
+    name: str
+    args: argparse.Namespace
+
+
+@dataclass(frozen=True)
 class Experiment:
     """An evaluation as it was declared.
 
     Attributes:
-        data: Folder or file of the questions.
+        data: Folder or file of the questions; `None` where only rewards are measured.
         rows: The runs, in order.
+        rewards: The rewards, in order.
         out: Folder for what comes of it, if one is named.
         limit: Only so many questions.
         judge: Name of the model that judges answers.
         baseline: Set-up that the others are compared with.
     """
 
-    data: Path
+    data: Path | None
     rows: tuple[SetupRun, ...]
+    rewards: tuple[RewardRun, ...] = ()
     out: Path | None = None
     limit: int | None = None
     judge: str | None = None
@@ -70,7 +87,7 @@ class Experiment:
 
 
 def read_experiment(path: Path, args: argparse.Namespace) -> Experiment:
-    """Reads a file of set-ups.
+    """Reads a file of set-ups and rewards.
 
     Paths in it are relative to it. What `[defaults]` says holds for every set-up that says nothing else, and
     what was typed for those where neither does.
@@ -84,11 +101,14 @@ def read_experiment(path: Path, args: argparse.Namespace) -> Experiment:
     """
     config = _load(path)
     _known(config, _TOP, f"{path}")
-    if not isinstance(config.get("data"), str):
+    tables, rewards = _tables(config, "setup", path), _tables(config, "reward", path)
+    if not tables and not rewards:
+        raise InputError(
+            f"{path}: there is no set-up; write a table [[setup]] for each, with a name, or a table "
+            "[[reward]] for reward models."
+        )
+    if tables and not isinstance(config.get("data"), str):
         raise InputError(f"{path}: data must name a folder in the BEIR layout or a JSON Lines file.")
-    tables = config.get("setup")
-    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
-        raise InputError(f"{path}: there is no set-up; write a table [[setup]] for each, with a name.")
     defaults = _table(config, "defaults", path)
     limit = config.get("limit")
     if limit is not None and (type(limit) is not int or limit < 1):
@@ -106,8 +126,9 @@ def read_experiment(path: Path, args: argparse.Namespace) -> Experiment:
         names.add(name)
         rows += _rows(path, name, {**shared, **defaults, **table}, args)
     return Experiment(
-        data=path.parent / config["data"],
+        data=path.parent / config["data"] if tables else None,
         rows=tuple(rows),
+        rewards=_rewards(path, rewards, defaults, args),
         out=path.parent / config["out"] if "out" in config else None,
         limit=limit,
         judge=config.get("judge"),
@@ -123,7 +144,7 @@ def graph_arguments(name: str) -> dict[str, inspect.Parameter]:
 def _rows(path: Path, name: str, table: Mapping[str, Any], args: argparse.Namespace) -> list[SetupRun]:
     """The runs of one set-up: one for each seed."""
     where = f"{path}, set-up {name!r}"
-    parser = _Options(where)
+    parser = _Options(where, add_search_options)
     options = parser.names()
     graph = table.get("graph", args.graph)
     if graph not in GRAPHS:
@@ -158,13 +179,47 @@ def _rows(path: Path, name: str, table: Mapping[str, Any], args: argparse.Namesp
     ]
 
 
-class _Options(argparse.ArgumentParser):
-    """The options of a search, whose defaults are what is set already, and whose mistakes name the set-up."""
+def _rewards(
+    path: Path, tables: list[dict[str, Any]], defaults: Mapping[str, Any], args: argparse.Namespace
+) -> tuple[RewardRun, ...]:
+    """What the tables `[[reward]]` ask for."""
+    rows: list[RewardRun] = []
+    for number, table in enumerate(tables, 1):
+        where = f"{path}, reward {number}"
+        parser = _Options(where, add_reward_options)
+        if not isinstance(table.get("data"), str):
+            raise InputError(f"{where}: data must name a JSON Lines file.")
+        typed: list[str] = []
+        for key, value in table.items():
+            if key.replace("-", "_") not in {"data", *parser.names()}:
+                allowed = ", ".join(sorted({"data", *parser.names()}))
+                raise InputError(f"{where}: there is no {key!r}; there are {allowed}.")
+            if key == "reward" and isinstance(value, list):
+                typed += [text for name in value for text in arguments_of(where, key, name, parser)]
+            elif key != "data":
+                typed += arguments_of(where, key, value, parser)
+        found = argparse.Namespace(
+            data=str(path.parent / table["data"]),
+            model=defaults.get("model", args.model),
+            reader="packaged",
+            limit=None,
+            threshold=None,
+            aggregation=None,
+        )
+        parser.parse_args(typed, found)
+        found.limit = args.limit or found.limit
+        name, taken = Path(table["data"]).stem, {row.name for row in rows}
+        rows.append(RewardRun(f"{name}-{number}" if name in taken else name, found))
+    return tuple(rows)
 
-    def __init__(self, where: str) -> None:
+
+class _Options(argparse.ArgumentParser):
+    """Options whose defaults are what is set already, and whose mistakes name the table."""
+
+    def __init__(self, where: str, add: Callable[[argparse.ArgumentParser], None]) -> None:
         super().__init__(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
         self._where = where
-        add_search_options(self)
+        add(self)
         for action in self._actions:
             action.default = argparse.SUPPRESS
 
@@ -213,6 +268,13 @@ def _table(config: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise InputError(f"{path}: {key} is a table, not {table!r}.")
     return table
+
+
+def _tables(config: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    tables = config.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"{path}: {key} is a list of tables; write [[{key}]] before each.")
+    return tables
 
 
 def _known(config: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:

@@ -135,14 +135,14 @@ def test_options_in_running_text_exist():
             assert wanted <= _options(parsers[name]), f"{source.name}: {name}{rest}"
 
 
-def toml(page: str) -> str:
-    (found,) = blocks(ROOT / "docs" / page, "toml")
-    return found
+def toml(page: str) -> list[str]:
+    return blocks(ROOT / "docs" / page, "toml")
 
 
 def test_the_configuration_of_the_page_of_the_command_line(tmp_path):
     parser, parsers = _parser()
-    (tmp_path / "options.toml").write_text(toml("cli.md"), encoding="utf-8")
+    (config,) = toml("cli.md")
+    (tmp_path / "options.toml").write_text(config, encoding="utf-8")
     given = ["ask", "Why?", "--config", str(tmp_path / "options.toml"), "--max-steps", "4"]
     args = parser.parse_args(with_config(given, parsers))
     assert (args.index, args.model, args.max_steps, args.trace) == (
@@ -154,11 +154,16 @@ def test_the_configuration_of_the_page_of_the_command_line(tmp_path):
 
 
 def test_the_set_ups_of_the_page_of_evaluation(tmp_path):
-    (tmp_path / "compare.toml").write_text(toml("evaluation.md"), encoding="utf-8")
+    compare, rewards = toml("evaluation.md")
+    (tmp_path / "compare.toml").write_text(compare, encoding="utf-8")
+    (tmp_path / "rewards.toml").write_text(rewards, encoding="utf-8")
     args = _parser()[0].parse_args(["eval", "compare.toml"])
     found = read_experiment(tmp_path / "compare.toml", args)
     assert found.judge == "ollama:llama3.2"
     assert len(found.rows) == 4  # one, and one for each of three seeds
+    first, second = read_experiment(tmp_path / "rewards.toml", args).rewards
+    assert (first.name, first.args.reward) == ("gsm8k", ["grounding", "self-judgement"])
+    assert (second.args.aggregation, second.args.limit) == ("product", 200)
 
 
 def test_options_that_the_page_of_the_command_line_names_exist():

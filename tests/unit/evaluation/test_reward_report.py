@@ -213,3 +213,87 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert main(["eval-reward", str(path), "--reward", "grounding", "--aggregation", "x", "-q"]) == 0
     best = written(tmp_path, BEST)
     assert main(["eval-reward", str(best), "--reward", "grounding", "--aggregation", "x", "-q"]) == 2
+
+
+@pytest.fixture
+def by_name(monkeypatch):
+    """Rewards by name are fakes; what was asked for is listed."""
+    made = []
+
+    def reward_called(name, model, reader):
+        made.append((name, model))
+        return FakeReward(value)
+
+    monkeypatch.setattr(models, "reward_called", reward_called)
+    monkeypatch.setattr(models, "model_called", lambda name: name)
+    return made
+
+
+def test_rewards_of_a_file_of_eval(tmp_path, by_name, capsys):
+    (tmp_path / "in").mkdir()
+    for name, rows in (("gsm8k", PROCESSBENCH), ("prm", PRMBENCH), ("agent", AGENT), ("in/gsm8k", BEST)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tmp_path / "rewards.toml"
+    config.write_text(
+        'out = "results"\n[defaults]\nmodel = "shared/model"\n'
+        '[[reward]]\ndata = "gsm8k.jsonl"\nreward = ["some/reward", "self-judgement"]\nthreshold = 0.5\n'
+        '[[reward]]\ndata = "prm.jsonl"\nreward = "grounding"\n'
+        '[[reward]]\ndata = "agent.jsonl"\nreward = "self-judgement"\nmodel = "other/model"\n'
+        '[[reward]]\ndata = "in/gsm8k.jsonl"\nreward = "grounding"\naggregation = "min"\n'
+    )
+    assert main(["eval", str(config), "--json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)["rewards"]
+    assert [one["kind"] for one in found] == ["processbench", "prmbench", "agentprocessbench", "best-of-n"]
+    assert found[0]["rewards"][0]["measures"]["F1"] == 1
+    names = [one["name"] for one in found[0]["rewards"] + found[2]["rewards"]]
+    assert names == ["some/reward", "self-judgement (shared/model)", "self-judgement (other/model)"]
+    assert by_name[:2] == [("some/reward", "shared/model"), ("self-judgement", "shared/model")]
+    assert by_name[3] == ("self-judgement", "other/model")
+    folders = sorted(path.name for path in (tmp_path / "results" / "rewards").iterdir())
+    assert folders == ["agent", "gsm8k", "gsm8k-4", "prm"]
+    for name in folders:
+        kept = tmp_path / "results" / "rewards" / name
+        assert {path.name for path in kept.iterdir()} >= {"rewards.html", "rewards.md", "rewards.json"}
+    assert main(["eval", str(config), "-q"]) == 0  # the same from what was kept
+    assert capsys.readouterr().out.count("Per cent.") == 4
+    assert main(["eval", str(config), "--json", "-q", "--limit", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["rewards"][0]["items"] == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('data = "nowhere.jsonl"\nreward = "grounding"', "cannot be read"),
+        ('reward = "grounding"', "data must name"),
+        ('data = "d.jsonl"', "the following arguments are required: --reward"),
+        ('data = "d.jsonl"\nreward = "grounding"\nscore = 1', "there is no 'score'; there are aggregation"),
+        ('data = "d.jsonl"\nreward = "grounding"\nthreshold = "high"', "invalid float"),
+        ('data = "d.jsonl"\nreward = [["grounding"]]', "takes one value"),
+    ],
+)
+def test_mistakes_in_a_reward_of_a_file(tmp_path, by_name, capsys, table, message):
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROCESSBENCH))
+    (tmp_path / "c.toml").write_text(f"[[reward]]\n{table}\n")
+    assert main(["eval", str(tmp_path / "c.toml"), "-q"]) == 2
+    assert message in capsys.readouterr().err
+    assert by_name == []
+    (tmp_path / "c.toml").write_text("reward = 3\n")
+    assert main(["eval", str(tmp_path / "c.toml"), "-q"]) == 2
+    assert "[[reward]]" in capsys.readouterr().err
+
+
+def test_rewards_stay_on_this_machine(tmp_path, by_name, capsys):
+    (tmp_path / "c.toml").write_text('[[reward]]\ndata = "d.jsonl"\nreward = "grounding"\n')
+    assert main(["eval", str(tmp_path / "c.toml"), "--ray", "auto"]) == 2
+    assert "not scored on a Ray cluster" in capsys.readouterr().err
+
+
+def test_a_reward_by_another_reader_is_another_reward(tmp_path, by_name, monkeypatch, capsys):
+    monkeypatch.setattr(models, "reader_called", lambda name, packaged_model: name)
+    path, out = written(tmp_path, PROCESSBENCH), str(tmp_path / "out")
+    names = []
+    for reader in ("packaged", "mine"):
+        options = ["--reward", "reader", "--reader", reader, "-o", out, "--json", "-q"]
+        assert main(["eval-reward", str(path), *options]) == 0
+        names += [one["name"] for one in json.loads(capsys.readouterr().out)["rewards"]]
+    assert names == ["reader", "reader (mine)"]
