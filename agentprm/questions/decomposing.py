@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from agentprm.questions.comparing import alternatives, split_pair, without_heading
+from agentprm.questions.reducing import reduced
 from agentprm.text import one_line
 
 __all__ = ["decompose"]
@@ -125,7 +126,7 @@ _FRAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?:which|what) country (?:is |was )?(?P<np>.+?)(?: is| was)? from",
          "What is the country of citizenship of {}?"),
         (r"(?:(?:which|what) award (?:did )?|what is the award (?:that )?)(?P<np>.+?)"
-         r" (?:received?|got|won|win)",
+         r" (?:received?|got|won|win|earned|earn)",
          "Which award did {} receive?"),
         (r"where did (?P<np>.+?) (?:study|graduate(?: from)?)", "Where was {} educated?"),
         (r"where does (?P<np>.+?) work(?: at)?", "Who is the employer of {}?"),
@@ -137,6 +138,10 @@ _OUTER = re.compile(
     r"(?P<head>(?:(?:[Ii]n|[Oo]n|[Aa]t|[Tt]o|[Ff]rom|[Nn]ext to|[Ii]nto)\s+)?"
     r"(?:[Ww]hich|[Ww]hat|[Ww]ho|[Ww]hom|[Ww]hen|[Ww]here|[Ww]hose|[Ww]hy|[Hh]ow(?:\s[a-z]+)?)(?:\s[a-z]+){0,4}?"
     r"\s(?:is|was|are|were|did|does|do|has|had|owns|[a-z]+ed))\s+(?P<rest>.+)"
+)
+# Behind these something is said of what is described.
+_UNFINISHED = re.compile(
+    r".*\s(?:did|does|do)|(?:when|why)\s(?:is|was|are|were)|where\s(?:was|were)", re.IGNORECASE
 )
 _BARE = re.compile(r"(?:who|what|which|where) (?:is|was|are|were)", re.IGNORECASE)
 # How a question may end behind the description of what it is about.
@@ -192,7 +197,7 @@ def decompose(question: str) -> list[str]:
     text = one_line(question)
     if len(text) > _LONGEST:
         return [text]
-    plan = _comparison(text) or _chain(text)
+    plan = _comparison(text) or _chain(text) or reduced(text)
     return plan if plan and len(plan) <= _MOST_STEPS else [text]
 
 
@@ -219,6 +224,8 @@ def _chain(question: str) -> list[str]:
     for end in [*tails, None]:
         steps = []
         described, tail = (match["rest"][:end], match["rest"][end:]) if end else (match["rest"], "")
+        if not tail and _UNFINISHED.fullmatch(match["head"]):
+            break  # its verb stands somewhere behind what is described
         referent = _resolve(described, steps)
         if referent.startswith("#") and not (_BARE.fullmatch(match["head"]) and not tail):
             return [*steps, f"{match['head']} {referent}{tail}?"]
@@ -246,7 +253,7 @@ def _resolve(phrase: str, steps: list[str]) -> str:
             aux = "does" if first.endswith("s") else "did"
             steps.append(f"{place.capitalize()} which {kind} {aux} {referent} {base}?")
         return f"#{len(steps)}"
-    if (match := _WHO.fullmatch(phrase)) and _PLAINLY.match(match["rest"]):
+    if (match := _WHO.fullmatch(phrase)) and _PLAINLY.match(match["rest"]) and _asks(match["kind"]):
         relation, of, _ = match["kind"].partition(" of ")
         inner = phrase[phrase.find(" of ") + len(" of ") :]
         if of and not _HALF.match(inner):  # "the architect of the museum that …": the museum does
@@ -265,7 +272,9 @@ def _resolve(phrase: str, steps: list[str]) -> str:
 
 def _asks(relation: str) -> bool:
     words = relation.split()
-    return not {"that", "who", "which", "whose", "is", "was", "did", "has", "in", "by"} & set(words)
+    return not {"that", "who", "which", "whose", "is", "was", "are", "were", "did", "has", "in", "by"} & set(
+        words
+    )
 
 
 def _relation_of(phrase: str) -> tuple[str, str] | None:

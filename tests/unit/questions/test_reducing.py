@@ -1,0 +1,125 @@
+"""Plans of questions that describe things by clauses, possessives and places."""
+
+import time
+
+import pytest
+
+from agentprm.questions.decomposing import decompose
+from agentprm.questions.plan_text import parse_plan, render_plan
+from agentprm.questions.reducing import reduced
+
+CASES = {
+    # places
+    "What is the population of the state where Dodge Airport is located?": [
+        "In which state is Dodge Airport located?",
+        "What is the population of #1?",
+    ],
+    "Who was in charge of the country Ceel is located in?": [
+        "In which country is Ceel located?",
+        "Who was in charge of #1?",
+    ],
+    "When did the country containing Nugegoda leave the Empire?": [
+        "In which country is Nugegoda?",
+        "When did #1 leave the Empire?",
+    ],
+    "When was the clock built in the city where Karel Lee died?": [
+        "In which city did Karel Lee die?",
+        "When was the clock built in #1?",
+    ],
+    # one inside another
+    "When did the country where the city where Ann Lee was born is located refuse to pay?": [
+        "In which city was Ann Lee born?",
+        "In which country is #1 located?",
+        "When did #2 refuse to pay?",
+    ],
+    "What is the main airport in the birth place of the director of Blue Smoke?": [
+        "Who directed Blue Smoke?",
+        "Where was #1 born?",
+        "What is the main airport in #2?",
+    ],
+    # possessives, and a verb behind what is described
+    "When did the Ann Lee Malott's alma mater start issuing degrees?": [
+        "Where was the Ann Lee Malott educated?",
+        "When did #1 start issuing degrees?",
+    ],
+    "When did the spouse of Lil Hardin make What a World?": [
+        "Who is the spouse of Lil Hardin?",
+        "When did #1 make What a World?",
+    ],
+    "The youngest daughter of Mary Lee stars in what film?": [
+        "Who is the youngest daughter of Mary Lee?",
+        "#1 stars in what film?",
+    ],
+    # clauses
+    "What office was held by the woman who portrayed Ann Lee in the film Up?": [
+        "Which woman portrayed Ann Lee in the film Up?",
+        "What office was held by #1?",
+    ],
+    "What did the person who introduced the Lee Act hold?": [
+        "Who introduced the Lee Act?",
+        "What did #1 hold?",
+    ],
+    "When was the country that produced Fist Power taken by the British?": [
+        "Which country produced Fist Power?",
+        "When was #1 taken by the British?",
+    ],
+    "When did the state whose official sport is jousting make peace?": [
+        "Which state's official sport is jousting?",
+        "When did #1 make peace?",
+    ],
+    # the clause asks
+    "2014 S/S is the debut album of a South Korean boy group that was formed by who?": [
+        "2014 S/S is the debut album of which South Korean boy group?",
+        "#1 was formed by who?",
+    ],
+    "Three Men is a play by a playwright born in which year ?": [
+        "Three Men is a play by which playwright?",
+        "#1 was born in which year?",
+    ],
+    "The sonata is in the hand of a German musician whose godfather is whom?": [
+        "The sonata is in the hand of which German musician?",
+        "The godfather of #1 is whom?",
+    ],
+}
+
+
+@pytest.mark.parametrize(("question", "plan"), CASES.items())
+def test_what_is_described_is_asked_for_first(question, plan):
+    assert decompose(question) == plan
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who wrote Up?",
+        "Up is a series based on what technique?",  # the clause is about Up itself
+        "Where did the band form that made the album Up?",
+        "Which city is the seat of Ann County?",
+        "What landlocked country is the birth place of the Swedish artist Ann?",
+        "There was a king. Who was the son of Ann Lee?",
+        "He came from the state where it rains.",
+        "?",
+        "",
+    ],
+)
+def test_others_are_left_as_they_are(question):
+    assert reduced(question) == []
+
+
+@pytest.mark.parametrize("question", CASES)
+def test_plans_can_be_followed(question):
+    steps = reduced(question)
+    assert parse_plan(render_plan(steps)) == steps
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the a " * 90, "A " * 300, "the city where " * 40, "who is the man that was " * 25, "a b that " * 66,
+     '"' * 600, "Ann's " * 100, "of the " * 85, "#1 " * 200, "A, " * 200, "which is " * 66,
+     "the man who ran A in a " * 26],
+)  # fmt: skip
+def test_takes_no_time_for_what_it_does_not_know(text):
+    started = time.perf_counter()
+    decompose(f"{text}?")
+    decompose(f"When did {text}?")
+    assert time.perf_counter() - started < 5
