@@ -82,7 +82,8 @@ _RELATIONS: dict[str, str] = {
     **{
         word: f"What is the {word} of {{}}?"
         for word in (
-            "capital", "parent company", "parent organization", "team", "band", "network", "religion", "currency",
+            "capital", "parent company", "parent organization", "team", "band", "network", "religion",
+            "currency",
         )
     },
 }  # fmt: skip
