@@ -4,7 +4,8 @@ Answers go to standard output, progress and errors to standard error. Exit codes
 while running, 2 wrong usage or unusable input, 130 interrupted. Heavy libraries are imported by the
 command that needs them, so that `--help` and mistakes answer at once.
 
-`options` declares what can be said, `models` and `opening` make models and graphs of it, `console` writes;
+`options` declares what can be said, `models`, `graphs` and `opening` make models and graphs of it, `console`
+writes;
 `ask`, `eval_reward`, `evaluate`, `fsck`, `index`, `serve`, `synth`, `trace`, `train` and `view` are the
 commands; `experiments` reads the file of set-ups.
 """

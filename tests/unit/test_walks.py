@@ -13,7 +13,7 @@ from agentprm.retrievers import FaissStore, default_retriever  # noqa: E402
 from agentprm.rewards import load_reward  # noqa: E402
 from tests.unit.lm.conftest import build_model, build_tokenizer  # noqa: E402
 from tests.unit.rewards import conftest as reward_models  # noqa: E402
-from tests.walks import check, walk  # noqa: E402
+from tests.walks import check, hold, walk  # noqa: E402
 
 QUESTION = "Where was the engineer of the Clifton Bridge born?"
 PASSAGES = {
@@ -64,6 +64,17 @@ def test_the_way_of_a_question():
     assert answers[0]["answer"] == "Brunel"
     assert {step["status"] for step in answers[0]["prm_steps"]} == {"committed"}
     check("question → answer", found)
+
+
+@pytest.mark.models
+def test_the_way_of_a_plan():
+    from agentprm.packaged import default_reader
+
+    graph = create_reasoning_graph(saying(" Brunel"), new_store(), reader=default_reader()).compile()
+    answers = []
+    found = walk(lambda: answers.append(graph.invoke({"question": QUESTION})))
+    assert answers[0]["answer"] == "Portsmouth"
+    hold("question → answer, a plan that a reader follows", found)
 
 
 def test_the_way_of_a_query():
