@@ -3,6 +3,7 @@
 VENV := .venv
 VLLM_VENV := .venv-vllm
 LATEST_VENV := .venv-latest
+INSPECT_VENV := .venv-inspect
 OUT  := demo-output
 PY   := $(VENV)/bin/python
 
@@ -23,7 +24,7 @@ step = @printf '==> %s\n' "$(1)"; start=$$(date +%s); $(2) && printf '    %s s\n
 $(shell $(PY) -c '' 2>/dev/null || rm -f $(VENV)/.stamp-*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-vllm test-latest lint types docs format bench constraints clean
+.PHONY: help setup setup-dev demo test test-vllm test-inspect test-latest lint types docs format bench constraints clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -48,6 +49,14 @@ test: $(VENV)/.stamp-dev ## Run all tests
 
 test-vllm: $(VLLM_VENV)/.stamp ## Test the vLLM backends on the real engine (in .venv-vllm, 3.6 GB)
 	$(VLLM_VENV)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
+
+# Inspect AI holds fsspec back, so it is not among the tools of development.
+test-inspect: ## Test the task of Inspect AI (in .venv-inspect, 0.5 GB)
+	@test -x $(INSPECT_VENV)/bin/python || "$(PYTHON)" -m venv $(INSPECT_VENV)
+	$(call step,Installing Inspect AI,\
+	  $(INSPECT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[inspect]' \
+	    "pytest>=8.3" "pytest-asyncio>=1" "pytest-socket>=0.7")
+	$(INSPECT_VENV)/bin/python -m pytest tests/unit/integrations/test_inspect.py $(PYTEST_ARGS)
 
 # Without constraints.txt, but for torch: its newest build may be one for CUDA, of several gigabytes.
 LATEST_PIP := $(LATEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
@@ -85,7 +94,7 @@ constraints: $(VENV)/.stamp-dev ## Write the versions in .venv to constraints.tx
 	} > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 clean: ## Remove everything that these commands made, .venv included
-	rm -rf $(VENV) $(VLLM_VENV) $(LATEST_VENV) $(OUT) build dist agentprm.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .langgraph_api
+	rm -rf $(VENV) $(VLLM_VENV) $(INSPECT_VENV) $(LATEST_VENV) $(OUT) build dist agentprm.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .langgraph_api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up. Every stamp is written after its step has succeeded, so an interrupted set-up goes on where it stopped.
