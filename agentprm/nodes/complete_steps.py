@@ -19,7 +19,7 @@ from agentprm.nodes.reading import ModelOrReader, read_steps
 from agentprm.nodes.tree import ancestors, concludes, documents_of
 from agentprm.plans import Plan
 from agentprm.prompts import PROMPTS, Prompts, known_text, reply_params
-from agentprm.questions.comparing import decide, is_comparison
+from agentprm.questions.comparing import decide, is_comparison, likelier, one_of
 from agentprm.readers.base import Reader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.state import ReasoningState, Step, merge_documents, open_steps
@@ -105,8 +105,12 @@ class CompleteSteps(SearchNode):
             read = yield from self._written(self.model, state, rest, shown)
         finished: list[Step] = []
         for step in [*decided, *read]:
-            ends = bool(step["thought"]) and concludes(state, step)
-            finished.append({**step, "final_answer": step["thought"]} if ends else step)
+            if step["thought"] and concludes(state, step):
+                quoted = isinstance(self.model, Reader)
+                answer = one_of(state["question"], step["thought"]) if quoted else step["thought"]
+                finished.append({**step, "final_answer": answer})
+            else:
+                finished.append(step)
             emit({"type": "agentprm.step_completed", "step_id": step["id"], "thought": step["thought"]})
         return {"prm_steps": finished, **cut}
 
@@ -266,7 +270,10 @@ def _decided(state: ReasoningState, step: Step) -> Step | None:
         return None
     path = ancestors(state, step)
     plan = state.get("prm_plan", [])[: len(path)]
-    answer = decide(asked, plan, [one_line(s["thought"]) for s in path])
+    found = [one_line(s["thought"]) for s in path]
+    answer = decide(asked, plan, found)
+    if answer is None and all("confidence" in s for s in path):
+        answer = likelier(asked, plan, [(text, s["confidence"]) for text, s in zip(found, path, strict=True)])
     if answer is None:
         return None
     cited = list(dict.fromkeys(i for s in path for i in s.get("cited_ids", [])))

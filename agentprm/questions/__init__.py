@@ -1,7 +1,7 @@
 """What a question asks, without a model: its sub-questions, and which of two things a comparison means.
 
-What lives where: `decomposing` splits a question by its syntax, `reducing` takes descriptions out of it;
-`plan_text` writes and reads the text of a
+What lives where: `decomposing` splits a question by its syntax, `reducing` takes descriptions out of it,
+`checking` asks the same of each of several; `plan_text` writes and reads the text of a
 plan, as planners that are models are taught it. `comparing` decides comparisons by what was found, with
 `quantities` (dates, numbers) and `countries`.
 """

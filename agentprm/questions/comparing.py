@@ -14,7 +14,16 @@ from agentprm.questions.countries import countries
 from agentprm.questions.quantities import Amount, Period, amount, dates
 from agentprm.text import fold, one_line, words
 
-__all__ = ["Alternatives", "alternatives", "decide", "is_comparison", "shared", "without_heading"]
+__all__ = [
+    "Alternatives",
+    "alternatives",
+    "decide",
+    "is_comparison",
+    "likelier",
+    "one_of",
+    "shared",
+    "without_heading",
+]
 
 Side = Literal["low", "high"]
 
@@ -213,10 +222,40 @@ def decide(question: str, plan: Sequence[str], findings: Sequence[str]) -> str |
     last = [values[-1] for values in _ends(steps)]
     if len(last) < 2:
         return None
+    checked = _all_of(last)
+    if checked is not None and not _SAME.search(text):
+        return checked
     if _SAME.search(text) or (_BOTH.search(text) and re.search(r"\bfrom\b", text)):
         same = shared(text, last)
         return None if same is None else ("yes" if same else "no")
-    return _all_of(last)
+    return checked
+
+
+def likelier(question: str, plan: Sequence[str], findings: Sequence[tuple[str, float]]) -> str | None:
+    """Which of the options of a question a yes is likeliest for; `None` where they were not asked so.
+
+    Args:
+        question: What is asked.
+        plan: The sub-questions, one for each option in their order.
+        findings: Yes or no for each, with its probability.
+    """
+    given = alternatives(question)
+    if given is None or len(plan) != len(given.options) or not all(_POLAR.match(asked) for asked in plan):
+        return None
+    if not all(_YES.match(said) or _NO.match(said) for said, _ in findings):
+        return None
+    yes = [score if _YES.match(said) else 1 - score for said, score in findings]
+    return given.options[yes.index(max(yes))]
+
+
+def one_of(question: str, answer: str) -> str:
+    """The option of a question that an answer is most like; the answer itself where it gives no options."""
+    given = alternatives(question)
+    if given is None or not answer.strip() or _REFERENCE.search(question):
+        return answer
+    said = set(_name(answer))
+    shares = [len(said & set(_name(option))) / max(1, len(_name(option))) for option in given.options]
+    return given.options[shares.index(max(shares))] if max(shares) else answer
 
 
 def _all_of(findings: Sequence[str]) -> str | None:

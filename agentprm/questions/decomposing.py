@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from agentprm.questions.checking import checks
 from agentprm.questions.comparing import alternatives, split_pair, without_heading
 from agentprm.questions.reducing import reduced
 from agentprm.text import one_line
@@ -85,7 +86,7 @@ _PERSON = re.compile(
 )
 _PLAINLY = re.compile(r"[^a-z\s]|(?:de|von|van|al|el|bin|the [A-Z])")
 _KIND = re.compile(
-    r"(?:the\s+)?(?:(?:film|movie|song|album|single|book|novel|band|group|company|play|musical|village|city|town|"
+    r"^(?:the\s+)?(?:(?:film|movie|song|album|single|book|novel|band|group|company|play|musical|village|city|town|"
     r"river|university|school|tv series|television series|series|video game|game|magazine|person|singer)s?)"
     r"(?:\s+(?:called|named|titled))?\s*[:,]?\s+(?=[^a-z\s])"
 )
@@ -162,6 +163,7 @@ _PROPERTIES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
          ("When was {} founded?",)),
         (r"published", ("When was {} published?",)),
         (r"built|constructed|opened|completed", ("When was {} built?",)),
+        (r"fought", ("When was {} fought?",)),
         (r"population|populous|inhabitants|people", ("What is the population of {}?",)),
         (r"nationality|citizenship", ("What is the country of citizenship of {}?",)),
         (r"located in the same country", ("Which country is {} in?",)),
@@ -197,7 +199,7 @@ def decompose(question: str) -> list[str]:
     text = one_line(question)
     if len(text) > _LONGEST:
         return [text]
-    plan = _comparison(text) or _chain(text) or reduced(text)
+    plan = _comparison(text) or checks(text) or _chain(text) or reduced(text)
     return plan if plan and len(plan) <= _MOST_STEPS else [text]
 
 
@@ -320,6 +322,8 @@ def _comparison(question: str) -> list[str]:
     asked, options = pair
     asked_of = next((questions for pattern, questions in _PROPERTIES if pattern.search(asked)), None)
     if asked_of is None:
+        asked_of = _counted(asked) or _same(asked)
+    if not asked_of:
         return []
     related = _RELATED.search(asked)
     if related is not None and _OF_KIND.match(asked):
@@ -347,6 +351,27 @@ def _comparison(question: str) -> list[str]:
             steps.append(template.format(name))
             last.append(f"#{len(steps)}")
     return [*steps, f"Compare {' and '.join(last)}: {without_heading(question)}"]
+
+
+def _counted(asked: str) -> tuple[str, ...]:
+    """What "which band had more members" asks of each."""
+    match = re.search(
+        r"\b(?:has|had|have)\s(?:the\s)?(?:more|most|fewer|fewest)\s(?P<what>[a-z]+s(?:\s[a-z]+)?)\b", asked
+    )
+    return (f"How many {match['what']} did {{}} have?",) if match else ()
+
+
+def _same(asked: str) -> tuple[str, ...]:
+    """What "located in the same province" asks of each."""
+    match = re.search(r"(?P<before>[a-z]+(?:\s[a-z]+)?)\sthe\ssame\s(?P<kind>[a-z]+)\b", asked)
+    if match is None:
+        return ()
+    before, kind = match["before"], match["kind"]
+    if before.endswith("in") and kind not in ("year", "decade", "century"):
+        return (f"In which {kind} is {{}} located?",)
+    if before.endswith(("members of", "member of", "part of")):
+        return (f"Which {kind} is {{}} a member of?",)
+    return (f"What is the {kind} of {{}}?",)
 
 
 def _plain(option: str) -> str:
@@ -403,6 +428,7 @@ def _both(question: str) -> tuple[str, tuple[str, ...]] | None:
         left, right = parts.get("first"), parts.get("second")
         if not (left and right):
             left, right = split_pair(parts["pair"].strip(" ,"), " and ")
+        right = re.sub(r"(?<=[^a-z\s])(\S*)(?:\s[a-z]+)+$", r"\1", right)  # "… and Ann Lee members"
         if left and right:
             kind = " ".join(_WORKS.findall(text[: text.index(left)]))
             return f"{kind} {related} {parts['rest']}".strip(), (_plain(left), _plain(right))

@@ -376,3 +376,27 @@ def test_the_reward_of_a_reader_is_its_probability():
     assert len(reader.asked) == asked
     with pytest.raises(ConfigurationError, match="needs a reader"):
         ReaderGrounding(ScriptedLanguageModel(silent))
+
+
+@pytest.mark.parametrize(
+    ("found", "answer"),
+    [
+        (({"yes": 0.9}, {"no": 0.9}), "Mario Soffici"),
+        (({"yes": 0.6}, {"yes": 0.9}), "Bob Ray"),  # the likelier yes
+        (({"no": 0.6}, {"no": 0.9}), "Mario Soffici"),  # the less likely no
+    ],
+)
+def test_one_of_two_is_chosen_by_what_was_said_of_each(found, answer):
+    script = {"Was Mario Soffici from Rome": found[0], "Was Bob Ray from Rome": found[1]}
+    question = "Which director was from Rome, Mario Soffici or Bob Ray?"
+    result = run(question, reader=ScriptedReader(script))
+    assert result["answer"] == answer
+    assert result["prm_usage"]["model_calls"] == 0
+
+
+def test_an_answer_to_this_or_that_is_one_of_both():
+    question = "Who had the best ranking, Mario Soffici or Bob Ray?"
+    result = run(question, reader=ScriptedReader({question: {"Soffici": 0.4}}))
+    assert result["answer"] == "Mario Soffici"
+    # what is quoted stays as it stands there
+    assert result["prm_steps"][-1]["thought"] == "Soffici"

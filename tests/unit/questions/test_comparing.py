@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentprm.questions.comparing import alternatives, decide, is_comparison, shared
+from agentprm.questions.comparing import alternatives, decide, is_comparison, likelier, one_of, shared
 from agentprm.questions.countries import countries
 from agentprm.questions.quantities import Amount, Period, amount, dates
 
@@ -227,3 +227,35 @@ def test_what_was_not_found_is_not_decided():
 def test_names_are_the_same_in_any_spelling():
     assert shared("Did they go to the same school?", ["The Café de Paris", "cafe de paris"])
     assert shared("Did they go to the same school?", ["Eton", "Harrow"]) is False
+
+
+@pytest.mark.parametrize(("found", "answer"), [("yes yes", "yes"), ("no no", "no"), ("yes no", "no")])
+@pytest.mark.parametrize("question", ["Are A1 and B2 both from Rome?", "Were the bands A1 and B2 from Rome?"])
+def test_what_was_asked_of_each_decides_for_both(question, found, answer):
+    plan = ["Is A1 from Rome?", "Is B2 from Rome?"]
+    assert decide(f"Compare #1 and #2: {question}", plan, found.split()) == answer
+
+
+@pytest.mark.parametrize(
+    ("findings", "option"),
+    [
+        ([("yes", 0.9), ("yes", 0.6)], "Ann Lee"),
+        ([("yes", 0.6), ("yes", 0.9)], "Bob Ray"),
+        ([("no", 0.9), ("no", 0.6)], "Bob Ray"),
+        ([("no", 0.9), ("yes", 0.6)], "Bob Ray"),
+        ([("Rome", 0.9), ("yes", 0.6)], None),
+    ],
+)
+def test_the_option_with_the_likelier_yes(findings, option):
+    plan = ["Was Ann Lee from England?", "Was Bob Ray from England?"]
+    assert likelier("Which writer was from England, Ann Lee or Bob Ray?", plan, findings) == option
+    assert likelier("Where was Ann Lee born?", plan, findings) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [("Robert Bob Ray", "Bob Ray"), ("lee", "Ann Lee"), ("Paris", "Paris"), ("", ""), ("Ann", "Ann Lee")],
+)
+def test_an_answer_is_one_of_the_options(said, answer):
+    assert one_of("Who was more popular, Ann Lee or Bob Ray?", said) == answer
+    assert one_of("Who was popular?", said) == said

@@ -59,6 +59,56 @@ CASES = {
         "Who owns Celtic Park?",
         "Where is the headquarters of #1?",
     ],
+    "Which writer was African-American, Ann White or Ernest Gaines?": [
+        "Was Ann White African-American?",
+        "Was Ernest Gaines African-American?",
+        "Compare #1 and #2: Which writer was African-American, Ann White or Ernest Gaines?",
+    ],
+    "Which band wrote a musical, Up or The Downs?": [
+        "Was it Up that wrote a musical?",
+        "Was it The Downs that wrote a musical?",
+        "Compare #1 and #2: Which band wrote a musical, Up or The Downs?",
+    ],
+    "Which band, Letters to Cleo or Screaming Trees, had more members?": [
+        "How many members did Letters to Cleo have?",
+        "How many members did Screaming Trees have?",
+        "Compare #1 and #2: Which band, Letters to Cleo or Screaming Trees, had more members?",
+    ],
+    "Are both Shiba Inu and Leonberger large dog breeds?": [
+        "Is Shiba Inu a large dog breed?",
+        "Is Leonberger a large dog breed?",
+        "Compare #1 and #2: Are both Shiba Inu and Leonberger large dog breeds?",
+    ],
+    "Are Up and In the Realm of Hackers both American documentaries?": [
+        "Is Up an American documentary?",
+        "Is In the Realm of Hackers an American documentary?",
+        "Compare #1 and #2: Are Up and In the Realm of Hackers both American documentaries?",
+    ],
+    "Were the bands Skin Yard and Ostava from the U.S.?": [
+        "Was Skin Yard from the U.S.?",
+        "Was Ostava from the U.S.?",
+        "Compare #1 and #2: Were the bands Skin Yard and Ostava from the U.S.?",
+    ],
+    "Do the drinks Gibson and Zurra both contain gin?": [
+        "Does Gibson contain gin?",
+        "Does Zurra contain gin?",
+        "Compare #1 and #2: Do the drinks Gibson and Zurra both contain gin?",
+    ],
+    "Are Nantong and Fuding situated in the same province ?": [
+        "In which province is Nantong located?",
+        "In which province is Fuding located?",
+        "Compare #1 and #2: Are Nantong and Fuding situated in the same province ?",
+    ],
+    "Are Watertown Airport and Alexandria Airport both airports in the same state?": [
+        "In which state is Watertown Airport located?",
+        "In which state is Alexandria Airport located?",
+        "Compare #1 and #2: Are Watertown Airport and Alexandria Airport both airports in the same state?",
+    ],
+    "Are Ann Gold and Jung Lee members of the same band?": [
+        "What is the band of Ann Gold?",
+        "What is the band of Jung Lee?",
+        "Compare #1 and #2: Are Ann Gold and Jung Lee members of the same band?",
+    ],
     "Who is older, Ann Lee or Bob Ray?": [
         "When was Ann Lee born?",
         "When was Bob Ray born?",
@@ -124,9 +174,9 @@ def test_a_plan_is_one_that_can_be_read_back(question):
         "Who directed Up?",
         "What is the capital of France?",
         "Who is the author of The Wolf of Wall Street?",
-        "Which writer was African-American, Patrick White or Ernest Gaines?",
         "Who wrote the novel that the film Up is based on?",
-        "Are both Shiba Inu and Leonberger large dog breeds?",
+        "Who had the best ranking, Ann Lee or Bob Ray?",
+        "Are Ann Lee and Bob Ray related to each other?",
         "Wo wurde der Regisseur von Up geboren?",
         "谁导演了这部电影？",
         "#1 of the #2 of #3?",
