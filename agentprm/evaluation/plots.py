@@ -30,21 +30,46 @@ def scatter(points: Mapping[str, tuple[float, Interval]], x_label: str, y_label:
     top = _round_up(max((y.high for _, y in points.values()), default=1.0), most=1.0)
     across, up = _scales(right, top)
     marks = []
+    names = [(_short(name), across(x), up(y.mean) - 6) for name, (x, y) in points.items()]
+    heights = _apart(names)
     for place, (name, (x, y)) in enumerate(points.items()):
         colour, at = f"c{place % COLOURS}", across(x)
-        anchor, shift = ("end", -8) if at > _WIDTH * 0.7 else ("start", 8)
+        anchor, shift = ("end", -8) if _on_the_right(at) else ("start", 8)
         told = f"{name}: {_number(x)}, {100 * y.mean:.1f} [{100 * y.low:.1f}, {100 * y.high:.1f}]"
         marks.append(
             f'<g class="{colour}"><title>{escape(told)}</title>'
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{up(y.low):.1f}" y2="{up(y.high):.1f}"/>'
             f'<circle cx="{at:.1f}" cy="{up(y.mean):.1f}" r="5"/>'
-            f'<text x="{at + shift:.1f}" y="{up(y.mean) - 6:.1f}" text-anchor="{anchor}">'
+            f'<text x="{at + shift:.1f}" y="{heights[place]:.1f}" text-anchor="{anchor}">'
             f"{escape(_short(name))}</text></g>"
         )
     return _figure(
         f"{y_label} against {x_label}",
         _axes(right, top, across, up, x_label, y_label, _number) + "".join(marks),
     )
+
+
+def _on_the_right(x: float) -> bool:
+    """Whether a name stands on the left of its point."""
+    return x > _WIDTH * 0.7
+
+
+def _apart(names: Sequence[tuple[str, float, float]]) -> list[float]:
+    """Heights of the names of points (text, place, height): the nearest where none lies on another."""
+    line, wide = 13.0, 6.5
+    placed: list[tuple[float, float, float]] = []
+    for text, x, wanted in names:
+        left = x - len(text) * wide if _on_the_right(x) else x
+        right = left + len(text) * wide
+        beside = [y for low, high, y in placed if low < right and left < high]
+        steps = sorted(range(-40, 41), key=lambda step: (abs(step), step))
+        free = (
+            y
+            for y in (wanted + line / 2 * step for step in steps)
+            if 10 <= y <= _HEIGHT - _BOTTOM and all(abs(y - other) >= line for other in beside)
+        )
+        placed.append((left, right, next(free, wanted)))
+    return [y for *_, y in placed]
 
 
 def grouped_bars(groups: Mapping[str, Mapping[str, float]], y_label: str) -> str:

@@ -1,0 +1,36 @@
+"""Plots of a report."""
+
+import re
+
+import pytest
+
+from agentprm.evaluation.bootstrap import Interval
+from agentprm.evaluation.plots import scatter
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, 0.0)] * 5,
+        [(0, 0.01), (100, 0.0), (500, 0.02), (9000, 0.5), (9100, 0.5), (9200, 0.52)],
+        [(x, 0.3 + x / 50_000) for x in range(0, 4000, 400)],
+    ],
+)
+def test_names_of_points_do_not_lie_on_one_another(points):
+    plot = scatter(
+        {f"set-up number {i}": (x, Interval(y, y, y)) for i, (x, y) in enumerate(points)},
+        "tokens",
+        "F1",
+    )
+    texts = re.findall(
+        r'<text x="([-\d.]+)" y="([-\d.]+)" text-anchor="(\w+)">(set-up number \d+)</text>', plot
+    )
+    assert len(texts) == len(points)
+    boxes = []
+    for x, y, anchor, text in texts:
+        left = float(x) - (6 * len(text) if anchor == "end" else 0)
+        boxes.append((left, left + 6 * len(text), float(y)))
+        assert 0 <= float(y) <= 300
+    for place, (left, right, y) in enumerate(boxes):
+        for low, high, other in boxes[place + 1 :]:
+            assert right <= low or high <= left or abs(y - other) >= 12
