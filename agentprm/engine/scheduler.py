@@ -25,7 +25,7 @@ from agentprm.engine.engine import Engine, Piece
 from agentprm.engine.planning import Item, Work, levels
 from agentprm.engine.requests import Request, Samples, Sink, Text, draw, token_logprobs
 from agentprm.forking import after_fork
-from agentprm.plans import Plan, wait_for
+from agentprm.routines import Routine, wait_for
 
 __all__ = ["Scheduler"]
 
@@ -77,7 +77,7 @@ class Scheduler:
 
     def _forget(self) -> None:
         self._waiting: list[Samples] = []
-        self._plans: list[_Schedule] = []
+        self._schedules: list[_Schedule] = []
         self._running: list[Samples] = []
         self._finished: list[Request] = []
         self._ended = False
@@ -85,10 +85,10 @@ class Scheduler:
     @property
     def row_bytes(self) -> int:
         """Bytes of keys and values that the requests under way hold."""
-        rows = [some.row for some in self._running] + [w.row for p in self._plans for w in p.works]
+        rows = [some.row for some in self._running] + [w.row for p in self._schedules for w in p.works]
         return sum(row.nbytes for row in rows if row is not None)
 
-    def run(self, request: Request, items: Sequence[Item]) -> Plan[None]:
+    def run(self, request: Request, items: Sequence[Item]) -> Routine[None]:
         """Submits a request and waits for it; who leaves frees its work before the next forward pass."""
         try:
             self.submit(request, items)
@@ -144,15 +144,15 @@ class Scheduler:
             self._fail_all(RuntimeError("The interpreter is going down; the language model has stopped."))
 
     def _idle(self) -> bool:
-        return not (self._inbox or self._waiting or self._plans or self._running)
+        return not (self._inbox or self._waiting or self._schedules or self._running)
 
     def _turn(self) -> None:
         """Takes in what has arrived, makes one forward pass, and draws the samples' next tokens."""
         try:
             self._drop()
             self._admit()
-            for plan in list(self._plans):
-                self._advance(plan)
+            for schedule in list(self._schedules):
+                self._advance(schedule)
             works = self._next_works()
             # By adapter, so that each has one run of tokens.
             decoding = sorted(self._running, key=lambda some: some.request.adapter or "")
@@ -161,10 +161,10 @@ class Scheduler:
             except Exception as error:
                 self._pass_singly(decoding, works, error)
             self._draw([some for some in self._running if some.logits is not None])
-            for plan in list(self._plans):
-                self._advance(plan)
-            if self._ended or not self._plans:
-                # What a plan has put there for its next level should last as long as the plan.
+            for schedule in list(self._schedules):
+                self._advance(schedule)
+            if self._ended or not self._schedules:
+                # What a schedule has put there for its next level should last as long as the schedule.
                 self.engine.tree.trim()
                 self._ended = False
             finished, self._finished = self._finished, []
@@ -180,7 +180,7 @@ class Scheduler:
         with self._wake:
             items: list[Item] = [*self._inbox, *self._waiting, *self._running]
             self._inbox = []
-        items += [item for plan in self._plans for item in plan.items]
+        items += [item for schedule in self._schedules for item in schedule.items]
         self._forget()
         for item in items:
             _settle(item.request, error)
@@ -189,11 +189,11 @@ class Scheduler:
         """Forgets what nobody waits for any more."""
         self._running = [some for some in self._running if not some.request.future.done()]
         self._waiting = [some for some in self._waiting if not some.request.future.done()]
-        for plan in self._plans:
-            plan.works = [work for work in plan.works if work.wanted]
-        wanted = [p for p in self._plans if any(not item.request.future.done() for item in p.items)]
-        if len(wanted) < len(self._plans):
-            self._plans, self._ended = wanted, True
+        for schedule in self._schedules:
+            schedule.works = [work for work in schedule.works if work.wanted]
+        wanted = [p for p in self._schedules if any(not item.request.future.done() for item in p.items)]
+        if len(wanted) < len(self._schedules):
+            self._schedules, self._ended = wanted, True
 
     def _admit(self) -> None:
         """Begins to plan what has arrived, as far as there is room for samples."""
@@ -201,7 +201,7 @@ class Scheduler:
             arrived, self._inbox = self._inbox, []
         self._waiting += [item for item in arrived if isinstance(item, Samples)]
         items: list[Item] = [item for item in arrived if isinstance(item, Text)]
-        held = {item for plan in self._plans for item in plan.items if isinstance(item, Samples)}
+        held = {item for schedule in self._schedules for item in schedule.items if isinstance(item, Samples)}
         held.update(self._running)
         slots = sum(some.slots for some in held if some.alive and not some.request.future.done())
         while self._waiting and (not slots or slots + self._waiting[0].slots <= self._max_slots):
@@ -212,25 +212,27 @@ class Scheduler:
         # What one adapter computes is of no use to another.
         for adapter in dict.fromkeys(item.request.adapter for item in items):
             own = [item for item in items if item.request.adapter == adapter]
-            self._plans.append(_Schedule(own, levels(self.engine.tree, own, self._max_slots), []))
+            self._schedules.append(_Schedule(own, levels(self.engine.tree, own, self._max_slots), []))
 
-    def _advance(self, plan: _Schedule) -> None:
+    def _advance(self, schedule: _Schedule) -> None:
         """Goes on to the next level with something to do, if this one is done."""
-        while not plan.works:
-            works = next(plan.rest, None)
+        while not schedule.works:
+            works = next(schedule.rest, None)
             if works is None:
-                self._plans.remove(plan)
+                self._schedules.remove(schedule)
                 self._ended = True
                 return
-            plan.works = [work for work in works if work.wanted]
-            self._finished += {i.request for i in plan.items if isinstance(i, Text) and not i.request.pending}
+            schedule.works = [work for work in works if work.wanted]
+            self._finished += {
+                i.request for i in schedule.items if isinstance(i, Text) and not i.request.pending
+            }
 
     def _next_works(self) -> list[Work]:
         """Rows that the next pass takes tokens of."""
-        # Shortest first among what each plan would go on with: a small call must not wait for a large
+        # Shortest first among what each schedule would go on with: a small call must not wait for a large
         # one, and what it leaves of the pass goes to the large one.
-        heads = sorted((plan.works[0] for plan in self._plans), key=lambda work: work.left)
-        others = [work for plan in self._plans for work in plan.works[1:]]
+        heads = sorted((schedule.works[0] for schedule in self._schedules), key=lambda work: work.left)
+        others = [work for schedule in self._schedules for work in schedule.works[1:]]
         most, most_of_row = self._most_tokens()
         chosen: list[Work] = []
         tokens, slots = 0, 0
@@ -337,9 +339,9 @@ class Scheduler:
                 self.engine.tree.insert((*work.prompt[: branch.start], *branch.ids), work.row, branch.lane)
         for request in work.readers:
             self._done(request)
-        for plan in self._plans:
-            if work in plan.works:
-                plan.works.remove(work)
+        for schedule in self._schedules:
+            if work in schedule.works:
+                schedule.works.remove(work)
 
     def _done(self, request: Request) -> None:
         request.pending -= 1

@@ -13,10 +13,10 @@ from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage, metered
 from agentprm.errors import MissingDependencyError
 from agentprm.integrations.choosing import ActionChooser, ActionChosen, ActionRound, ModelOutcome, Rules
 from agentprm.integrations.unseen import aunseen, unseen
-from agentprm.plans import adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel
 from agentprm.rewards.function import as_reward
+from agentprm.routines import adrive, drive, wait, wait_in_thread
 
 try:
     from langchain.agents.middleware import (

@@ -16,10 +16,10 @@ from agentprm.budget import SearchBudget, Usage, add_usage, record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, TransientModelError
 from agentprm.integrations.trajectories import Conversation, action_text, trajectory_of
 from agentprm.lm.retries import transient
-from agentprm.plans import Plan, wait
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel, RewardStep, check_scores
 from agentprm.rewards.verdict import VerdictReward
+from agentprm.routines import Routine, wait
 from agentprm.state import plain
 from agentprm.text import one_line
 
@@ -32,7 +32,7 @@ except ImportError as error:
 __all__ = ["ActionCandidate", "ActionChooser", "ActionChosen", "ActionRound", "Ask", "ModelOutcome", "Rules"]
 
 ModelOutcome = ModelResponse[Any] | Exception
-Ask = Callable[[Sequence[ModelRequest[Any]]], Plan[list[ModelOutcome]]]
+Ask = Callable[[Sequence[ModelRequest[Any]]], Routine[list[ModelOutcome]]]
 """Sends requests, all at the same time, and returns an `ModelOutcome` for each."""
 
 
@@ -155,7 +155,7 @@ class ActionChooser:
         self._failures: list[Exception | None] = []
         self._conversation: Conversation | None = None
 
-    def run(self, ask: Ask) -> Plan[ModelResponse[Any]]:
+    def run(self, ask: Ask) -> Routine[ModelResponse[Any]]:
         """The plan that returns the chosen response.
 
         Raises:
@@ -230,7 +230,7 @@ class ActionChooser:
 
     def _sample(
         self, ask: Ask, request: ModelRequest[Any], count: int, *, refined: bool = False
-    ) -> Plan[None]:
+    ) -> Routine[None]:
         """Asks `count` times, merges equal actions and scores the new ones."""
         outcomes = yield from ask([request] * count)
         fresh: list[_Candidate] = []
@@ -255,7 +255,7 @@ class ActionChooser:
         self._known += fresh
         yield from self._score([candidate for candidate in fresh if candidate.usable])
 
-    def _score(self, candidates: list[_Candidate]) -> Plan[None]:
+    def _score(self, candidates: list[_Candidate]) -> Routine[None]:
         if self._conversation is None or not candidates:
             return
         candidates = candidates[: self._left("reward_calls", len(candidates))]

@@ -20,7 +20,6 @@ from agentprm.errors import (
     ParseError,
 )
 from agentprm.integrations.trajectories import call_text, trajectory_of
-from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rewards.base import (
     PrefixReward,
     ProcessRewardModel,
@@ -31,6 +30,7 @@ from agentprm.rewards.base import (
 )
 from agentprm.rewards.function import as_reward
 from agentprm.rewards.step_text import StepText, StepWriter
+from agentprm.routines import Routine, adrive, drive, wait
 
 try:
     from langchain_core.decisions import (
@@ -154,12 +154,12 @@ class RewardDecisionModel(BaseDecisionModel):
         return "agentprm"
 
     def _classify(self, state: Any, questions: Mapping[str, Any]) -> ClassifierResponse:
-        return drive(self._plan(state, questions))
+        return drive(self._routine(state, questions))
 
     async def _aclassify(self, state: Any, questions: Mapping[str, Any]) -> ClassifierResponse:
-        return await adrive(self._plan(state, questions))
+        return await adrive(self._routine(state, questions))
 
-    def _plan(self, state: Any, questions: Mapping[str, Any]) -> Plan[ClassifierResponse]:
+    def _routine(self, state: Any, questions: Mapping[str, Any]) -> Routine[ClassifierResponse]:
         answers: dict[str, Any] = {}
         for name, question in questions.items():
             if isinstance(question, Noul):
@@ -175,7 +175,7 @@ class RewardDecisionModel(BaseDecisionModel):
                 )
         return ClassifierResponse(model=self.model, answers=answers)
 
-    def _choice(self, state: Any, question: Choice) -> Plan[ChoiceAnswer]:
+    def _choice(self, state: Any, question: Choice) -> Routine[ChoiceAnswer]:
         asked = f"{_text(question.instructions)}\n\n{_text(state)}"
         labels = list(question.criteria)
         tried = [
@@ -195,7 +195,7 @@ class RewardDecisionModel(BaseDecisionModel):
             confidence=shares[best],
         )
 
-    def _scores(self, question: str, trajectories: list[list[RewardStep]]) -> Plan[list[float]]:
+    def _scores(self, question: str, trajectories: list[list[RewardStep]]) -> Routine[list[float]]:
         rows = yield from wait(self.reward.score, self.reward.ascore, question, trajectories)
         scores = [row[-1] for row in check_scores(self.reward, rows, trajectories)]
         if any(map(math.isnan, scores)):

@@ -16,10 +16,10 @@ from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.integrations.trajectories import trajectory_of
 from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.nodes import CondenseQuestion, Decide, Retrieve, as_decision, need_of
-from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel, check_scores
 from agentprm.rewards.function import as_reward
+from agentprm.routines import Routine, adrive, drive, wait, wait_in_thread
 
 try:
     from langchain.agents.middleware import (
@@ -36,7 +36,7 @@ except ImportError as error:
 
 __all__ = ["Lookup", "RetrievalControl", "RetrievalState"]
 
-_Ask = Callable[[ModelRequest[Any], bool], Plan[ModelResponse[Any]]]
+_Ask = Callable[[ModelRequest[Any], bool], Routine[ModelResponse[Any]]]
 
 
 class Lookup(TypedDict):
@@ -129,10 +129,10 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
     ) -> ExtendedModelResponse[ResponseT]:
         """See `AgentMiddleware.wrap_model_call`."""
 
-        def ask(one: ModelRequest[ContextT], hidden: bool) -> Plan[ModelResponse[ResponseT]]:
+        def ask(one: ModelRequest[ContextT], hidden: bool) -> Routine[ModelResponse[ResponseT]]:
             return wait_in_thread(unseen, handler, one) if hidden else wait_in_thread(handler, one)
 
-        return drive(self._plan(request, ask))
+        return drive(self._routine(request, ask))
 
     async def awrap_model_call(
         self,
@@ -141,15 +141,15 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
     ) -> ExtendedModelResponse[ResponseT]:
         """See `AgentMiddleware.awrap_model_call`."""
 
-        def ask(one: ModelRequest[ContextT], hidden: bool) -> Plan[ModelResponse[ResponseT]]:
+        def ask(one: ModelRequest[ContextT], hidden: bool) -> Routine[ModelResponse[ResponseT]]:
             async def call() -> ModelResponse[ResponseT]:
                 return await (aunseen(handler, one) if hidden else handler(one))
 
             return wait(_needs_a_loop, call)
 
-        return await adrive(self._plan(request, ask))
+        return await adrive(self._routine(request, ask))
 
-    def _plan(self, request: ModelRequest[Any], ask: _Ask) -> Plan[ExtendedModelResponse[Any]]:
+    def _routine(self, request: ModelRequest[Any], ask: _Ask) -> Routine[ExtendedModelResponse[Any]]:
         lookup = cast("RetrievalState", request.state).get("prm_lookup")
         question = next(
             (m.text for m in reversed(request.messages) if m.type == "human" and m.text.strip()), ""
@@ -177,7 +177,7 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
                 response = second if better else response
         return ExtendedModelResponse(model_response=response, command=Command(update={"prm_lookup": lookup}))
 
-    def _documents(self, request: ModelRequest[Any], question: str) -> Plan[list[Document]]:
+    def _documents(self, request: ModelRequest[Any], question: str) -> Routine[list[Document]]:
         state: dict[str, Any] = {"question": question}
         if self.condense:
             model = request.model if self.condense is True else self.condense
@@ -188,7 +188,9 @@ class RetrievalControl(AgentMiddleware[RetrievalState[ResponseT], ContextT, Resp
         update: dict[str, Any] = yield from wait(self.search.invoke, self.search.ainvoke, state)
         return list(update.get("documents", []))
 
-    def _score(self, request: ModelRequest[Any], answer: AIMessage, documents: list[Document]) -> Plan[float]:
+    def _score(
+        self, request: ModelRequest[Any], answer: AIMessage, documents: list[Document]
+    ) -> Routine[float]:
         assert self.reward is not None
         question, steps = trajectory_of([*request.messages, answer])
         steps[-1]["passages"] = [*map(evidence_line, documents), *steps[-1]["passages"]]

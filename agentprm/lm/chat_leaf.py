@@ -90,31 +90,31 @@ class ChatLeaf(Runnable[Any, Reply]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Reply:
         """The reply to a list of messages."""
-        plan = self._plan(input, kwargs)
-        request = next(plan)
+        routine = self._routine(input, kwargs)
+        request = next(routine)
         try:
             while True:
                 try:
                     answer = self._ask(request, config)
                 except Exception as error:
-                    request = plan.throw(error)
+                    request = routine.throw(error)
                 else:
-                    request = plan.send(answer)
+                    request = routine.send(answer)
         except StopIteration as end:
             return _reply(end)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Reply:
         """Async twin of `invoke`, on the model's own async path."""
-        plan = self._plan(input, kwargs)
-        request = next(plan)
+        routine = self._routine(input, kwargs)
+        request = next(routine)
         try:
             while True:
                 try:
                     answer = await self._aask(request, config)
                 except Exception as error:
-                    request = plan.throw(error)
+                    request = routine.throw(error)
                 else:
-                    request = plan.send(answer)
+                    request = routine.send(answer)
         except StopIteration as end:
             return _reply(end)
 
@@ -138,7 +138,7 @@ class ChatLeaf(Runnable[Any, Reply]):
             heard(str(answer.text))
         return answer
 
-    def _plan(
+    def _routine(
         self, messages: Sequence[BaseMessage], kwargs: dict[str, Any]
     ) -> Generator[_Request, Any, Reply]:
         refused: set[str] = set()

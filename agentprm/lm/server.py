@@ -21,7 +21,7 @@ from agentprm.lm.retries import Retries
 from agentprm.lm.server_chat import ChatRequests
 from agentprm.lm.token_lm import Cost, Job, TokenLM
 from agentprm.lm.token_text import LocalText, ServerText
-from agentprm.plans import adrive, all_of, drive, wait_on_loop
+from agentprm.routines import adrive, all_of, drive, wait_on_loop
 
 __all__ = ["ServerLM"]
 

@@ -15,8 +15,8 @@ from agentprm.lm.learned import Learned
 from agentprm.lm.reports import content_text, is_cut_off, refused_settings, token_count
 from agentprm.lm.token_lm import Cost, Job
 from agentprm.lm.token_logprobs import summed, token_logprobs
-from agentprm.plans import all_of
 from agentprm.replies import cut_reply
+from agentprm.routines import all_of
 
 __all__ = ["ChatRequests"]
 

@@ -13,7 +13,7 @@ from agentprm.engine.tokenizing import Context, Span, sample_seed, span_of
 from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
 from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, Tally, check_choices
 from agentprm.lm.token_text import TokenText
-from agentprm.plans import Plan, adrive, all_of, drive, wait_on_loop
+from agentprm.routines import Routine, adrive, all_of, drive, wait_on_loop
 
 __all__ = ["Cost", "Job", "TokenLM"]
 
@@ -157,7 +157,7 @@ class TokenLM(LanguageModel):
         """Async twin of `choose`; cancelling it ends its requests."""
         return await adrive(self._charged(lambda cost: self._choose(prompts, tuple(choices), cost)))
 
-    def _charged(self, work: Callable[[Cost], Coroutine[Any, Any, T]]) -> Plan[T]:
+    def _charged(self, work: Callable[[Cost], Coroutine[Any, Any, T]]) -> Routine[T]:
         """Waits for requests, and counts what they have cost, also if they fail or are cancelled."""
         cost = Cost()
         try:

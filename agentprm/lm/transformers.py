@@ -23,8 +23,8 @@ from agentprm.lm.base import (
     no_adapter,
 )
 from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
-from agentprm.plans import Plan, adrive, drive, wait_in_thread
 from agentprm.replies import cut_reply, opened_thought
+from agentprm.routines import Routine, adrive, drive, wait_in_thread
 
 try:
     import torch
@@ -238,7 +238,7 @@ class TransformersLM(LanguageModel):
         """Async twin of `loglikelihood`; cancelling it frees its work before the next forward pass."""
         return await adrive(self._answered(self._scoring, prompts, continuations))
 
-    def _answered(self, prepare: Callable[P, _Prepared[T]], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
+    def _answered(self, prepare: Callable[P, _Prepared[T]], *args: P.args, **kwargs: P.kwargs) -> Routine[T]:
         call = yield from wait_in_thread(prepare, *args, **kwargs)
         try:
             yield from self.scheduler.run(call.request, call.items)

@@ -18,7 +18,7 @@ from agentprm.forking import ForkSafeLock
 from agentprm.lm.base import Capabilities, Completion, Prompt, no_adapter
 from agentprm.lm.token_lm import Cost, Job, TokenLM
 from agentprm.lm.token_text import LocalText
-from agentprm.plans import all_of, drive, wait_on_loop
+from agentprm.routines import all_of, drive, wait_on_loop
 
 __all__ = ["VllmEngine", "VllmLM", "is_vllm_engine"]
 

@@ -16,13 +16,13 @@ from agentprm.documents import cite, passages_text, sentence_around, supporting,
 from agentprm.errors import CapabilityError, ConfigurationError, ParseError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import AnsweringModel, reported
-from agentprm.nodes.node import Node, NodePlan, SearchNode, emit
+from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
 from agentprm.nodes.reading import ModelOrReader, quote_of
 from agentprm.nodes.tree import documents_of
-from agentprm.plans import Plan, wait
 from agentprm.prompts import PROMPTS, Prompts, in_form, known_text, reply_params
 from agentprm.readers.base import Reader
 from agentprm.replies import json_object
+from agentprm.routines import Routine, wait
 from agentprm.state import (
     ReasoningState,
     Step,
@@ -118,7 +118,7 @@ def _is_pydantic(value: object) -> bool:
 
 def written_answer(
     model: LanguageModel, prompt: Prompt, max_tokens: int, form: AnswerForm
-) -> Plan[AIMessage]:
+) -> Routine[AIMessage]:
     """The answer that `model` writes to `prompt`, as the message that is streamed."""
     params = reply_params(model, max_tokens=max_tokens, schema=form.schema(model), lines=not form.plain)
     writer = AnsweringModel(lm=model, prompt=prompt, params=params, cache=False)
@@ -190,8 +190,8 @@ class Answer(Node):
             settings=("passages", "max_tokens"),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         documents = state.get("documents", [])[: self.setting("passages")]
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
@@ -275,8 +275,8 @@ class AnswerFromSteps(SearchNode):
             settings=("max_tokens",),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         frontier = state.get("prm_frontier", [])
         path = path_to(state.get("prm_steps", []), frontier[-1]) if frontier else []
         reason = state.get("prm_stop_reason", "")
@@ -313,7 +313,7 @@ class AnswerFromSteps(SearchNode):
 
 def _quoted(
     reader: Reader, question: str, documents: list[Document]
-) -> Plan[tuple[AIMessage, dict[str, tuple[int, int]]]]:
+) -> Routine[tuple[AIMessage, dict[str, tuple[int, int]]]]:
     """What a reader answers, and where the sentence stands that says so; empty where none does."""
     if not documents:
         return AIMessage(""), {}

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from agentprm.lm import Completion, LanguageModel, Prompt
 from agentprm.nodes.models import reported, sampled
-from agentprm.plans import Plan
 from agentprm.prompts import reply_params
 from agentprm.replies import parse_choice
 from agentprm.rewards.verdict_templates import Found
 from agentprm.rewards.verdict_tokens import listed_probability
+from agentprm.routines import Routine
 
 __all__ = ["LISTED", "chosen", "said_yes"]
 
@@ -22,7 +22,7 @@ LISTED = 20
 
 def chosen(
     model: LanguageModel, prompts: Sequence[Prompt], words: Sequence[str], about: str = ""
-) -> Plan[list[list[float] | None]]:
+) -> Routine[list[list[float] | None]]:
     """How likely each of `words` is as the reply to each prompt; they add up to 1.
 
     A model that continues a prefix and has log-likelihoods is asked for those of the words. Any other one
@@ -54,7 +54,7 @@ def chosen(
 
 def said_yes(
     model: LanguageModel, prompts: Sequence[Prompt], about: str = "", words: tuple[str, str] = ("Yes", "No")
-) -> Plan[list[float | None]]:
+) -> Routine[list[float | None]]:
     """The probability of the first of two words as the reply to each prompt; `None` as in `chosen`."""
     rows = yield from chosen(model, prompts, words, about)
     return [None if row is None else row[0] for row in rows]

@@ -14,14 +14,14 @@ from agentprm.budget import READING, SearchBudget
 from agentprm.documents import passages_text, supporting
 from agentprm.lm import Completion, LanguageModel, Prompt, as_language_model, require
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan, SearchNode, checked_setting, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode, checked_setting, emit
 from agentprm.nodes.reading import ModelOrReader, read_steps
 from agentprm.nodes.tree import ancestors, concludes, documents_of
-from agentprm.plans import Plan
 from agentprm.prompts import PROMPTS, Prompts, known_text, reply_params
 from agentprm.questions.comparing import decide, is_comparison, likelier, one_of
 from agentprm.readers.base import Reader
 from agentprm.replies import finished_text, parse_finding
+from agentprm.routines import Routine
 from agentprm.state import ReasoningState, Step, merge_documents, open_steps
 from agentprm.text import one_line
 
@@ -80,8 +80,8 @@ class CompleteSteps(SearchNode):
             settings=("temperature", "seed", "passages"),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         steps = open_steps(state.get("prm_steps"), "proposed")
         if not steps:
             return {}
@@ -116,7 +116,7 @@ class CompleteSteps(SearchNode):
 
     def _written(
         self, model: LanguageModel, state: ReasoningState, steps: list[Step], shown: Sequence[list[Document]]
-    ) -> Plan[list[Step]]:
+    ) -> Routine[list[Step]]:
         """The steps with what a language model makes of their passages."""
         if not steps:
             return []
@@ -184,8 +184,8 @@ class BeginSteps(SearchNode):
             settings=("temperature", "seed", "passages"),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         proposed = open_steps(state.get("prm_steps"), "proposed")
         # One that has no rival survives anyway.
         rivals = Counter(step["parent_id"] for step in proposed)

@@ -13,7 +13,7 @@ from agentprm.budget import WRITING, SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import Node, NodePlan, emit
+from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.prompts import PROMPTS, Prompts, reply_params
 from agentprm.replies import finished_text, parse_finding
 from agentprm.state import ReasoningState, as_messages, last_question, open_question
@@ -57,8 +57,8 @@ class CondenseQuestion(Node):
         self.turns, self.max_tokens, self.prompts = turns, max_tokens, prompts
         super().__init__(name=name, reads=(), writes=("question",), keys=keys, budget=budget)
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         messages = as_messages(state.get("messages"))
         asked = open_question(messages) or state["question"]
         before = _turns(messages, asked)[-self.turns :]

@@ -18,10 +18,10 @@ from agentprm.lm.chat_models import is_chat_model
 from agentprm.nodes.answer import spoken
 from agentprm.nodes.choices import LISTED, said_yes
 from agentprm.nodes.models import reported, sampled
-from agentprm.nodes.node import Node, NodePlan, emit
-from agentprm.plans import Plan, drive, wait, wait_in_thread
+from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import answer_span, finished_text, parse_finding
+from agentprm.routines import Routine, drive, wait, wait_in_thread
 from agentprm.state import ReasoningState, as_messages
 from agentprm.text import one_line
 
@@ -132,7 +132,7 @@ class RetrievalNeed:
     def _scores(self) -> bool:
         return self.model.capabilities.prefill and self.model.capabilities.loglikelihood
 
-    def estimate(self, question: str, threshold: float = math.inf) -> Plan[Need]:
+    def estimate(self, question: str, threshold: float = math.inf) -> Routine[Need]:
         """The need of passages, and the answer without them.
 
         Args:
@@ -232,7 +232,7 @@ def as_decision(decide: Any) -> Any:
 
 def need_of(
     decide: Any, question: str, messages: Sequence[Any] = (), threshold: float = math.inf
-) -> Plan[Need]:
+) -> Routine[Need]:
     """How likely `question` needs passages, by whatever `as_decision` returns."""
     from agentprm.rerank.decisions import is_decision_model
 
@@ -296,8 +296,8 @@ class DecideRetrieval(Node):
             settings=("threshold",),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         budget: SearchBudget = self.setting("budget")
         usage, threshold = state.get("prm_usage"), self.setting("threshold")
         calls = self.decide.model_calls() if isinstance(self.decide, RetrievalNeed) else 0

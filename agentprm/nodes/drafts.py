@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan, SearchNode, emit, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
 from agentprm.nodes.refine_step import RefineStep
 from agentprm.nodes.score_steps import last_scores
 from agentprm.nodes.tree import new_step, reward_step, same_text
-from agentprm.plans import Plan
 from agentprm.prompts import SEARCH, ChatTemplate, known_text, reply_params
 from agentprm.replies import finished_text, parse_proposal
 from agentprm.rewards import ProcessRewardModel, as_reward
 from agentprm.rewards.aggregation import aggregate, first_error
+from agentprm.routines import Routine
 from agentprm.state import ReasoningState, Step, merge_steps, open_steps, path_to
 from agentprm.text import one_line
 
@@ -91,8 +91,8 @@ class ReviewDrafts(SearchNode):
             settings=("threshold", "max_steps"),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         budget: SearchBudget = self.setting("budget")
         spent = budget.exhausted(state.get("prm_usage"), but=READING)
         stopped = state.get("prm_stop_reason") or (f"budget: {spent}" if spent else "")
@@ -150,7 +150,7 @@ class ReviewDrafts(SearchNode):
 
     def _values(
         self, state: ReasoningState, drafts: Sequence[Sequence[Step]], *, cut: bool
-    ) -> Plan[tuple[list[float | None], str]]:
+    ) -> Routine[tuple[list[float | None], str]]:
         """The value of each draft as a whole, and why the outcome reward was not asked, if it was not."""
         budget: SearchBudget = self.setting("budget")
         usage, count = state.get("prm_usage"), len(drafts)
@@ -226,10 +226,10 @@ class RefineDraft(RefineStep):
         self.begin_anew = begin_anew
         super().__init__(*args, **kwargs)
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         weak = state.get("prm_weak", [])
-        update = yield from super().plan(state)
+        update = yield from super().routine(state)
         refined: list[Step] = update.get("prm_steps", [])
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")

@@ -15,12 +15,12 @@ from agentprm.lm.chat_models import is_chat_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan
+from agentprm.nodes.node import NodeRoutine
 from agentprm.nodes.tree import same_text
-from agentprm.plans import Plan, wait_in_thread
 from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_lines, parse_proposal
 from agentprm.rounds import Fact, Round, asked_before, evidence_lines, facts_of, new_round
+from agentprm.routines import Routine, wait_in_thread
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
 
@@ -93,7 +93,7 @@ class PlanGap(GatherNode):
         self.max_tokens, self.template = max_tokens, template
         super().__init__(name=name, reads=("examples",), keys=keys, budget=budget)
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         if not rounds:
             return planned(new_round(rounds, [state["question"]]))
@@ -148,7 +148,7 @@ class DistilFacts(GatherNode):
         self.facts, self.max_tokens, self.template = facts, max_tokens, template
         super().__init__(name=name, keys=keys, budget=budget)
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         *before, current = rounds
         documents = documents_of_rounds(state, [current])
@@ -229,7 +229,7 @@ class JudgeFacts(GatherNode):
             name=name, keys=keys, budget=budget, settings=("threshold", "max_rounds", "max_failures")
         )
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         current, reason = rounds[-1], ""
         if current["kept"]:  # nothing new needs no judge
@@ -247,7 +247,7 @@ class JudgeFacts(GatherNode):
             reason = "max_rounds"
         return finished(current, reason)
 
-    def _enough(self, question: str, facts: list[str]) -> Plan[float | None]:
+    def _enough(self, question: str, facts: list[str]) -> Routine[float | None]:
         if not isinstance(self.judge, LanguageModel):
             return float((yield from wait_in_thread(self.judge, question, facts)))
         prompt = self.template.render(

@@ -16,12 +16,12 @@ from agentprm.documents import text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import Node, NodePlan, emit
+from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.nodes.tree import same_text
-from agentprm.plans import Plan, wait
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding
 from agentprm.rounds import rounds_of
+from agentprm.routines import Routine, wait
 from agentprm.state import ReasoningState, path_to, plain
 from agentprm.text import one_line, terms
 
@@ -175,8 +175,8 @@ class RecallExperience(_StoreNode):
             settings=("k",),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         question, k = state["question"], self.setting("k")
         found = yield from self._similar("episodes", question, question, k)
         episodes = [cast("Episode", item.value["episode"]) for item in found]
@@ -189,7 +189,7 @@ class RecallExperience(_StoreNode):
         emit({"type": "agentprm.experience_recalled", "ids": ids, "thought": thought})
         return {"examples": "\n\n".join(examples)}
 
-    def _thought(self, state: ReasoningState, examples: list[str]) -> Plan[str]:
+    def _thought(self, state: ReasoningState, examples: list[str]) -> Routine[str]:
         model = cast("LanguageModel", self.model)
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
@@ -206,7 +206,7 @@ class RecallExperience(_StoreNode):
         ((reply,),) = yield from sampled(model, [prompt], 1, params)
         return one_line(parse_finding(finished_text(reply)))
 
-    def _similar(self, kind: str, question: str, wanted: str, k: int) -> Plan[list[SearchItem]]:
+    def _similar(self, kind: str, question: str, wanted: str, k: int) -> Routine[list[SearchItem]]:
         """The items most similar to what is wanted, best first, each of another episode."""
         store = self.store()
         op = SearchOp((*self.namespace, kind), limit=self.candidates, query=wanted)
@@ -222,7 +222,7 @@ class RecallExperience(_StoreNode):
         best = {item.value["id"]: item for item in reversed(usable)}
         return sorted(best.values(), key=usable.index)[:k]
 
-    def _around(self, found: Sequence[SearchItem]) -> Plan[tuple[list[str], list[str]]]:
+    def _around(self, found: Sequence[SearchItem]) -> Routine[tuple[list[str], list[str]]]:
         """The recalled steps with those around them, as text, and their ids."""
         if not found:
             return [], []
@@ -286,8 +286,8 @@ class CommitExperience(_StoreNode):
             store, namespace, name=name, reads=("answer", "score", *_READS), writes=(), keys=keys
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         answer = state.get("answer", "")
         if not answer.strip():
             return {}

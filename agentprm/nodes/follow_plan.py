@@ -8,12 +8,12 @@ from typing import Any
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.errors import InputError
-from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit_proposed
 from agentprm.nodes.tree import documents_of, new_step, next_id
-from agentprm.plans import wait_in_thread
 from agentprm.questions.comparing import is_comparison, without_heading
 from agentprm.questions.plan_text import plan_references
 from agentprm.retrievers.titles import Titles, titles_of
+from agentprm.routines import wait_in_thread
 from agentprm.state import ReasoningState, Step, path_to
 from agentprm.text import one_line
 
@@ -50,8 +50,8 @@ class FollowPlan(SearchNode):
         self.together = together
         super().__init__(name=name, reads=("prm_plan",), keys=keys, budget=budget)
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         if ended := state.get("prm_stop_reason"):
             raise InputError(
                 f"{self.name} cannot go on with a search that has ended ({ended}). Let StartSearch and "

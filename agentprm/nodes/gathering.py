@@ -21,7 +21,7 @@ from agentprm.documents import cite, distinct_documents, joined, supporting
 from agentprm.errors import InputError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.answer import AnswerForm, ResponseFormat, spoken, written_answer
-from agentprm.nodes.node import Node, NodePlan, emit
+from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rounds import Round, evidence_lines, rounds_of, seen_ids
@@ -68,8 +68,8 @@ class GatherNode(Node):
             settings=settings,
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         rounds = rounds_of(state)
         if ended := state.get("prm_stop_reason"):
             if self.opens:
@@ -84,7 +84,7 @@ class GatherNode(Node):
         return (yield from self.work(state, rounds))
 
     @abstractmethod
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """The node's work on the rounds so far; returns the update."""
 
     def short(self, state: ReasoningState, calls: int = 0, retrievals: int = 0) -> str:
@@ -145,8 +145,8 @@ class StartGathering(GatherNode):
     def __init__(self, *, keys: Mapping[str, str] | None = None, name: str = "start") -> None:
         super().__init__(name=name, writes=("documents", "answer", "citations"), keys=keys)
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         yield from ()
         return {
             "question": open_question(as_messages(state.get("messages"))) or state["question"],
@@ -158,7 +158,7 @@ class StartGathering(GatherNode):
             "prm_stop_reason": "",
         }
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """Not used: beginning is no part of a round."""
         raise NotImplementedError
 
@@ -192,7 +192,7 @@ class RetrieveRound(GatherNode):
         self.k = k
         super().__init__(name=name, keys=keys, budget=budget, settings=("k",))
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         *before, current = rounds
         if current["status"] != "planned" or not current["queries"]:
@@ -273,11 +273,11 @@ class AnswerFromRounds(GatherNode):
             settings=("max_tokens",),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`; the answer comes after the end of the loop."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`; the answer comes after the end of the loop."""
         return (yield from self.work(state, rounds_of(state)))
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         reason = state.get("prm_stop_reason", "")
         lines, question = evidence_lines(rounds), one_line(state["question"])

@@ -14,7 +14,7 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, finished, planned
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan
+from agentprm.nodes.node import NodeRoutine
 from agentprm.nodes.tree import same_text
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, reply_params, with_examples
 from agentprm.replies import finished_text, json_object, parse_finding, parse_proposal, without_thought
@@ -128,7 +128,7 @@ class SetGoal(GatherNode):
         self.max_tokens, self.template = max_tokens, template
         super().__init__(name=name, reads=("examples",), keys=keys, budget=budget)
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         if reason := self.short(state, calls=1):
             return {"prm_stop_reason": reason}
@@ -188,7 +188,7 @@ class Reflect(GatherNode):
         self.max_tokens, self.prompts, self.template = max_tokens, prompts, template
         super().__init__(name=name, keys=keys, budget=budget, settings=("threshold", "max_rounds"))
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         *before, current = rounds
         if current["doc_ids"]:

@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable
 from agentprm.budget import READING, SearchBudget
 from agentprm.documents import evidence_line
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes.node import Node, NodePlan, emit
+from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.nodes.score_steps import last_scores
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.state import Judgement, ReasoningState, as_messages, last_answer
@@ -73,8 +73,8 @@ class JudgeAnswer(Node):
             budget=budget,
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         messages = as_messages(state.get("messages"))
         answer = state.get("answer") or last_answer(messages)
         if not answer and "answer" not in state and not messages:

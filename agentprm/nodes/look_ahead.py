@@ -9,9 +9,9 @@ from langchain_core.runnables import Runnable
 
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes.node import NodePlan, SearchNode, apply_update, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode, apply_update, emit
 from agentprm.nodes.score_steps import ScoreSteps
-from agentprm.plans import wait
+from agentprm.routines import wait
 from agentprm.search.value import TD, ValueFunction, check_space
 from agentprm.state import ReasoningState, Step, open_steps, path_to
 
@@ -65,8 +65,8 @@ class LookAhead(SearchNode):
             settings=("shallow",),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         steps = state.get("prm_steps", [])
         looked_ahead = {s["parent_id"] for s in steps if "~" in s["id"]}
         candidates = [s for s in open_steps(steps, "scored") if s["id"] not in looked_ahead]

@@ -30,8 +30,8 @@ from pydantic import PrivateAttr
 from agentprm.budget import Usage, metered, share_usage
 from agentprm.lm import ChatLM, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.base import listening
-from agentprm.plans import Plan, wait
 from agentprm.replies import answer_span, finished_text, json_object, parse_finding
+from agentprm.routines import Routine, wait
 
 __all__ = ["AnsweringModel", "reported", "sampled"]
 
@@ -45,7 +45,7 @@ _HELD = 20  # characters that may still turn out to be a label such as "**Final 
 
 def sampled(
     model: LanguageModel, prompts: Sequence[Prompt], n: int, params: SamplingParams
-) -> Plan[list[list[Completion]]]:
+) -> Routine[list[list[Completion]]]:
     """What `model` samples; a model that is no chat model is reported to callbacks as if it were one."""
     if isinstance(model, ChatLM):  # reports each request itself
         return (yield from wait(model.sample, model.asample, prompts, n, params))
@@ -82,7 +82,7 @@ def sampled(
 
 def reported(
     name: str, about: str, sync: Callable[[], T], on_loop: Callable[[], Awaitable[T]]
-) -> Plan[tuple[T, Usage]]:
+) -> Routine[tuple[T, Usage]]:
     """What a reward or a reranker gives, and what it cost, as a run of its own in callbacks and traces.
 
     What local models computed for it is told as the usage of a model of that name.

@@ -1,4 +1,4 @@
-"""What all nodes share: typed channels, settings, sync and async from one plan, events, cost."""
+"""What all nodes share: typed channels, settings, sync and async from one routine, events, cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from langgraph.types import Overwrite
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from agentprm import plans
+from agentprm import routines
 from agentprm.budget import SearchBudget, Usage, add_usage, metered, share_usage
 from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError, unknown_name
@@ -39,7 +39,7 @@ from agentprm.state import (
 __all__ = [
     "SETTINGS",
     "Node",
-    "NodePlan",
+    "NodeRoutine",
     "SearchNode",
     "State",
     "apply_update",
@@ -160,7 +160,7 @@ def _run_context() -> Any:
 
 
 State: TypeAlias = Mapping[str, Any]
-NodePlan: TypeAlias = plans.Plan[dict[str, Any]]
+NodeRoutine: TypeAlias = routines.Routine[dict[str, Any]]
 
 # Channels that nodes may read or write, with the types that a foreign graph gets when it lacks them.
 # Without a reducer a plain key yields to whatever the graph declares itself.
@@ -225,7 +225,7 @@ class Node(Runnable[Any, dict[str, Any]]):
     what it wrote before for a sign of anything, so it may run in loops, on later turns of a thread,
     twice in a row and side by side with itself.
 
-    Subclasses implement `plan`, a generator that pauses for each call it waits for and returns the
+    Subclasses implement `routine`, a generator that pauses for each call it waits for and returns the
     update, so that sync and async runs share all logic.
 
     Args:
@@ -280,7 +280,7 @@ class Node(Runnable[Any, dict[str, Any]]):
         self.__dict__["__call__"] = MethodType(call, self)
 
     @abstractmethod
-    def plan(self, state: ReasoningState) -> NodePlan:
+    def routine(self, state: ReasoningState) -> NodeRoutine:
         """The node's work on a state with canonical keys; pauses for calls, returns the update."""
 
     def __call__(self, state: State) -> dict[str, Any]:
@@ -311,13 +311,13 @@ class Node(Runnable[Any, dict[str, Any]]):
     def _run(self, input: State) -> dict[str, Any]:
         with metered() as meter:
             state = self._read(input)
-            update = plans.drive(self.plan(state))
+            update = routines.drive(self.routine(state))
         return self._write(update, meter.usage, state)
 
     async def _arun(self, input: State) -> dict[str, Any]:
         with metered() as meter:
             state = self._read(input)
-            update = await plans.adrive(self.plan(state))
+            update = await routines.adrive(self.routine(state))
         return self._write(update, meter.usage, state)
 
     def _read(self, input: Any) -> ReasoningState:

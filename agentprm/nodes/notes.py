@@ -13,12 +13,12 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan
+from agentprm.nodes.node import NodeRoutine
 from agentprm.nodes.tree import same_text
-from agentprm.plans import Plan
 from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_finding, parse_lines
 from agentprm.rounds import Round, asked_before, best_note, new_round, seen_ids
+from agentprm.routines import Routine
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
 
@@ -92,7 +92,7 @@ class PlanQueries(GatherNode):
         self.n, self.max_tokens, self.template = queries, max_tokens, template
         super().__init__(name=name, reads=("examples",), keys=keys, budget=budget, settings=("n",))
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         if not rounds:
             return planned(new_round(rounds, [state["question"]]))
@@ -164,7 +164,7 @@ class ImproveNote(GatherNode):
             settings=("max_rounds", "max_failures", "max_documents"),
         )
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         *before, current = rounds
         old = best_note(before)
@@ -187,7 +187,7 @@ class ImproveNote(GatherNode):
             reason = "max_documents"
         return finished(current, reason)
 
-    def _note(self, state: ReasoningState, current: Round, old: str) -> Plan[str]:
+    def _note(self, state: ReasoningState, current: Round, old: str) -> Routine[str]:
         prompt = self.template.render(
             prefill=self.model.capabilities.prefill,
             question=one_line(state["question"]),
@@ -198,7 +198,7 @@ class ImproveNote(GatherNode):
         ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
         return parse_finding(finished_text(reply)).removeprefix("Note:").strip()
 
-    def _better(self, question: str, old: str, new: str) -> Plan[float]:
+    def _better(self, question: str, old: str, new: str) -> Routine[float]:
         """How likely the new note is the better one, over both orders; a reply that does not say is a tie."""
         prompts = [
             self.compare.render(

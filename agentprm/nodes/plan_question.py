@@ -11,13 +11,13 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import WRITING, SearchBudget
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan, SearchNode, emit
-from agentprm.plans import Plan, wait_in_thread
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit
 from agentprm.prompts import reply_params
 from agentprm.questions.comparing import is_comparison
 from agentprm.questions.decomposing import decompose
 from agentprm.questions.plan_text import parse_plan, plan_prompt, plan_references, plan_request
 from agentprm.replies import finished_text
+from agentprm.routines import Routine, wait_in_thread
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
 
@@ -125,8 +125,8 @@ class PlanQuestion(SearchNode):
         self.max_steps, self.max_tokens = max_steps, max_tokens
         super().__init__(name=name, writes=("prm_plan",), keys=keys, budget=budget, settings=("max_steps",))
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         question = one_line(state["question"])
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
@@ -147,7 +147,7 @@ class PlanQuestion(SearchNode):
         emit({"type": "agentprm.question_planned", "question": question, "plan": steps, "planner": planner})
         return {"prm_plan": steps}
 
-    def _written(self, question: str) -> Plan[list[str]]:
+    def _written(self, question: str) -> Routine[list[str]]:
         assert self.model is not None
         params = reply_params(self.model, max_tokens=self.max_tokens, lines=True)
         rows = yield from sampled(self.model, [self.request(question)], 1, params)

@@ -12,7 +12,7 @@ from agentprm.budget import SearchBudget, Usage
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan, SearchNode, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit_proposed
 from agentprm.nodes.tree import new_step, same_text
 from agentprm.prompts import (
     PROMPTS,
@@ -97,8 +97,8 @@ class ProposeSteps(SearchNode):
                 f"min_steps must not be above max_steps, {max_steps}, as {min_steps} is."
             )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         if ended := state.get("prm_stop_reason"):
             raise InputError(
                 f"{self.name} cannot go on with a search that has ended ({ended}). Let StartSearch run at "

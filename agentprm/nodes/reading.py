@@ -14,8 +14,8 @@ from agentprm.documents import title_of
 from agentprm.lm import LanguageModel
 from agentprm.nodes.models import reported
 from agentprm.nodes.tree import new_step, next_id, same_text
-from agentprm.plans import Plan
 from agentprm.readers.base import Reader, ReaderAnswer
+from agentprm.routines import Routine
 from agentprm.state import Quote, ReasoningState, Step, merge_steps
 from agentprm.text import one_line, words
 
@@ -32,7 +32,7 @@ ModelOrReader: TypeAlias = LanguageModel | BaseChatModel | Reader | str
 
 def read_answers(
     reader: Reader, questions: Sequence[str], passages: Sequence[Sequence[Document]], n: int
-) -> Plan[list[list[ReaderAnswer]]]:
+) -> Routine[list[list[ReaderAnswer]]]:
     """The `n` likeliest answers of each question, whether or not none is likelier."""
     rows, _ = yield from reported(
         type(reader).__name__,
@@ -112,7 +112,7 @@ def read_steps(
     steps: Sequence[Step],
     passages: Sequence[Sequence[Document]],
     findings: int,
-) -> Plan[list[Step]]:
+) -> Routine[list[Step]]:
     """The steps with what a reader finds for them, and siblings for its next best findings.
 
     Siblings that ask the same get different findings. A step for which nothing is left is `unparsed`. What

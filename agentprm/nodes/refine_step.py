@@ -11,9 +11,8 @@ from agentprm.budget import SearchBudget
 from agentprm.documents import passages_text
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan, SearchNode, emit, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
 from agentprm.nodes.tree import ancestors, documents_of, new_step, same_text
-from agentprm.plans import Plan
 from agentprm.prompts import (
     CRITIQUE,
     PROMPTS,
@@ -24,6 +23,7 @@ from agentprm.prompts import (
     with_recall,
 )
 from agentprm.replies import Critique, finished_text, parse_critique, parse_proposal
+from agentprm.routines import Routine
 from agentprm.state import ReasoningState, Step, path_to
 from agentprm.text import one_line
 
@@ -82,8 +82,8 @@ class RefineStep(SearchNode):
             settings=("temperature", "seed"),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         weak = [path_to(state.get("prm_steps", []), i)[-1] for i in state.get("prm_weak", [])]
         if not weak:
             return {}
@@ -117,7 +117,9 @@ class RefineStep(SearchNode):
         emit_proposed(refined)
         return {"prm_steps": refined, "prm_weak": []}
 
-    def _critiques(self, weak: Sequence[Step], fields: Sequence[Mapping[str, str]]) -> Plan[list[Critique]]:
+    def _critiques(
+        self, weak: Sequence[Step], fields: Sequence[Mapping[str, str]]
+    ) -> Routine[list[Critique]]:
         params = reply_params(
             self.critic, max_tokens=self.max_tokens, seed=self.setting("seed"), schema=CRITIQUE
         )

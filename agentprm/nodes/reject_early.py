@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.runnables import Runnable
 
 from agentprm.budget import READING, SearchBudget
-from agentprm.nodes.node import NodePlan, SearchNode, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit
 from agentprm.nodes.score_steps import last_scores
 from agentprm.nodes.tree import ancestors, reward_step
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
@@ -50,8 +50,8 @@ class RejectEarly(SearchNode):
         self.reward, self.keep = as_reward(reward), keep
         super().__init__(name=name, keys=keys, budget=budget)
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         groups: dict[str | None, list[Step]] = {}
         for step in open_steps(state.get("prm_steps"), "proposed", "completed"):
             if step["status"] == "completed" and "begun" not in step:

@@ -19,15 +19,15 @@ from agentprm.errors import ConfigurationError
 from agentprm.events import DocumentsReranked
 from agentprm.lm import LanguageModel
 from agentprm.nodes.models import reported
-from agentprm.nodes.node import Node, NodePlan, SearchNode, emit
+from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
 from agentprm.nodes.tree import ancestors, documents_of, reward_step, search_text
-from agentprm.plans import Plan
 from agentprm.rerank.base import Reranker
 from agentprm.rerank.comparator import Comparator
 from agentprm.rerank.critic import CriticReranker
 from agentprm.rerank.cross_encoder import CrossEncoderReranker
 from agentprm.rerank.pairwise import PairwiseReranker
 from agentprm.rewards.base import ProcessRewardModel
+from agentprm.routines import Routine
 from agentprm.state import ReasoningState, Step, open_steps
 
 __all__ = [
@@ -66,7 +66,7 @@ def reordered(
     hits: Sequence[Hits],
     top_k: int | None,
     budget: SearchBudget,
-) -> Plan[list[Hits]]:
+) -> Routine[list[Hits]]:
     """The hits that the budget let be reranked, in their new order, each reported by an event."""
     spent = state.get("prm_usage")
     done: list[Hits] = []
@@ -218,8 +218,8 @@ class Rerank(Node):
             name=name, reads=(), writes=("documents",), keys=keys, budget=budget, settings=("top_k",)
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         documents = state.get("documents", [])
         if not documents:
             if "documents" not in state:
@@ -259,8 +259,8 @@ class RerankSteps(SearchNode):
         self.reranker, self.top_k = compressor_of(reranker), top_k
         super().__init__(name=name, keys=keys, budget=budget, settings=("top_k",))
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         waiting = [
             Hits(step, search_text(state, step), documents_of(state, step["doc_ids"]))
             for step in open_steps(state.get("prm_steps"), "proposed")

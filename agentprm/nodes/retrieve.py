@@ -14,10 +14,10 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from agentprm.budget import SearchBudget, record
 from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes.node import Node, NodePlan, SearchNode, checked_setting, emit
+from agentprm.nodes.node import Node, NodeRoutine, SearchNode, checked_setting, emit
 from agentprm.nodes.tree import ancestors, awaiting_documents, same_text, search_text
-from agentprm.plans import Plan, wait
 from agentprm.retrievers import default_retriever
+from agentprm.routines import Routine, wait
 from agentprm.state import ReasoningState, Step, merge_documents
 
 __all__ = ["Retrieve", "RetrieveSteps", "RetrieverLike", "Searcher"]
@@ -49,7 +49,7 @@ class Searcher:
         self.counted = isinstance(retriever, VectorStoreRetriever) or _takes_k(retriever)
         self.retriever = _runnable(retriever, owner)
 
-    def find(self, queries: Sequence[str], k: int | None) -> Plan[dict[str, list[Document]]]:
+    def find(self, queries: Sequence[str], k: int | None) -> Routine[dict[str, list[Document]]]:
         """The passages for each query; equal queries are searched for once."""
         distinct = list(dict.fromkeys(queries))
         most: dict[str, Any] = {"k": k} if k and self.counted else {}
@@ -117,8 +117,8 @@ class Retrieve(Node):
             name=name, reads=(), writes=("documents",), keys=keys, budget=budget, settings=("k",)
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         usage = state.get("prm_usage")
         budget: SearchBudget = self.setting("budget")
         spent = budget.exhausted(usage)
@@ -165,8 +165,8 @@ class RetrieveSteps(SearchNode):
         self.k = self.searcher.k
         super().__init__(name=name, keys=keys, budget=budget, settings=("k",))
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         steps = awaiting_documents(state)
         if not steps:
             return {}

@@ -15,10 +15,10 @@ from agentprm.lm.chat_models import is_chat_model
 from agentprm.nodes.answer import spoken
 from agentprm.nodes.choices import chosen
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import Node, NodePlan, emit
-from agentprm.plans import wait_in_thread
+from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding, parse_proposal
+from agentprm.routines import wait_in_thread
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
 
@@ -100,8 +100,8 @@ class Route(Node):
         self.template = template
         super().__init__(name=name, reads=(), writes=("route",), keys=keys, budget=budget)
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         names, question = list(self.modes), state["question"]
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
@@ -164,8 +164,8 @@ class Reason(Node):
             settings=("max_tokens",),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
         answer, reason = "", ""

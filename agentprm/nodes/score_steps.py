@@ -10,10 +10,10 @@ from langchain_core.runnables import Runnable
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.models import reported
-from agentprm.nodes.node import NodePlan, SearchNode, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit
 from agentprm.nodes.tree import ancestors, reward_step
-from agentprm.plans import Plan, wait
 from agentprm.rewards import ProcessRewardModel, Trajectory, as_reward, check_scores
+from agentprm.routines import Routine, wait
 from agentprm.state import ReasoningState, Step, StepStatus, open_steps
 from agentprm.text import cut, one_line
 
@@ -24,7 +24,7 @@ _LONGEST_REMARK = 400  # characters of a remark that a step keeps: checkpoints a
 
 def last_scores(
     reward: ProcessRewardModel, question: str, trajectories: Sequence[Trajectory]
-) -> Plan[list[float | None]]:
+) -> Routine[list[float | None]]:
     """The score of the last step of each trajectory; `None` where the reward has none (NaN)."""
     rows, _ = yield from reported(
         type(reward).__name__,
@@ -61,8 +61,8 @@ class ScoreSteps(SearchNode):
         self.reward = as_reward(reward)
         super().__init__(name=name, keys=keys, budget=budget)
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         steps = open_steps(state.get("prm_steps"), "completed")
         if not steps:
             return {}

@@ -9,7 +9,7 @@ from langgraph.types import interrupt
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes.node import NodePlan, SearchNode, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit
 from agentprm.rewards import ProcessRewardModel
 from agentprm.search.named import strategy_called
 from agentprm.search.strategy import Strategy
@@ -78,8 +78,8 @@ class SelectSteps(SearchNode):
             aggregation=(reward.aggregation if reward else None) or "last",
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         yield from ()
         steps = state.get("prm_steps", [])
         fresh = open_steps(steps, "scored")

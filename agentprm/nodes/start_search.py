@@ -8,7 +8,7 @@ from typing import Any
 from langgraph.types import Overwrite
 
 from agentprm.budget import empty_usage
-from agentprm.nodes.node import NodePlan, SearchNode
+from agentprm.nodes.node import NodeRoutine, SearchNode
 from agentprm.state import ReasoningState, as_messages, open_question
 
 __all__ = ["StartSearch"]
@@ -35,8 +35,8 @@ class StartSearch(SearchNode):
             keys=keys,
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         yield from ()
         return {
             "question": open_question(as_messages(state.get("messages"))) or state["question"],

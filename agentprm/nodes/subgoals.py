@@ -13,11 +13,10 @@ from agentprm.documents import distinct_documents, passages_text, supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodePlan, SearchNode, emit, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
 from agentprm.nodes.score_steps import last_scores
 from agentprm.nodes.tree import documents_of, new_step, reward_step, same_text
-from agentprm.plans import Plan
 from agentprm.prompts import (
     PROMPTS,
     SEARCH,
@@ -29,6 +28,7 @@ from agentprm.prompts import (
 )
 from agentprm.replies import finished_text, parse_finding, parse_proposal
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
+from agentprm.routines import Routine
 from agentprm.search.subgoals import SENTENCES, SUBGOALS, allowed_subgoals, critic_context, pending_query
 from agentprm.state import ReasoningState, Step, StepStatus, Subgoal, merge_documents, path_to
 from agentprm.text import one_line
@@ -111,8 +111,8 @@ class ChooseSubgoal(SearchNode):
             name=name, writes=("prm_subgoal",), keys=keys, budget=budget, settings=("max_steps",)
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         path = _path(state)
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
@@ -211,8 +211,8 @@ class ExpandSubgoal(SearchNode):
             settings=("n", "k", "passages", "temperature", "seed"),
         )
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         subgoal = state.get("prm_subgoal", "")
         if state.get("prm_stop_reason") or not subgoal:
             return {}
@@ -293,7 +293,7 @@ class ExpandSubgoal(SearchNode):
             return
         step["status"], step["output"] = "unparsed", reply[:500]
 
-    def _found(self, state: ReasoningState, path: Sequence[Step]) -> NodePlan:
+    def _found(self, state: ReasoningState, path: Sequence[Step]) -> NodeRoutine:
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
         spent = budget.exhausted(usage)
@@ -363,8 +363,8 @@ class ChooseExecution(SearchNode):
         self.rewards = {subgoal: as_reward(given[subgoal]) for subgoal in SUBGOALS}
         super().__init__(name=name, reads=("prm_subgoal",), keys=keys, budget=budget)
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         path = _path(state)
         children = _children(state, path)
         candidates = [step for step in children if step["status"] == "completed"]
@@ -392,7 +392,7 @@ class ChooseExecution(SearchNode):
 
     def _scores(
         self, state: ReasoningState, path: Sequence[Step], candidates: Sequence[Step]
-    ) -> Plan[tuple[list[float | None] | None, str]]:
+    ) -> Routine[tuple[list[float | None] | None, str]]:
         """The candidates' scores, or why there are none."""
         subgoal = candidates[0]["subgoal"]
         reward, count = self.rewards[subgoal], len(candidates)

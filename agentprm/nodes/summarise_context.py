@@ -26,10 +26,10 @@ from agentprm.documents import text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import Node, NodePlan, emit
-from agentprm.plans import wait
+from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding
+from agentprm.routines import wait
 from agentprm.state import ReasoningState, as_messages
 from agentprm.text import one_line
 
@@ -110,8 +110,8 @@ class SummariseContext(Node):
         self.store, self.namespace = store, tuple(namespace)
         super().__init__(name=name, reads=(), writes=(), keys=keys, budget=budget, settings=("max_tokens",))
 
-    def plan(self, state: ReasoningState) -> NodePlan:
-        """See `Node.plan`."""
+    def routine(self, state: ReasoningState) -> NodeRoutine:
+        """See `Node.routine`."""
         messages = as_messages(state.get("messages"))
         system, known, earlier = _unfolded(messages)
         start, end = middle(messages, self.keep)

@@ -11,10 +11,10 @@ from langchain_core.embeddings import Embeddings
 from agentprm.budget import SearchBudget, record
 from agentprm.forking import ForkSafeLock
 from agentprm.nodes.gathering import GatherNode, planned
-from agentprm.nodes.node import NodePlan
-from agentprm.plans import wait, wait_in_thread
+from agentprm.nodes.node import NodeRoutine
 from agentprm.retrievers import SummaryTree
 from agentprm.rounds import Fact, Round, new_round, seen_ids
+from agentprm.routines import wait, wait_in_thread
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
 
@@ -52,7 +52,7 @@ class VisitSummaries(GatherNode):
         self._lock = ForkSafeLock()
         super().__init__(name=name, keys=keys, budget=budget)
 
-    def work(self, state: ReasoningState, rounds: list[Round]) -> NodePlan:
+    def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
         if reason := self.short(state, retrievals=1):
             return {"prm_stop_reason": reason}

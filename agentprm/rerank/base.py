@@ -1,4 +1,4 @@
-"""What all rerankers share: one plan for sync and async, new documents, cost, budget, failures.
+"""What all rerankers share: one routine for sync and async, new documents, cost, budget, failures.
 
 A reranker writes its algorithm once, as a generator that asks a judge about items (pairs, passages,
 windows) through `Judging.ask` and returns an order. `Reranker` runs it with or without an event loop.
@@ -23,9 +23,9 @@ from langchain_core.runnables.config import ensure_config, merge_configs, set_co
 from pydantic import ConfigDict, ValidationError, model_validator
 
 from agentprm.errors import AgentPRMError, ConfigurationError, InputError
-from agentprm.plans import Plan, adrive, drive
 from agentprm.rerank.judging import Judging
 from agentprm.retrievers.fusion import reciprocal_ranks
+from agentprm.routines import Routine, adrive, drive
 
 __all__ = ["Ranked", "Ranking", "Reranker"]
 
@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Ranked(NamedTuple):
-    """What a plan returns.
+    """What a routine returns.
 
     Attributes:
         order: Places in the incoming list, best first. Places that are left out follow in their
@@ -72,7 +72,7 @@ class Reranker(BaseDocumentCompressor):
     valid, made of what was known. Documents stay apart even if they share an id or a text. An exception
     of the judge on one item counts as a failure and never loses the list; errors of configuration pass.
 
-    Subclasses implement `plan` and `method`.
+    Subclasses implement `routine` and `method`.
 
     Args:
         top_n: Passages that are returned; all by default.
@@ -140,7 +140,7 @@ class Reranker(BaseDocumentCompressor):
         """Name of the method, as it stands in the records."""
 
     @abstractmethod
-    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
+    def routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
         """The algorithm: `results = yield from judging.ask(judge, items)`, in the end a `Ranked`.
 
         It must return an order at any time: once `judging.stopped` is set nothing more is judged.
@@ -156,7 +156,7 @@ class Reranker(BaseDocumentCompressor):
         _check(documents, query)
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
-            ranked = context.run(drive, self._plan(query, documents, judging))
+            ranked = context.run(drive, self._routine(query, documents, judging))
         return self._ranking(ranked, len(documents), judging)
 
     async def arank(self, documents: Sequence[Document], query: str, callbacks: Callbacks = None) -> Ranking:
@@ -164,7 +164,7 @@ class Reranker(BaseDocumentCompressor):
         _check(documents, query)
         judging = Judging(self.max_judgements, self.deadline)
         with _context(callbacks) as context:
-            work = asyncio.create_task(adrive(self._plan(query, documents, judging)), context=context)
+            work = asyncio.create_task(adrive(self._routine(query, documents, judging)), context=context)
             try:
                 ranked = await work
             finally:
@@ -183,10 +183,10 @@ class Reranker(BaseDocumentCompressor):
         """Async twin of `compress_documents`."""
         return self._documents(documents, await self.arank(documents, query, callbacks))
 
-    def _plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
+    def _routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
         if not documents:
             return Ranked([], [])
-        return (yield from self.plan(query, documents, judging))
+        return (yield from self.routine(query, documents, judging))
 
     def _ranking(self, ranked: Ranked, count: int, judging: Judging) -> Ranking:
         if judging.failures:
@@ -203,7 +203,7 @@ class Reranker(BaseDocumentCompressor):
         order.update(dict.fromkeys(range(count)))
         if len(order) != count or len(ranked.scores) != count:
             raise ConfigurationError(
-                f"The plan of {type(self).__name__} must rank {count} documents: it gave the places "
+                f"The routine of {type(self).__name__} must rank {count} documents: it gave the places "
                 f"{list(ranked.order)} and {len(ranked.scores)} scores."
             )
         scores, method = [float(s) for s in ranked.scores], self.method

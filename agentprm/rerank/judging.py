@@ -17,7 +17,7 @@ from langchain_core.runnables.config import ContextThreadPoolExecutor
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import LanguageModel
-from agentprm.plans import Plan, wait
+from agentprm.routines import Routine, wait
 
 __all__ = ["Assessor", "Judging", "Missing", "width_of"]
 
@@ -76,7 +76,7 @@ def width_of(model: LanguageModel) -> int | None:
 
 @dataclass
 class Judging:
-    """The account of one run of a reranker; plans ask through it.
+    """The account of one run of a reranker; routines ask through it.
 
     Attributes:
         max_judgements: Most items that may be judged; `None` for no bound.
@@ -85,7 +85,7 @@ class Judging:
         calls: Prompts, or what else the judge counts, that this took.
         failures: Calls without a usable answer.
         rounds: Batches of items that were asked together.
-        stopped: Why the plan could not finish, `max_judgements` or `deadline`; else `None`.
+        stopped: Why the routine could not finish, `max_judgements` or `deadline`; else `None`.
         errors: The first few exceptions of the judge, as text.
     """
 
@@ -111,7 +111,7 @@ class Judging:
         """Items that may still be judged; infinite without a bound."""
         return math.inf if self.max_judgements is None else self.max_judgements - self.judgements
 
-    def ask(self, judge: Assessor, items: Sequence[Any]) -> Plan[list[Any]]:
+    def ask(self, judge: Assessor, items: Sequence[Any]) -> Routine[list[Any]]:
         """Asks `judge` about `items`, together as far as it can; use with `yield from`.
 
         The judge's failures do not come through: an item on which it raises is `Missing.FAILED`, is

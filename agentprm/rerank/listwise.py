@@ -11,12 +11,12 @@ from pydantic import PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
-from agentprm.plans import Plan
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
 from agentprm.rerank.asking import DEFINITION, sampling, scoring, shown
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.judging import Assessor, Judging, Missing
+from agentprm.routines import Routine
 from agentprm.text import one_line
 
 __all__ = ["ListwiseReranker", "parse_permutation", "windows"]
@@ -123,7 +123,7 @@ class ListwiseReranker(Reranker):
         """Most judge calls that one judgement takes."""
         return 1
 
-    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
+    def routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
         """See `Reranker.plan`."""
         count = len(documents)
         order = list(range(count))

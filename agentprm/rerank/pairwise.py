@@ -11,7 +11,6 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.plans import Plan
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.budgeted import active
 from agentprm.rerank.comparator import Comparator, FunctionComparator, Policy, usable
@@ -21,6 +20,7 @@ from agentprm.rerank.prompted import GenerationComparator, ScoringComparator
 from agentprm.rerank.tournaments import Left, Pair, Tournament, all_pairs, heapsort, sliding
 from agentprm.rerank.verdicts import VERDICTS, VerdictCache
 from agentprm.rewards.base import ProcessRewardModel
+from agentprm.routines import Routine
 
 __all__ = ["PairwiseReranker", "TournamentMaker", "as_comparator"]
 
@@ -119,7 +119,7 @@ class PairwiseReranker(Reranker):
         """Most model calls of one pair."""
         return self._comparator.calls
 
-    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
+    def routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
         """See `Reranker.plan`."""
         comparator = self._comparator
         views = [comparator.view(document) for document in documents]

@@ -9,9 +9,9 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from agentprm.plans import Plan
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.judging import Assessor, Judging, Missing
+from agentprm.routines import Routine
 
 __all__ = ["PointwiseReranker", "order_by_scores"]
 
@@ -32,7 +32,7 @@ class PointwiseReranker(Reranker):
     def judge(self, query: str) -> Assessor:
         """The judge of one list: from documents to one number each; `None` is an unusable answer."""
 
-    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
+    def routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
         """See `Reranker.plan`."""
         judge = self.judge(query)
         replies = yield from judging.ask(judge, documents)

@@ -12,13 +12,13 @@ from pydantic import PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.plans import Plan
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
 from agentprm.rerank.asking import DEFINITION, sampling, shown
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.judging import Judging, Missing
 from agentprm.rerank.pointwise import filled, order_by_scores
+from agentprm.routines import Routine
 from agentprm.text import one_line
 
 __all__ = ["RubricReranker", "Stage", "parse_grade"]
@@ -125,7 +125,7 @@ class RubricReranker(Reranker):
         """Most judge calls that one judgement takes."""
         return max(stage.samples for stage in self.schedule)
 
-    def plan(self, query: str, documents: Sequence[Document], judging: Judging) -> Plan[Ranked]:
+    def routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
         """See `Reranker.plan`."""
         order = list(range(len(documents)))
         scores: list[float | None] = [None] * len(documents)

@@ -10,10 +10,10 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import as_language_model
-from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rerank.comparator import Comparator, Policy, comparison_of
 from agentprm.rerank.likelihood import QueryLikelihoodComparator
 from agentprm.rerank.prompted import GenerationComparator, PromptComparator, ScoringComparator
+from agentprm.routines import Routine, adrive, drive, wait
 
 __all__ = ["PROBES", "Probe", "ProbeReport", "Suggestion", "asuggest_comparator", "suggest_comparator"]
 
@@ -93,17 +93,19 @@ def suggest_comparator(
     Raises:
         ConfigurationError: Without probes.
     """
-    return drive(_plan(model, PROBES if probes is None else probes, policy, settings))
+    return drive(_routine(model, PROBES if probes is None else probes, policy, settings))
 
 
 async def asuggest_comparator(
     model: Any, *, probes: Sequence[Probe] | None = None, policy: Policy = "mean", **settings: Any
 ) -> Suggestion:
     """Async twin of `suggest_comparator`."""
-    return await adrive(_plan(model, PROBES if probes is None else probes, policy, settings))
+    return await adrive(_routine(model, PROBES if probes is None else probes, policy, settings))
 
 
-def _plan(model: Any, probes: Sequence[Probe], policy: Policy, settings: dict[str, Any]) -> Plan[Suggestion]:
+def _routine(
+    model: Any, probes: Sequence[Probe], policy: Policy, settings: dict[str, Any]
+) -> Routine[Suggestion]:
     if not probes:
         raise ConfigurationError("A probe needs at least one query with a better and a worse passage.")
     reader = as_language_model(model)
@@ -151,7 +153,7 @@ def _documents(probe: Probe) -> tuple[Document, Document]:
     return Document(probe.better), Document(probe.worse)
 
 
-def _asked(comparator: PromptComparator, probes: Sequence[Probe], name: str) -> Plan[ProbeReport]:
+def _asked(comparator: PromptComparator, probes: Sequence[Probe], name: str) -> Routine[ProbeReport]:
     questions = []
     for probe in probes:
         better, worse = _documents(probe)
@@ -170,7 +172,7 @@ def _asked(comparator: PromptComparator, probes: Sequence[Probe], name: str) -> 
     )
 
 
-def _read(comparator: QueryLikelihoodComparator, probes: Sequence[Probe]) -> Plan[ProbeReport]:
+def _read(comparator: QueryLikelihoodComparator, probes: Sequence[Probe]) -> Routine[ProbeReport]:
     verdicts = []
     for probe in probes:
         pair = [_documents(probe)]

@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.memory import PrefixMemory
-from agentprm.plans import Plan, adrive, drive, wait
 from agentprm.rewards.aggregation import Aggregation
+from agentprm.routines import Routine, adrive, drive, wait
 
 __all__ = [
     "PrefixReward",
@@ -155,13 +155,13 @@ class PrefixReward(ProcessRewardModel):
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""
-        return drive(self._plan(question, trajectories))
+        return drive(self._routine(question, trajectories))
 
     async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """Async twin of `score`."""
-        return await adrive(self._plan(question, trajectories))
+        return await adrive(self._routine(question, trajectories))
 
-    def _plan(self, question: str, trajectories: Sequence[Trajectory]) -> Plan[list[list[float]]]:
+    def _routine(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
         check_trajectories(trajectories)
         recall = self._known.recall(question, [[step_key(step) for step in row] for row in trajectories])
         found: list[float] = []

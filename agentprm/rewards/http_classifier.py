@@ -11,9 +11,9 @@ from agentprm.lm.json_http import JsonHttp
 from agentprm.lm.reports import token_count
 from agentprm.lm.retries import Retries
 from agentprm.lm.token_lm import Cost
-from agentprm.plans import all_of
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_text import StepWriter, Wanted
+from agentprm.routines import all_of
 
 __all__ = ["HttpClassifier"]
 

@@ -15,11 +15,11 @@ from agentprm.lm.retries import Retries
 from agentprm.lm.server import ServerLM
 from agentprm.lm.token_lm import Cost
 from agentprm.lm.vllm import VllmEngine
-from agentprm.plans import all_of, drive, wait_on_loop
 from agentprm.rewards.base import sigmoid
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_text import Overflow, StepWriter
 from agentprm.rewards.templates import StepTemplate
+from agentprm.routines import all_of, drive, wait_on_loop
 
 __all__ = ["ServedTokenHead"]
 

@@ -9,11 +9,11 @@ from typing import Any
 from agentprm.engine.tokenizing import Span, load_tokenizer
 from agentprm.errors import ConfigurationError
 from agentprm.lm.token_lm import Cost, TokenLM
-from agentprm.plans import all_of
 from agentprm.rewards.base import sigmoid
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_text import Overflow, StepWriter
 from agentprm.rewards.templates import Dialogue, StepTemplate, two_words
+from agentprm.routines import all_of
 
 __all__ = ["ServedLogRatio", "ServedTokenLogits"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from agentprm.budget import record
 from agentprm.lm.token_lm import Cost
-from agentprm.plans import Plan, adrive, all_of, drive, wait_on_loop
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.step_text import Overflow, StepReward, StepWriter, Wanted, fits_context
+from agentprm.routines import Routine, adrive, all_of, drive, wait_on_loop
 
 __all__ = ["ServedReward"]
 
@@ -58,7 +58,7 @@ class ServedReward(StepReward):
         """Async twin of `score`; cancelling it ends its requests."""
         return await adrive(self._scored(question, trajectories))
 
-    def _scored(self, question: str, trajectories: Sequence[Trajectory]) -> Plan[list[list[float]]]:
+    def _scored(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
         (recall, wanted), cost = self._recall(question, trajectories), Cost()
         try:
             found = yield from wait_on_loop(self._rows(question, wanted, cost))

@@ -13,12 +13,12 @@ from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.memory import PrefixMemory, Recall
-from agentprm.plans import Plan, adrive, drive, wait, wait_in_thread
 from agentprm.replies import without_thought
 from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories, sigmoid
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Continuation, Found, Judge, VerdictTemplate, Writing
 from agentprm.rewards.verdict_tokens import listed_probability
+from agentprm.routines import Routine, adrive, drive, wait, wait_in_thread
 from agentprm.text import one_line
 
 __all__ = ["Verdict", "VerdictReward"]
@@ -154,13 +154,13 @@ class VerdictReward(ProcessRewardModel):
 
     def judge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
         """The verdicts behind the scores, with votes and critiques."""
-        return drive(self._plan(question, trajectories))
+        return drive(self._routine(question, trajectories))
 
     async def ajudge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
         """Async twin of `judge`."""
-        return await adrive(self._plan(question, trajectories))
+        return await adrive(self._routine(question, trajectories))
 
-    def _plan(self, question: str, trajectories: Sequence[Trajectory]) -> Plan[list[list[Verdict]]]:
+    def _routine(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[Verdict]]]:
         check_trajectories(trajectories)
         texts = [[self.step_text(step) for step in trajectory] for trajectory in trajectories]
         # A verdict in the light of later steps belongs to the whole trajectory.
@@ -185,7 +185,7 @@ class VerdictReward(ProcessRewardModel):
 
     def _prefixes(
         self, question: str, texts: list[list[str]], recall: Recall[Verdict]
-    ) -> Plan[dict[str, Verdict]]:
+    ) -> Routine[dict[str, Verdict]]:
         """Judges every new prefix: in order of length where critiques of earlier steps are shown."""
         fresh: dict[str, Verdict] = {}
         depths: list[int | None] = [None]
@@ -205,7 +205,7 @@ class VerdictReward(ProcessRewardModel):
 
     def _solutions(
         self, question: str, texts: list[list[str]], recall: Recall[Verdict]
-    ) -> Plan[dict[str, Verdict]]:
+    ) -> Routine[dict[str, Verdict]]:
         """Judges every new trajectory once, a verdict for each of its steps."""
         rows = list(dict(recall.new_steps()))
         fresh: dict[str, Verdict] = {}
@@ -218,7 +218,7 @@ class VerdictReward(ProcessRewardModel):
 
     def _samples(
         self, question: str, jobs: list[list[str]], earlier: list[list[tuple[str, ...]]]
-    ) -> Plan[list[list[tuple[str, list[float | None]]]]]:
+    ) -> Routine[list[list[tuple[str, list[float | None]]]]]:
         """`k` texts per prefix, each with a vote per step or `None`."""
         bases: list[tuple[Prompt, int]] = []
         paths: list[Writing] = []
@@ -266,7 +266,7 @@ class VerdictReward(ProcessRewardModel):
 
     def _written(
         self, bases: list[tuple[Prompt, int]], paths: list[Writing]
-    ) -> Plan[list[tuple[str, Completion]]]:
+    ) -> Routine[list[tuple[str, Completion]]]:
         """Advances all paths together: what they wait for is sampled in as few calls as possible.
 
         Returns:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agentprm.engine.tokenizing import Context, as_data, sample_seed, span_of
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError
 from agentprm.lm.retries import Retries, _retry_after
-from agentprm.plans import adrive, all_of, drive, wait_on_loop
+from agentprm.routines import adrive, all_of, drive, wait_on_loop
 
 
 async def test_sync_and_async_callers_share_one_loop():

@@ -11,8 +11,8 @@ from agentprm.lm import Capabilities, Completion, LanguageModel, TokenLogprob, a
 from agentprm.nodes import DecideRetrieval, RetrievalNeed
 from agentprm.nodes.choices import chosen
 from agentprm.nodes.decide_retrieval import NEEDED, marker_probability
-from agentprm.plans import drive
 from agentprm.prompts import ChatTemplate
+from agentprm.routines import drive
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel, fake_store
 
 KNOWN, UNKNOWN = "What is the capital of France?", "Where was Brunel born?"

@@ -1,4 +1,4 @@
-"""The base of rerankers: asking in batches, halving what fails, and plans that go wrong."""
+"""The base of rerankers: asking in batches, halving what fails, and routines that go wrong."""
 
 import re
 from pathlib import Path
@@ -93,12 +93,12 @@ class Fixed(Reranker):
     def method(self):
         return "fixed"
 
-    def plan(self, query, documents, judging):
+    def routine(self, query, documents, judging):
         yield from ()
         return Ranked(*self.ranked)
 
 
-def test_a_plan_may_leave_places_out_but_not_invent_them():
+def test_a_routine_may_leave_places_out_but_not_invent_them():
     documents = [Document(text) for text in "abc"]
     (first, *_) = Fixed(ranked=([2], [0, 0, 1])).compress_documents(documents, "q")
     assert first.page_content == "c"

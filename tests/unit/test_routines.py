@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agentprm.plans import adrive, drive, wait, wait_in_thread
+from agentprm.routines import adrive, drive, wait, wait_in_thread
 
 
 def double(x):
@@ -18,7 +18,7 @@ async def adouble(x):
     return double(x)
 
 
-def plan(x, log):
+def routine(x, log):
     try:
         y = yield from wait(double, adouble, x)
         return (yield from wait_in_thread(double, y))
@@ -31,7 +31,7 @@ def plan(x, log):
 @pytest.mark.parametrize(("x", "result"), [(3, 12), (-1, 100)])
 async def test_thread_and_loop_agree(x, result):
     log = []
-    assert drive(plan(x, log)) == await adrive(plan(x, log)) == result
+    assert drive(routine(x, log)) == await adrive(routine(x, log)) == result
     assert log == ["closed", "closed"]
 
 

@@ -1,13 +1,13 @@
-"""Work written once for threads and event loops: a plan is a generator that pauses where it waits.
+"""Work written once for threads and event loops: a routine is a generator that pauses where it waits.
 
-    def plan(model: LanguageModel, prompts: list[Prompt]) -> Plan[str]:
+    def routine(model: LanguageModel, prompts: list[Prompt]) -> Routine[str]:
         rows = yield from wait(model.sample, model.asample, prompts, 1)
         return rows[0][0].text
 
-`drive(plan(...))` runs it in the current thread, `await adrive(plan(...))` in the event loop.
+`drive(routine(...))` runs it in the current thread, `await adrive(routine(...))` in the event loop.
 
 What can only be awaited, as clients that belong to one event loop, runs on a loop in a thread of its own,
-which plans of all threads and loops share: `wait_on_loop`.
+which routines of all threads and loops share: `wait_on_loop`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,36 @@ from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from agentprm.forking import ForkSafeLock
 
-__all__ = ["Pause", "Plan", "adrive", "all_of", "drive", "wait", "wait_for", "wait_in_thread", "wait_on_loop"]
+__all__ = [
+    "Pause",
+    "Routine",
+    "adrive",
+    "all_of",
+    "drive",
+    "wait",
+    "wait_for",
+    "wait_in_thread",
+    "wait_on_loop",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Pause(NamedTuple):
-    """What a plan waits for, in a thread and in an event loop; `wait` makes it."""
+    """What a routine waits for, in a thread and in an event loop; `wait` makes it."""
 
     sync: Callable[[], None]
     on_loop: Callable[[], Awaitable[None]]
 
 
-Plan: TypeAlias = Generator[Pause, None, T]
+Routine: TypeAlias = Generator[Pause, None, T]
 """Pauses where it waits, and returns a `T`."""
 
 
 def wait(
     sync: Callable[P, T], on_loop: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
-) -> Plan[T]:
+) -> Routine[T]:
     """Waits for a function, or in an event loop for its async twin, with the same arguments.
 
     Use it with `yield from`; what the function raises is raised there.
@@ -54,7 +64,7 @@ def wait(
     return result[0]
 
 
-def wait_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
+def wait_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Routine[T]:
     """Waits for a function that only blocks; the event loop runs it in a thread."""
 
     async def on_loop() -> T:
@@ -63,7 +73,7 @@ def wait_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     return (yield from wait(lambda: function(*args, **kwargs), on_loop))
 
 
-def wait_for(future: Future[T]) -> Plan[T]:
+def wait_for(future: Future[T]) -> Routine[T]:
     """Waits for a future; an interrupt or a cancelled caller cancels it."""
     try:
         # Its method has an argument, which the twin has not.
@@ -72,7 +82,7 @@ def wait_for(future: Future[T]) -> Plan[T]:
         future.cancel()  # which takes no notice if it is done
 
 
-def wait_on_loop(work: Coroutine[Any, Any, T]) -> Plan[T]:
+def wait_on_loop(work: Coroutine[Any, Any, T]) -> Routine[T]:
     """Waits for a coroutine on the shared loop; an interrupt or a cancelled caller cancels it."""
     return (yield from wait_for(asyncio.run_coroutine_threadsafe(work, _shared_loop())))
 
@@ -103,31 +113,31 @@ def _shared_loop() -> asyncio.AbstractEventLoop:
         return _current[1]
 
 
-def drive(plan: Plan[T]) -> T:
-    """Runs a plan in the current thread and returns what it returns."""
+def drive(routine: Routine[T]) -> T:
+    """Runs a routine in the current thread and returns what it returns."""
     try:
-        pause = next(plan)
+        pause = next(routine)
         while True:
             try:
                 pause.sync()
             except BaseException as error:
-                pause = plan.throw(error)  # where the plan waits: it may clean up, or go on
+                pause = routine.throw(error)  # where the routine waits: it may clean up, or go on
             else:
-                pause = next(plan)
+                pause = next(routine)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
 
 
-async def adrive(plan: Plan[T]) -> T:
-    """Runs a plan in the event loop and returns what it returns."""
+async def adrive(routine: Routine[T]) -> T:
+    """Runs a routine in the event loop and returns what it returns."""
     try:
-        pause = next(plan)
+        pause = next(routine)
         while True:
             try:
                 await pause.on_loop()
             except BaseException as error:
-                pause = plan.throw(error)
+                pause = routine.throw(error)
             else:
-                pause = next(plan)
+                pause = next(routine)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
