@@ -224,6 +224,8 @@ class ReasoningState(RagState, total=False):
         prm_steps: The search tree.
         prm_documents: Every passage that a step refers to.
         examples: How similar questions went, for the prompts of nodes that plan.
+        prm_examples: Steps of earlier questions that are analogous to the next one, by the step of the
+            frontier that it follows, "" for the question itself.
         prm_frontier: Ids of the steps to go on from, "" for the question itself; at the end, of the step
             that the answer is taken from. An empty list stands for the root.
         prm_widths: How many children steps of the frontier are to get, where a strategy wants other
@@ -238,6 +240,7 @@ class ReasoningState(RagState, total=False):
     prm_steps: Annotated[list[Step], merge_steps]
     prm_documents: Annotated[list[Document], merge_documents]
     examples: str
+    prm_examples: dict[str, str]
     prm_frontier: list[str]
     prm_plan: list[str]
     prm_widths: dict[str, int]

@@ -1,7 +1,7 @@
 """Ready-made graphs. Each factory returns the uncompiled `StateGraph`: compile it as you like.
 
 `rag` retrieves and reads, `adaptive` only where it has to; `gathering` collects evidence in rounds,
-`reasoning` searches over steps, `rearter` with the settings of that paper; `glore` refines a draft;
+`reasoning` searches over steps, `rearter` and `r2` in those papers' settings; `glore` refines a draft;
 `cr_planner` lets critics choose what to do; `routed` chooses among ways, or climbs from cheap to dear.
 `state` is what goes in, through and out. `qa` has rag and reasoning over an index, for `langgraph dev`.
 """
@@ -16,6 +16,7 @@ from agentprm.graphs.gathering import (
     create_summary_graph,
 )
 from agentprm.graphs.glore import create_glore_graph
+from agentprm.graphs.r2 import create_r2_graph
 from agentprm.graphs.rag import create_rag_graph
 from agentprm.graphs.rearter import create_rearter_graph
 from agentprm.graphs.reasoning import create_reasoning_graph
@@ -37,6 +38,7 @@ __all__ = [
     "create_goal_graph",
     "create_ladder_graph",
     "create_note_graph",
+    "create_r2_graph",
     "create_rag_graph",
     "create_rearter_graph",
     "create_reasoning_graph",

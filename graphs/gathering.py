@@ -359,6 +359,8 @@ def _loop(
         way.insert(way.index(loop[0]), recall)
     answering_node = AnswerFromRounds(model, speak=True, budget=budget, **answering)
     first, last, answer = loop[0].name, loop[-1].name, answering_node.name
+    if recall and recall.by == "thought":
+        first = recall.name  # thoughts change
     way.append(answering_node)
     if recall:
         way.append(CommitExperience(store=recall.own_store, namespace=recall.namespace))

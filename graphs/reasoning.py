@@ -27,12 +27,15 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromSteps,
     BeginSteps,
+    CommitExperience,
     CompleteSteps,
     CondenseQuestion,
     FollowPlan,
     LookAhead,
     PlanQuestion,
     ProposeSteps,
+    RecallExperience,
+    RecallSteps,
     RefineStep,
     RejectEarly,
     RerankSteps,
@@ -77,6 +80,8 @@ def create_reasoning_graph(
     human: bool = False,
     shallow: int = 3,
     recall: bool = False,
+    experience: RecallExperience | bool = False,
+    analogies: RecallSteps | bool = False,
     threshold: float | Literal["reward", "mode"] | None = "mode",
     accept: Accept = "if_better",
     critic: LanguageModel | BaseChatModel | str | None = None,
@@ -112,7 +117,8 @@ def create_reasoning_graph(
             that told right steps from wrong ones best (`benchmarks/rewards.py`); with a `model` without
             log-likelihoods, as chat models are, its own verdict on each step. Functions are taken too, see
             `agentprm.rewards.FunctionReward`.
-        mode: `step` or `plan`; by default a plan with a `reader`, unless `value` looks ahead.
+        mode: `step` or `plan`; by default a plan with a `reader`, unless `value` looks ahead or there are
+            examples for proposals (`experience`, `analogies`).
         reader: Reads the findings off the passages in the place of `model`, which then writes only what
             cannot be quoted.
         planner: Splits the question in the mode `plan`: a function from a question to its sub-questions, by
@@ -143,6 +149,10 @@ def create_reasoning_graph(
         shallow: Deepest steps that are looked ahead from; 3 in the paper.
         recall: Offer steps that are answered from what is known, without a search, and refinements that
             flip this flag of a step (as in the paper).
+        experience: Show how similar questions went where steps are proposed, and keep how this one goes, in
+            the store that the graph is compiled with: `True`, or a `RecallExperience` of your own.
+        analogies: Also show steps of earlier questions that are analogous to the next one, anew at each
+            place: `True`, or a `RecallSteps` of your own.
         threshold: Gate of the refinement, in the reward's space. `reward` takes the reward's own: that of
             its calibration or family, else the middle of its space, .5 (as in the paper) or 0. `None`
             never refines. By default a `step` search takes the reward's own, and a plan is not refined.
@@ -189,7 +199,10 @@ def create_reasoning_graph(
         reward = default_reward(language_model, passages=read, prompts=prompts)
     reward = as_reward(reward)
     value = value_called(value, reward.space)
-    planned = mode == "plan" or (mode is None and reader is not None and not value.horizon)
+    recalling = RecallExperience(budget=budget) if experience is True else experience or None
+    stepping = RecallSteps() if analogies is True else analogies or None
+    shown = recalling is not None or stepping is not None
+    planned = mode == "plan" or (mode is None and reader is not None and not value.horizon and not shown)
     strategy = strategy_called(strategy)
     greedy = isinstance(strategy, Greedy)
     if planned:
@@ -197,6 +210,7 @@ def create_reasoning_graph(
             one_finding=reader is None and (not greedy or (candidates or 1) > 1),
             query_reward=query_reward is not None,
             recall=recall,
+            shown=shown,
         )
     candidates = candidates or (1 if planned and greedy else 3)
     max_steps = max_steps or (8 if planned else 5)
@@ -252,6 +266,7 @@ def create_reasoning_graph(
         way.append(PlanQuestion(planner, max_steps=max_steps, budget=budget))
         way.append(FollowPlan(retriever, together=greedy, budget=budget))
     else:
+        way += [node for node in (recalling, stepping) if node is not None]
         way.append(ProposeSteps(language_model, n=candidates, **proposing))
         if query_reward is not None:
             way.append(RejectEarly(query_reward, keep=keep, budget=budget))
@@ -305,12 +320,23 @@ def create_reasoning_graph(
     builder.add_edge("refine", "retrieve")
     answer = AnswerFromSteps(language_model, speak=True, budget=budget, **answering)
     builder.add_node(answer.name, answer, input_schema=inside)
-    builder.add_conditional_edges("select", _after_selection)
-    builder.add_edge("answer", END)
+    # Where the next step begins: thoughts and places change, the question does not.
+    on = next((node.name for node in way if node is stepping or node.name == "propose"), "propose")
+    if recalling is not None and recalling.by == "thought":
+        on = recalling.name
+    ways: Any = {"propose": on, "refine": "refine", "answer": "answer"}
+    builder.add_conditional_edges("select", _after_selection, ways)
+    if recalling is not None:
+        keeping = CommitExperience(store=recalling.own_store, namespace=recalling.namespace)
+        builder.add_node(keeping.name, keeping, input_schema=inside)
+        builder.add_edge("answer", keeping.name)
+        builder.add_edge(keeping.name, END)
+    else:
+        builder.add_edge("answer", END)
     return builder
 
 
-def _check_plan(*, one_finding: bool, query_reward: bool, recall: bool) -> None:
+def _check_plan(*, one_finding: bool, query_reward: bool, recall: bool, shown: bool) -> None:
     """Refuses what has no meaning where a plan says what to ask.
 
     Raises:
@@ -331,6 +357,11 @@ def _check_plan(*, one_finding: bool, query_reward: bool, recall: bool) -> None:
         raise ConfigurationError(
             "recall offers steps without a search, and in the mode 'plan' the plan says what is looked up: "
             "leave it out, or use the mode 'step'."
+        )
+    if shown:
+        raise ConfigurationError(
+            "experience and analogies are shown where steps are proposed, and in the mode 'plan' none are: "
+            "leave them out, or use the mode 'step'."
         )
 
 

@@ -202,4 +202,5 @@ def begin_search(state: RagGraphState) -> dict[str, Any]:
         "prm_weak": [],
         "prm_plan": [],
         "prm_widths": {},
+        "prm_examples": {},
     }

@@ -33,6 +33,11 @@ def add(commands: Any) -> None:
     command.add_argument("question", help="the question, in quotes")
     command.add_argument("--index", metavar="INDEX", required=True, help="folder that 'agentprm index' wrote")
     command.add_argument("--trace", metavar="FILE", help="write the whole run as JSON")
+    command.add_argument(
+        "--experience",
+        metavar="FILE",
+        help="show how similar questions went, and keep how this one goes, in this file (made if missing)",
+    )
     command.add_argument("--json", action="store_true", help="print the whole run as JSON")
     add_search_options(command)
 

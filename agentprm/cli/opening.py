@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentprm.errors import IndexCorruptError, InputError
+from agentprm.errors import IndexCorruptError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
     from langgraph.graph.state import CompiledStateGraph
+    from langgraph.store.base import BaseStore
     from rich.console import Console
 
     from agentprm.cli.models import Models
@@ -180,14 +181,45 @@ def make_graph(
         "value": TD(horizon=args.look_ahead) if args.look_ahead else args.value,
         **{name: getattr(args, name) for name in _PLAIN},
     }
+    experience = getattr(args, "experience", None)
+    if experience is not None:
+        values["experience"] = True
     arguments = arguments_for(args, values)
     if arguments.get("threshold") == "none":
         arguments["threshold"] = None
     retriever = retriever_called(args.retriever, args.feedback, store)
     graph: CompiledStateGraph[Any] = graph_called(args.graph)(
         models.model, retriever, **{**arguments, **more}
-    ).compile()
+    ).compile(store=_experience_in(experience))
     return graph
+
+
+def _experience_in(path: str | None) -> BaseStore:
+    """The store in a file; without one a store in memory, for graphs that cannot do without.
+
+    Raises:
+        InputError: If the file cannot be written, or is none.
+        MissingDependencyError: Without the extra `cli`.
+    """
+    import sqlite3
+
+    if path is None:
+        from langgraph.store.memory import InMemoryStore
+
+        return InMemoryStore()
+    try:
+        from langgraph.store.sqlite import SqliteStore
+    except ImportError as error:
+        raise MissingDependencyError.for_extra("langgraph-checkpoint-sqlite", "cli") from error
+    try:
+        store = SqliteStore(sqlite3.connect(path, check_same_thread=False, isolation_level=None))
+        store.setup()
+    except sqlite3.Error as error:
+        raise InputError(
+            f"Experience cannot be kept in {path} ({error}): give a file of its own in a folder that you may "
+            "write to."
+        ) from error
+    return store
 
 
 def open_graph(

@@ -16,6 +16,7 @@ from agentprm.errors import InputError
 GRAPHS = {
     "reasoning": "create_reasoning_graph",
     "rearter": "create_rearter_graph",
+    "r2": "create_r2_graph",
     "glore": "create_glore_graph",
     "cr-planner": "create_cr_planner_graph",
     "rag": "create_rag_graph",

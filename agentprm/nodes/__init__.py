@@ -14,13 +14,14 @@ What lives where, in the order in which a search uses it:
 - `gathering`: what loops that gather evidence share; `notes`, `evidence`, `goals` and
   `visit_summaries` are such loops.
 - `summarise_context`: a conversation that grows too long.
-- `experience`: how earlier questions went, kept and recalled.
+- `experience`: how earlier questions went, kept and recalled. `analogies`: steps like the next one.
 - `drafts`: a whole draft is judged, and refined locally and globally (GLoRe).
 - `subgoals`: another search, whose steps reason, ask or look up, as critics choose (CR-Planner).
 - `answer`: the answer from documents, or from the steps. `judge_answer`: what the reward says of it.
 - `caching`, `retry`: LangGraph's policies for nodes.
 """
 
+from agentprm.nodes.analogies import RecallSteps
 from agentprm.nodes.answer import Answer, AnswerFromSteps
 from agentprm.nodes.caching import cache_policy
 from agentprm.nodes.complete_steps import BeginSteps, CompleteSteps
@@ -40,6 +41,7 @@ from agentprm.nodes.experience import (
     Episode,
     EpisodeStep,
     RecallExperience,
+    add_experience,
     publish_experience,
 )
 from agentprm.nodes.follow_plan import FollowPlan
@@ -97,6 +99,7 @@ __all__ = [
     "ProposeSteps",
     "Reason",
     "RecallExperience",
+    "RecallSteps",
     "RefineDraft",
     "RefineStep",
     "Reflect",
@@ -119,6 +122,7 @@ __all__ = [
     "SummariseContext",
     "TrainedPlanner",
     "VisitSummaries",
+    "add_experience",
     "apply_update",
     "as_decision",
     "cache_policy",

@@ -1,9 +1,9 @@
-"""Experience across questions: episodes kept in LangGraph's store, recalled as examples (P-RAG, TRAD)."""
+"""Experience across questions: episodes in LangGraph's store, recalled as examples (P-RAG, TRAD, R2-LLMs)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -19,13 +19,22 @@ from agentprm.nodes.models import sampled
 from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.nodes.tree import same_text
 from agentprm.prompts import ChatTemplate, reply_params
+from agentprm.questions.template import question_template
 from agentprm.replies import finished_text, parse_finding
 from agentprm.rounds import rounds_of
 from agentprm.routines import Routine, wait
 from agentprm.state import ReasoningState, path_to, plain
 from agentprm.text import one_line, terms
 
-__all__ = ["CommitExperience", "Episode", "EpisodeStep", "RecallExperience", "publish_experience"]
+__all__ = [
+    "CommitExperience",
+    "Episode",
+    "EpisodeStep",
+    "RecallExperience",
+    "RecallingNode",
+    "add_experience",
+    "publish_experience",
+]
 
 THINK = ChatTemplate(
     fields=("examples", "question", "known"),
@@ -103,13 +112,80 @@ class _StoreNode(Node):
         return store
 
 
-class RecallExperience(_StoreNode):
+class RecallingNode(_StoreNode):
+    """A node that looks up what was kept; its settings are those of `RecallExperience`."""
+
+    def __init__(
+        self,
+        *,
+        before: int,
+        after: int,
+        failed: bool,
+        same_question: bool,
+        candidates: int,
+        store: BaseStore | None,
+        namespace: Sequence[str],
+        **rest: Any,
+    ) -> None:
+        for setting, value in (("before", before), ("after", after)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigurationError(f"{setting} must be an integer of at least 0, not {value!r}.")
+        self.before, self.after = before, after
+        self.failed, self.same_question, self.candidates = failed, same_question, candidates
+        super().__init__(store, namespace, **rest)
+
+    def similar(
+        self, kind: str, question: str, wanted: Sequence[str], k: int
+    ) -> Routine[list[list[SearchItem]]]:
+        """The items most similar to each text that is wanted, best first, each of another episode."""
+        store = self.store()
+        ops = [SearchOp((*self.namespace, kind), limit=self.candidates, query=text) for text in wanted]
+        rows = yield from wait(store.batch, store.abatch, ops)
+        return [
+            self._best(cast("list[SearchItem]", items), question, text, k)
+            for items, text in zip(rows, wanted, strict=True)
+        ]
+
+    def _best(self, items: list[SearchItem], question: str, wanted: str, k: int) -> list[SearchItem]:
+        usable = [
+            item
+            for item in items
+            if (self.failed or item.value["done"] is not False)
+            and (self.same_question or not same_text(item.value["question"], question))
+        ]
+        if any(item.score is None for item in usable):
+            usable = _by_words(usable, wanted)
+        best = {item.value["id"]: item for item in reversed(usable)}
+        return sorted(best.values(), key=usable.index)[:k]
+
+    def around(self, found: Sequence[SearchItem]) -> Routine[tuple[list[str], list[str]]]:
+        """The recalled steps with those around them, as text, and their ids."""
+        if not found:
+            return [], []
+        store = self.store()
+        ops = [GetOp((*self.namespace, "episodes"), item.value["id"]) for item in found]
+        whole = yield from wait(store.batch, store.abatch, ops)
+        texts, ids = [], []
+        for item, kept in zip(found, cast("list[Item | None]", whole), strict=True):
+            if kept is None:  # deleted meanwhile
+                continue
+            episode, place = cast("Episode", kept.value["episode"]), int(item.value["place"])
+            window = range(max(0, place - self.before), min(len(episode["steps"]), place + self.after + 1))
+            lines = [f"[{i - place}] {_line(episode['steps'][i])}" for i in window]
+            texts.append("\n".join([_heading(episode), *lines]))
+            ids.append(item.key)
+        return texts, ids
+
+
+class RecallExperience(RecallingNode):
     """Writes `examples`: how similar questions went, for the prompts of the nodes that plan.
 
     `ProposeSteps`, `PlanQueries`, `PlanGap` and `SetGoal` show them before the question, in that prompt
     alone.
 
-    By `question` (P-RAG) whole episodes are recalled, those that failed too, marked as such. By `thought`
+    By `question` (P-RAG) whole episodes are recalled, those that failed too, marked as such. By `template`
+    (R2-LLMs) so are those whose questions are alike without their names and numbers, whatever they are
+    about. By `thought`
     (TRAD) the model first says what has to be found out next, and steps with similar thoughts are
     recalled, each from another episode, with the steps around it and marks of their order ([-1], [0], [1]).
     Run it before each round then, since thoughts change.
@@ -118,7 +194,7 @@ class RecallExperience(_StoreNode):
 
     Args:
         model: Writes thoughts; needed for `by="thought"`.
-        by: `question` or `thought`.
+        by: `question`, `template` or `thought`.
         k: Most episodes, or steps.
         before: Steps shown before a recalled one; 0 was best in the paper.
         after: Steps shown after it; 2 was best in the paper.
@@ -138,7 +214,7 @@ class RecallExperience(_StoreNode):
         self,
         model: LanguageModel | BaseChatModel | str | None = None,
         *,
-        by: Literal["question", "thought"] = "question",
+        by: Literal["question", "template", "thought"] = "question",
         k: int = 3,
         before: int = 0,
         after: int = 2,
@@ -153,20 +229,20 @@ class RecallExperience(_StoreNode):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "recall",
     ) -> None:
-        if by not in ("question", "thought"):
-            raise ConfigurationError(f"by must be 'question' or 'thought', not {by!r}.")
+        if by not in ("question", "template", "thought"):
+            raise ConfigurationError(f"by must be 'question', 'template' or 'thought', not {by!r}.")
         if by == "thought" and model is None:
             raise ConfigurationError("by='thought' needs a model that writes thoughts.")
-        for setting, value in (("before", before), ("after", after)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigurationError(f"{setting} must be an integer of at least 0, not {value!r}.")
         self.model = None if model is None else as_language_model(model)
-        self.by, self.k, self.before, self.after = by, k, before, after
-        self.failed, self.same_question, self.candidates = failed, same_question, candidates
-        self.max_tokens, self.template = max_tokens, template
+        self.by, self.k, self.max_tokens, self.template = by, k, max_tokens, template
         super().__init__(
-            store,
-            namespace,
+            before=before,
+            after=after,
+            failed=failed,
+            same_question=same_question,
+            candidates=candidates,
+            store=store,
+            namespace=namespace,
             name=name,
             reads=_READS,
             writes=("examples",),
@@ -178,14 +254,17 @@ class RecallExperience(_StoreNode):
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
         question, k = state["question"], self.setting("k")
-        found = yield from self._similar("episodes", question, question, k)
+        kind, wanted = "episodes", question
+        if self.by == "template":
+            kind, wanted = "templates", question_template(question)
+        (found,) = yield from self.similar(kind, question, [wanted], k)
         episodes = [cast("Episode", item.value["episode"]) for item in found]
         examples, ids, thought = [_told(one) for one in episodes], [item.key for item in found], ""
         if self.by == "thought" and self.model is not None:
             thought = yield from self._thought(state, examples)
             if thought:
-                steps = yield from self._similar("steps", question, thought, k)
-                examples, ids = yield from self._around(steps)
+                (steps,) = yield from self.similar("steps", question, [thought], k)
+                examples, ids = yield from self.around(steps)
         emit({"type": "agentprm.experience_recalled", "ids": ids, "thought": thought})
         return {"examples": "\n\n".join(examples)}
 
@@ -205,40 +284,6 @@ class RecallExperience(_StoreNode):
         params = reply_params(model, max_tokens=self.max_tokens)
         ((reply,),) = yield from sampled(model, [prompt], 1, params)
         return one_line(parse_finding(finished_text(reply)))
-
-    def _similar(self, kind: str, question: str, wanted: str, k: int) -> Routine[list[SearchItem]]:
-        """The items most similar to what is wanted, best first, each of another episode."""
-        store = self.store()
-        op = SearchOp((*self.namespace, kind), limit=self.candidates, query=wanted)
-        (items,) = yield from wait(store.batch, store.abatch, [op])
-        usable = [
-            item
-            for item in cast("list[SearchItem]", items)
-            if (self.failed or item.value["done"] is not False)
-            and (self.same_question or not same_text(item.value["question"], question))
-        ]
-        if any(item.score is None for item in usable):
-            usable = _by_words(usable, wanted)
-        best = {item.value["id"]: item for item in reversed(usable)}
-        return sorted(best.values(), key=usable.index)[:k]
-
-    def _around(self, found: Sequence[SearchItem]) -> Routine[tuple[list[str], list[str]]]:
-        """The recalled steps with those around them, as text, and their ids."""
-        if not found:
-            return [], []
-        store = self.store()
-        ops = [GetOp((*self.namespace, "episodes"), item.value["id"]) for item in found]
-        whole = yield from wait(store.batch, store.abatch, ops)
-        texts, ids = [], []
-        for item, kept in zip(found, cast("list[Item | None]", whole), strict=True):
-            if kept is None:  # deleted meanwhile
-                continue
-            episode, place = cast("Episode", kept.value["episode"]), int(item.value["place"])
-            window = range(max(0, place - self.before), min(len(episode["steps"]), place + self.after + 1))
-            lines = [f"[{i - place}] {_line(episode['steps'][i])}" for i in window]
-            texts.append("\n".join([_heading(episode), *lines]))
-            ids.append(item.key)
-        return texts, ids
 
 
 class CommitExperience(_StoreNode):
@@ -301,8 +346,43 @@ class CommitExperience(_StoreNode):
         episode = cast("Episode", plain(episode, "The episode"))
         store = self.store()
         ops = [_held(self.namespace, episode)] if self.hold else _kept(self.namespace, episode)
-        yield from wait(store.batch, store.abatch, ops)
+        for batch in _distinct(ops):
+            yield from wait(store.batch, store.abatch, batch)
         return {}
+
+
+def add_experience(
+    store: BaseStore, episodes: Iterable[Episode], namespace: Sequence[str] = _NAMESPACE
+) -> int:
+    """Keeps episodes that come from elsewhere: a set of solved questions as reference.
+
+    Args:
+        store: The store.
+        episodes: The episodes.
+        namespace: As for `CommitExperience`.
+
+    Returns:
+        How many there were.
+
+    Example:
+        >>> from langgraph.store.memory import InMemoryStore
+        >>> store = InMemoryStore()
+        >>> step = EpisodeStep(thought="the director", query="Who directed Up?", finding="Pete Docter")
+        >>> question = "Where was the director of Up born?"
+        >>> add_experience(store, [Episode(question=question, steps=[step], answer="Bloomington", done=True)])
+        1
+        >>> node = RecallExperience(store=store, by="template")
+        >>> print(node.invoke({"question": "Where was the director of Lost River born?"})["examples"])
+        Example (right): Where was the director of Up born?
+        Search: Who directed Up? Found: Pete Docter
+        Final answer: Bloomington
+    """
+    count = 0
+    for episode in episodes:
+        for batch in _distinct(_kept(namespace, cast("Episode", plain(episode, "The episode")))):
+            store.batch(batch)
+        count += 1
+    return count
 
 
 def publish_experience(store: BaseStore, namespace: Sequence[str] = _NAMESPACE) -> int:
@@ -319,8 +399,9 @@ def publish_experience(store: BaseStore, namespace: Sequence[str] = _NAMESPACE) 
     count = 0
     while items := store.search(held, limit=100):
         for item in items:
-            ops = _kept(namespace, cast("Episode", item.value["episode"]))
-            store.batch([*ops, PutOp(held, item.key, None)])
+            for batch in _distinct(_kept(namespace, cast("Episode", item.value["episode"]))):
+                store.batch(batch)
+            store.batch([PutOp(held, item.key, None)])
         count += len(items)
     return count
 
@@ -354,12 +435,29 @@ def _kept(namespace: Sequence[str], episode: Episode) -> list[PutOp]:
     """The episode by its question, and each of its steps by its thought in the light of the question."""
     identity = _id(episode)
     common: dict[str, Any] = {"id": identity, "question": episode["question"], "done": episode["done"]}
-    value = {**common, "key": episode["question"], "episode": dict(episode)}
-    ops = [PutOp((*namespace, "episodes"), identity, value, index=["key"])]
+    ops = []
+    for kind, key in (
+        ("episodes", episode["question"]),
+        ("templates", question_template(episode["question"])),
+    ):
+        value = {**common, "key": key, "episode": dict(episode)}
+        ops.append(PutOp((*namespace, kind), identity, value, index=["key"]))
     for place, step in enumerate(episode["steps"]):
         value = {**common, "key": f"{step['thought']}\n{episode['question']}", "place": place}
         ops.append(PutOp((*namespace, "steps"), f"{identity}.{place}", value, index=["key"]))
     return ops
+
+
+def _distinct(ops: Sequence[PutOp]) -> list[list[PutOp]]:
+    """The operations in batches without equal keys: LangGraph's store in memory embeds none twice in one."""
+    batches: list[dict[str, PutOp]] = []
+    for op in ops:
+        key = str((op.value or {}).get("key", op.key))
+        free = next((batch for batch in batches if key not in batch), None)
+        if free is None:
+            batches.append(free := {})
+        free[key] = op
+    return [list(batch.values()) for batch in batches]
 
 
 def _by_words(items: Sequence[SearchItem], wanted: str) -> list[SearchItem]:

@@ -183,6 +183,7 @@ _CHANNELS: dict[str, Any] = {
     "prm_plan": list[str],
     "prm_weak": list[str],
     "prm_widths": dict[str, int],
+    "prm_examples": dict[str, str],
     "prm_subgoal": str,
     "prm_stop_reason": str,
 }

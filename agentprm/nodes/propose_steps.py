@@ -87,7 +87,7 @@ class ProposeSteps(SearchNode):
         self.prompts = with_recall(prompts) if recall else prompts
         super().__init__(
             name=name,
-            reads=("prm_widths", "examples"),
+            reads=("prm_widths", "examples", "prm_examples"),
             keys=keys,
             budget=budget,
             settings=("n", "max_steps", "min_steps", "temperature", "seed"),
@@ -170,8 +170,8 @@ class ProposeSteps(SearchNode):
             known=known_text(path),
             prefill=self.model.capabilities.prefill,
         )
-        examples = state.get("examples")
-        return with_examples(prompt, examples) if examples else prompt
+        here = state.get("prm_examples", {}).get(path[-1]["id"] if path else "")
+        return with_examples(prompt, "\n\n".join(filter(None, [state.get("examples"), here])))
 
     def _candidates(self, question: str, place: _Place) -> tuple[list[Step], list[Step]]:
         """New steps, and known siblings that were proposed once more."""

@@ -30,7 +30,7 @@ class StartSearch(SearchNode):
     def __init__(self, *, keys: Mapping[str, str] | None = None, name: str = "start") -> None:
         super().__init__(
             name=name,
-            reads=("prm_plan", "prm_weak", "prm_widths"),
+            reads=("prm_plan", "prm_weak", "prm_widths", "prm_examples"),
             writes=("documents", "answer", "citations"),
             keys=keys,
         )
@@ -49,6 +49,7 @@ class StartSearch(SearchNode):
             "prm_plan": [],
             "prm_weak": [],
             "prm_widths": {},
+            "prm_examples": {},
             "prm_stop_reason": "",
         }
 

@@ -489,7 +489,7 @@ def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypat
         assert "vertigo.txt" in captured.out
         assert "vertigo.txt" in {citation["source"] for citation in loaded["citations"]}
     assert loaded["usage"]["model_calls"] >= 1
-    searches = graph in ("reasoning", "rearter", "glore", "cr-planner")
+    searches = graph in ("reasoning", "rearter", "r2", "glore", "cr-planner")
     assert bool(loaded["steps"]) == searches
     assert ("candidates" in loaded["settings"]) == searches  # the others have none
 
@@ -516,6 +516,37 @@ def test_steps_may_be_recalled_by_option_or_file(index, tmp_path, monkeypatch, c
     options = ["--index", index, "--graph", "note", "--recall"]
     assert main(["ask", "Who directed Vertigo?", *options]) == 2
     assert "takes no --recall" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("graph", ["reasoning", "r2", "goal"])
+def test_experience_is_kept_in_a_file_for_the_next_question(graph, index, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
+    script = {"Say what evidence": "Goal: the director\nSearch: Vertigo", "": "Alfred Hitchcock"}
+    model = ScriptedLanguageModel(script)
+    monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(model))
+    options = ["--index", index, "--graph", graph, "--experience", str(tmp_path / "memory.sqlite")]
+    assert main(["ask", "Who directed Vertigo?", *options]) == 0
+    assert not any("Example: " in prompt for prompt in model.prompts)
+    assert main(["ask", "Who directed Psycho?", *options]) == 0
+    assert any("Example: Who directed Vertigo?" in prompt for prompt in model.prompts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--experience", "no/such/folder/m.sqlite"], "give a file of its own"),
+        (["--experience", "text.txt"], "give a file of its own"),
+        (["--experience", "m.sqlite", "--graph", "rag"], "takes no --experience"),
+        (["--experience", "m.sqlite", "--mode", "plan"], "mode 'plan'"),
+    ],
+)
+def test_mistakes_with_experience(options, message, index, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("no database " * 100)
+    code, line = failing(capsys, "ask", "Who?", "--index", index, *options)
+    assert code == 2
+    assert message in line
 
 
 SETTINGS = """

@@ -207,3 +207,12 @@ def test_the_store_of_the_graph_is_used_and_missed():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigurationError):
         wrong()
+
+
+def test_equal_texts_of_an_episode_are_kept_in_a_store_with_an_index():
+    embeddings = FakeEmbeddings()
+    store = InMemoryStore(index={"embed": embeddings, "dims": embeddings.dimension, "fields": ["key"]})
+    twice = rounds(("his town", "Bath"), ("his town", "Bath"))
+    filled({"question": "which one?", "answer": "Bath", "prm_rounds": twice}, store=store)
+    assert recalled(store, "which one?").count("Search: his town?") == 2
+    assert len(store.search(("experience", "steps"))) == 2
