@@ -168,11 +168,12 @@ async def test_structured_output(how):
     result = await run(agent, how)
     assert result["structured_response"] == City(name="good")
     entry = rounds_of(agent)[0]
-    assert [(c["final"], c["score"]) for c in entry["candidates"]] == [
+    # Threads take the replies in any order.
+    assert {(c["final"], c["score"]) for c in entry["candidates"]} == {
         (True, 0.1),
         (False, None),
         (True, 0.9),
-    ]
+    }
     assert entry["failures"] == 1
 
 
