@@ -39,7 +39,8 @@ def create_rearter_graph(
         retriever: As for `create_reasoning_graph`.
         reward: The process reward model; by default that of `create_reasoning_graph`.
         critic: The explanation model; `None` means `model`.
-        value: Value function; by default `TD()`, its look-ahead, in the authors' code's settings.
+        value: Value function; by default `TD()`, its look-ahead, in the authors' code's settings, but with
+            the reward's own `rise` as beta if it is calibrated.
         threshold: Gate of the refinement; by default the reward's own, .5 in the paper.
         recall: Steps may be answered from what is known, and refinements may flip this.
         settings: Further settings of `create_reasoning_graph`.
@@ -52,8 +53,13 @@ def create_rearter_graph(
         retriever,
         reward,
         critic=critic,
-        value=TD() if value is None else value,
+        value=_looking_ahead(reward) if value is None else value,
         threshold=threshold,
         recall=recall,
         **settings,
     )
+
+
+def _looking_ahead(reward: ProcessRewardModel | Callable[..., Any] | None) -> TD:
+    rise = reward.rise if isinstance(reward, ProcessRewardModel) else None
+    return TD() if rise is None else TD(beta=rise)

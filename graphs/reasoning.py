@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -52,11 +53,13 @@ from agentprm.questions.decomposing import decompose
 from agentprm.readers.base import Reader
 from agentprm.rerank import Comparator
 from agentprm.rewards import ProcessRewardModel, ReaderGrounding, as_reward, default_reward
-from agentprm.search import Greedy, Plain, Strategy, Tree, ValueFunction
+from agentprm.search import PAV, Greedy, Plain, Strategy, Tree, ValueFunction
 from agentprm.search.named import strategy_called, value_called
 from agentprm.search.tree import Accept
 
 __all__ = ["create_reasoning_graph"]
+
+_log = logging.getLogger(__name__)
 
 
 def create_reasoning_graph(
@@ -135,9 +138,10 @@ def create_reasoning_graph(
         strategy: Where the search goes on: `"greedy"`, `"best-of-n"`, `"majority"`, `"weighted"`, `"beam"`,
             `"dvts"`, `"uct"`, `"puct"`, `"ab-mcts"`, or one of `agentprm.search` with settings of your own.
         value: Value function: `"plain"`, a step's own score, by default; `"td"` is the paper's look-ahead,
-            `"td-code"` its authors' code's; `"snell"`, `"pav"`; or one of `agentprm.search`. Looking ahead
-            costs two to three times as much, and the paper's own ablations find it the least valuable
-            part; try it where the reward model is a trained one.
+            as long as scores rise by the reward's own `rise` if it is calibrated, `"td-code"` its authors'
+            code's; `"snell"`, `"pav"`; or one of `agentprm.search`. Looking ahead costs two to three times
+            as much, and the paper's own ablations find it the least valuable part; try it where the reward
+            model is a trained one.
         query_reward: Early rejection: judges proposals by their queries alone, and only the best `keep` after
             each step are searched for and read; see `agentprm.nodes.RejectEarly`.
         begin_tokens: Early rejection by partial steps: of each finding so many tokens are written first,
@@ -198,7 +202,13 @@ def create_reasoning_graph(
     elif reward is None:
         reward = default_reward(language_model, passages=read, prompts=prompts)
     reward = as_reward(reward)
-    value = value_called(value, reward.space)
+    value = value_called(value, reward.space, reward.rise)
+    if isinstance(value, PAV) and not reward.calibrated:
+        _log.warning(
+            "PAV takes scores for chances of success, and %r is not calibrated: fit it on labelled steps "
+            "(agentprm.rewards.Calibrated.fit).",
+            reward,
+        )
     recalling = RecallExperience(budget=budget) if experience is True else experience or None
     stepping = RecallSteps() if analogies is True else analogies or None
     shown = recalling is not None or stepping is not None

@@ -129,7 +129,7 @@ def create_ladder_graph(
     rungs: Mapping[str, Runnable[Any, Any]],
     judge: ProcessRewardModel | Callable[..., Any] | Runnable[Any, Any],
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     start: Callable[[str], str] | LanguageModel | BaseChatModel | str | None = None,
     when: Mapping[str, str] | None = None,
     budget: SearchBudget | Mapping[str, Any] | None = None,
@@ -142,7 +142,8 @@ def create_ladder_graph(
     Args:
         rungs: Nodes or compiled graphs that answer `{"question": …}`, by name, from cheap to dear.
         judge: Scores answers, as `JudgeAnswer` takes it.
-        threshold: Score from which on an answer is good.
+        threshold: Score from which on an answer is good; by default the judge's own, that of its
+            calibration or family, else .5 for probabilities and 0 for logits.
         start: Which rung to begin with: a language model that judges how hard the question is, or a
             function from the question to the name of a rung; by default the first one.
         when: For a model: when each rung is right; by default only their order.
@@ -168,6 +169,8 @@ def create_ladder_graph(
     if not names:
         raise ConfigurationError("A ladder needs a rung at least.")
     limits = SearchBudget.of(budget)
+    judging = JudgeAnswer(judge, budget=budget)
+    good_from = judging.reward.gate if threshold is None else threshold
     places = when or {name: f"question {place} in difficulty" for place, name in enumerate(names, 1)}
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(
         LadderState, context_schema=SearchContext, input_schema=Question, output_schema=Climbed
@@ -180,7 +183,7 @@ def create_ladder_graph(
         done = state["prm_rungs"]
         score = done[-1]["score"]
         place = names.index(done[-1]["rung"]) + 1
-        good = score is not None and score >= threshold
+        good = score is not None and score >= good_from
         if good or place == len(names) or limits.exhausted(state.get("prm_usage")):
             return "best"
         return names[place]
@@ -201,7 +204,6 @@ def create_ladder_graph(
     builder.add_node("best", best)
     builder.add_edge(START, "begin")
     builder.add_edge("best", END)
-    judging = JudgeAnswer(judge, budget=budget)
     for name, rung in rungs.items():
         builder.add_node(name, _rung(name, rung, judging), input_schema=LadderState)
         builder.add_conditional_edges(name, after, [*names, "best"])

@@ -74,6 +74,8 @@ class ProcessRewardModel(ABC):
         space: `probability` (scores in [0, 1]) or `logit` (any real number).
         calibrated: Whether a score of .8 means right in about 80 % of the cases.
         threshold: Score below which a step is held wrong, where the reward or its calibration says so.
+        rise: Least rise of the score from one step to the next that promises more, where the calibration
+            says so: a look-ahead goes on as long as scores rise by it (`agentprm.search.TD`).
         aggregation: How its authors make one score of a trajectory's steps, for `aggregate`; `None` where
             they do not say.
     """
@@ -81,6 +83,7 @@ class ProcessRewardModel(ABC):
     space: Literal["probability", "logit"] = "probability"
     calibrated: bool = False
     threshold: float | None = None
+    rise: float | None = None
     aggregation: Aggregation | None = None
 
     @property

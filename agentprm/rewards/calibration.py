@@ -13,7 +13,8 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,6 +46,8 @@ class Calibration:
         shift: Added to the scaled logit.
         knots: `(score, probability)` points of `isotonic`, ascending.
         threshold: Calibrated probability below which a step is held wrong.
+        rise: Rise of the calibrated probability from one step to the next below which the next one is
+            rather wrong; `None` where there were no trajectories of several steps to fit it on.
         steps: Number of labelled steps that it was fitted on.
         reward: Name of the reward's class, checked when it is loaded for another.
     """
@@ -55,6 +58,7 @@ class Calibration:
     shift: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
     threshold: float = 0.5
+    rise: float | None = None
     steps: int = 0
     reward: str = ""
 
@@ -69,6 +73,8 @@ class Calibration:
             raise ConfigurationError("scale and shift must be finite numbers, and the scale above 0.")
         if not (_finite(self.threshold) and 0 <= self.threshold <= 1):
             raise ConfigurationError(f"The threshold is a probability, not {self.threshold!r}.")
+        if self.rise is not None and not (_finite(self.rise) and -1 <= self.rise <= 1):
+            raise ConfigurationError(f"rise is a difference of probabilities, not {self.rise!r}.")
         ordered = all(a[0] < b[0] and a[1] <= b[1] for a, b in zip(self.knots, self.knots[1:], strict=False))
         if not ordered or not all(_finite(x) and _finite(y) and 0 <= y <= 1 for x, y in self.knots):
             raise ConfigurationError("Knots must ascend from (score, probability) to (score, probability).")
@@ -124,10 +130,10 @@ class Calibration:
         else:
             logits = values if space == "logit" else np.array([_logit(float(v)) for v in values])
             scale, shift = _fit_logistic(logits, truth, with_shift=method == "platt")
-        fitted = cls(method, space, scale, shift, knots, 0.5, len(values), reward)
+        fitted = cls(method, space, scale, shift, knots, steps=len(values), reward=reward)
         if threshold == "balanced":
             threshold = _balanced_threshold([fitted(float(v)) for v in values], truth.tolist())
-        return cls(method, space, scale, shift, knots, threshold, len(values), reward)
+        return replace(fitted, threshold=threshold)
 
     def to_json(self) -> str:
         """The calibration as JSON; `from_json` reads it back exactly."""
@@ -191,6 +197,7 @@ class Calibrated(ProcessRewardModel):
 
     Attributes:
         threshold: Score below which a step is held wrong.
+        rise: Least rise that keeps a look-ahead going.
 
     Raises:
         ConfigurationError: If the calibration was fitted for another space or class of reward.
@@ -213,6 +220,7 @@ class Calibrated(ProcessRewardModel):
             )
         self.reward, self.calibration = reward, calibration
         self.threshold, self.aggregation = calibration.threshold, reward.aggregation
+        self.rise = calibration.rise
 
     @classmethod
     def fit(
@@ -226,6 +234,9 @@ class Calibrated(ProcessRewardModel):
         threshold: float | Literal["balanced"] = "balanced",
     ) -> Calibrated:
         """Scores labelled trajectories and calibrates the reward on them.
+
+        The threshold is fitted on single steps, `rise` on how the score changes from each step to the next:
+        it separates the rises before right steps from those before wrong ones.
 
         Args:
             reward: The reward.
@@ -242,6 +253,7 @@ class Calibrated(ProcessRewardModel):
             raise InputError("Calibration needs one question and one list of labels a trajectory.")
         scores: list[float] = []
         truth: list[bool] = []
+        pairs: list[tuple[float, float, bool]] = []
         for question, trajectory, row in zip(questions, trajectories, labels, strict=True):
             if len(trajectory) != len(row):
                 raise InputError(f"{len(trajectory)} steps need as many labels, not {len(row)}.")
@@ -250,11 +262,14 @@ class Calibrated(ProcessRewardModel):
                 if label is not None and not math.isnan(value):
                     scores.append(value)
                     truth.append(bool(label))
+            for (before, after), label in zip(pairwise(values), row[1:], strict=True):
+                if label is not None and not math.isnan(before) and not math.isnan(after):
+                    pairs.append((before, after, bool(label)))
         name = type(reward).__name__
         calibration = Calibration.fit(
             scores, truth, method=method, space=reward.space, threshold=threshold, reward=name
         )
-        return cls(reward, calibration)
+        return cls(reward, replace(calibration, rise=_rise(calibration, pairs)))
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""
@@ -363,6 +378,16 @@ def _balanced_threshold(probabilities: Sequence[float], labels: Sequence[bool]) 
     return min(max(threshold, 0.0), 1.0)
 
 
+def _rise(calibration: Calibration, pairs: Sequence[tuple[float, float, bool]]) -> float | None:
+    """The rise that best tells right next steps from wrong ones; `None` where one kind is missing."""
+    labels = [label for _, _, label in pairs]
+    if all(labels) or not any(labels):
+        return None
+    rises = [[calibration(after) - calibration(before)] for before, after, _ in pairs]
+    rise, _ = best_threshold(rises, [-1 if label else 0 for label in labels])
+    return min(max(rise, -1.0), 1.0)
+
+
 def _checked(data: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a calibration read from JSON, each of its type."""
     known = {field.name for field in fields(Calibration)}
@@ -372,6 +397,8 @@ def _checked(data: Mapping[str, Any]) -> dict[str, Any]:
         )
     types = {"method": str, "space": str, "reward": str, "steps": int, "knots": list}
     for name, value in data.items():
+        if name == "rise" and value is None:
+            continue
         wanted = types.get(name)
         if (not isinstance(value, wanted) if wanted else not _finite(value)) or isinstance(value, bool):
             raise ConfigurationError(f"The field {name!r} of the calibration is {value!r}; fit it again.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from agentprm.errors import ConfigurationError, unknown_name
@@ -64,8 +65,16 @@ def strategy_called(strategy: Strategy | str) -> Strategy:
     return strategy
 
 
-def value_called(value: ValueFunction | str, space: Space = "probability") -> ValueFunction:
+def value_called(
+    value: ValueFunction | str, space: Space = "probability", beta: float | None = None
+) -> ValueFunction:
     """A value function by its name, fit for scores in this space; one that is no name is only checked.
+
+    Args:
+        value: The name, or a value function.
+        space: Of the reward's scores.
+        beta: Least rise that keeps the look-ahead of `td` going, if the reward's calibration says so;
+            `td-code` has its own, since it works on log-odds.
 
     Raises:
         ConfigurationError: If there is none of that name, or it does not work on such scores.
@@ -73,6 +82,7 @@ def value_called(value: ValueFunction | str, space: Space = "probability") -> Va
     if isinstance(value, str):
         if value not in VALUES:
             raise ConfigurationError(unknown_name("agentprm", "value function", value, VALUES))
-        value = VALUES[value](space)
+        fitted = replace(TD.paper(space), beta=beta) if value == "td" and beta is not None else None
+        value = fitted or VALUES[value](space)
     check_space(value, space)
     return value

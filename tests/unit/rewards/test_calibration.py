@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.evaluation.rewards import brier_score, expected_calibration_error
+from agentprm.graphs import create_ladder_graph, create_rearter_graph, create_reasoning_graph
+from agentprm.nodes import Answer
 from agentprm.rewards import Calibrated, Calibration
-from agentprm.testing import FakeReward
+from agentprm.search import TD
+from agentprm.testing import FakeReward, ScriptedLanguageModel, fake_store
 
 STEP = {"query": "q", "passages": [], "thought": "t", "final_answer": None}
 
@@ -167,6 +170,8 @@ GOOD = json.loads(Calibration.fit([0.1, 0.4, 0.9], [False, True, True], method="
         {"threshold": 2},
         {"threshold": None},
         {"steps": True},
+        {"rise": 2},
+        {"rise": "0"},
         {"space": "log"},
         {"knots": []},
         {"knots": [[0, 1], [1, 0]]},
@@ -202,3 +207,74 @@ def test_what_is_no_calibration_is_an_error(text):
 def test_unfit_labels_are_refused(scores, labels):
     with pytest.raises(InputError):
         Calibration.fit(scores, labels)
+
+
+def by_thought():
+    """Scores a step by the number that is its thought."""
+    return FakeReward(lambda question, prefix: float(prefix[-1]["thought"]))
+
+
+def path_of(*scores):
+    return [{**STEP, "thought": str(score)} for score in scores]
+
+
+def test_the_rise_tells_right_next_steps_from_wrong_ones():
+    trajectories = [path_of(0.5, 0.9), path_of(0.4, 0.7, 0.72), path_of(0.8, 0.81), path_of(0.6, 0.3)]
+    labels = [[True, True], [True, True, False], [True, False], [True, None]]
+    reward = Calibrated.fit(by_thought(), "abcd", trajectories, labels, method="platt")
+    apply = reward.calibration
+    rises = [(apply(0.9) - apply(0.5), True), (apply(0.7) - apply(0.4), True)]
+    rises += [(apply(0.72) - apply(0.7), False), (apply(0.81) - apply(0.8), False)]  # None is left out
+    assert all((rise >= reward.rise) == right for rise, right in rises)
+    assert reward.rise == reward.calibration.rise
+
+
+def test_without_both_kinds_of_next_steps_there_is_no_rise(tmp_path):
+    for trajectories, labels in (
+        ([path_of(0.2), path_of(0.9)], [[False], [True]]),
+        ([path_of(0.2, 0.9), path_of(0.1)], [[True, True], [False]]),
+    ):
+        reward = Calibrated.fit(by_thought(), "ab", trajectories, labels)
+        assert reward.rise is None
+        reward.calibration.save(tmp_path / "c.json")
+        assert Calibration.load(tmp_path / "c.json") == reward.calibration
+    assert by_thought().rise is None
+
+
+def test_the_rise_reaches_the_look_ahead():
+    trajectories, labels = [path_of(0.1, 0.9), path_of(0.5, 0.6)], [[False, True], [True, False]]
+    reward = Calibrated.fit(by_thought(), "ab", trajectories, labels, method="platt")
+    assert reward.rise is not None
+    for make, options, wanted in (
+        (create_reasoning_graph, {"value": "td"}, TD(beta=reward.rise, horizon=3)),
+        (create_reasoning_graph, {"value": "td-code"}, TD.code()),
+        (create_reasoning_graph, {"value": TD(beta=0.3)}, TD(beta=0.3)),
+        (create_rearter_graph, {}, TD(beta=reward.rise)),
+        (create_rearter_graph, {"value": "td-code"}, TD.code()),
+    ):
+        builder = make(ScriptedLanguageModel({}), fake_store(["text"]), reward, **options)
+        assert builder.nodes["look_ahead"].runnable.value == wanted
+    builder = create_rearter_graph(ScriptedLanguageModel({}), fake_store(["text"]), by_thought())
+    assert builder.nodes["look_ahead"].runnable.value == TD()
+
+
+def test_progress_by_scores_that_are_no_chances_is_warned_of(caplog):
+    raw = by_thought()
+    trusted = Calibrated.fit(raw, "ab", [path_of(0.1), path_of(0.9)], [[False], [True]])
+    create_reasoning_graph(ScriptedLanguageModel({}), fake_store(["text"]), trusted, value="pav")
+    assert caplog.text == ""
+    create_reasoning_graph(ScriptedLanguageModel({}), fake_store(["text"]), raw, value="pav")
+    assert "is not calibrated" in caplog.text
+
+
+@pytest.mark.parametrize(("space", "gate"), [("probability", 0.5), ("logit", 0.0)])
+def test_a_ladder_is_content_by_the_judges_own_gate(space, gate):
+    for score, rung in ((gate + 0.1, "cheap"), (gate - 0.1, "dear")):
+        judge = FakeReward(lambda question, prefix, score=score: score)
+        judge.space = space
+        model = ScriptedLanguageModel({"": "Bath"})
+        ladder = create_ladder_graph({"cheap": Answer(model), "dear": Answer(model)}, judge)
+        assert ladder.compile().invoke({"question": "Where?"})["rung"] == rung
+    judge = Calibrated(FakeReward(lambda q, p: 0.7), Calibration("temperature", "probability", threshold=0.8))
+    ladder = create_ladder_graph({"cheap": Answer(model), "dear": Answer(model)}, judge)
+    assert ladder.compile().invoke({"question": "Where?"})["rung"] == "dear"
