@@ -272,11 +272,15 @@ def _resolve(phrase: str, steps: list[str]) -> str:
     return phrase.strip(' "“”')
 
 
+# Words that no relation has.
+_NO_RELATION = {
+    "that", "who", "which", "whose", "is", "was", "are", "were", "did", "has", "in", "by", "the", "a", "an",
+    "starring", "featuring", "directed", "written",
+}  # fmt: skip
+
+
 def _asks(relation: str) -> bool:
-    words = relation.split()
-    return not {"that", "who", "which", "whose", "is", "was", "are", "were", "did", "has", "in", "by"} & set(
-        words
-    )
+    return not _NO_RELATION & set(relation.split())
 
 
 def _relation_of(phrase: str) -> tuple[str, str] | None:

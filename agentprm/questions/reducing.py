@@ -32,10 +32,13 @@ _SITED = (
 _ASKS = r"(?:what|which|whom?|where|when|how\s(?:many|much|long|old|far|tall|large|big|high))"
 # Words that begin the predicate of a question behind what it is about.
 _VERB = r"(?:is|was|are|were|has|had|have|did|does|do|can|could|will|would)"
-_FINITE = (
-    rf"(?:{_VERB}|[a-z]{{3,}}ed|[a-z]{{3,}}s|won|wrote|led|became|held|made|sang|took|ran|fought|taught|built|gave|"
-    r"left|went|began|grew|met|set|put|sold)"
+_PAST = (
+    "won|wrote|led|became|held|made|sang|took|ran|fought|taught|built|gave|left|went|began|grew|met|set|put|sold|"
+    "broadcast|hit|lost|found|came|saw|got|flew|drew|fell|spent|beat|wore|sank|shot|struck|stood|sat|spoke|stole|swam|"
+    "threw|bred|chose|drove|ate|hid|laid|paid|rode|said|sent|sought|spread|cut|cost|bore|bought|brought|caught|fed|felt|"
+    "fled|heard|kept|knew|lay|oversaw|overcame"
 )
+_FINITE = rf"(?:{_VERB}|[a-z]{{3,}}ed|[a-z]{{3,}}s|{_PAST})"
 
 Step: TypeAlias = Callable[[re.Match[str]], str]
 _RELATIONS: dict[str, str] = {
@@ -97,6 +100,10 @@ def _place(match: re.Match[str]) -> str:
     return f"In which {match['noun']} {match['be']} {match['name']}{f' {how}' if how else ''}{of}?"
 
 
+def _from(match: re.Match[str]) -> str:
+    return f"Which {match['noun']} {match['be']} {match['name']} from?"
+
+
 def _contained(match: re.Match[str]) -> str:
     return f"In which {match['noun']} is {match['name']}?"
 
@@ -124,6 +131,30 @@ def _who_did(match: re.Match[str]) -> str:
     return f"{head} {match['did']}?"
 
 
+def _did_there(match: re.Match[str]) -> str:
+    place = match["how"].removesuffix("which").replace("where", "in ").removeprefix("that")
+    asked = f"{place}which {match['noun']}"
+    name, more = match["name"], match["more"] or ""
+    text = f"{name} {match['did']} {asked}{more}?" if match["to"] else f"{name} {match['did']}{more} {asked}?"
+    return text[:1].upper() + text[1:]
+
+
+def _held(match: re.Match[str]) -> str:
+    who = "Who" if _PERSON.search(match["noun"]) else "What"
+    return f"{who} is {match[0]}?"
+
+
+_PERSON = re.compile(
+    r"(?:man|woman|head|king|queen|president|chief|coach|star|captain|er|or|ist|ian|ant|host)$"
+)
+_ACTS = {"starring": "stars", "featuring": "features", "inspiring": "inspired", "including": "includes"}
+
+
+def _being(match: re.Match[str]) -> str:
+    verb = match["verb"]
+    return f"Which {match['noun']} {_ACTS.get(verb, f'was {verb}')} {match['what']}?"
+
+
 _LIVED = {
     "died": ("did", "die"),
     "lived": ("did", "live"),
@@ -133,7 +164,13 @@ _LIVED = {
     "attended": ("did", "attend"),
 }
 # "the Swedish performance artist": no name yet
-_NO_NAME = r"(?![Tt]he\s[a-z])(?!(?:[Tt]he\s)?[A-Z]\w+(?:an|ish|ese|ch|ean|ic)\s[a-z])"
+_NO_NAME = (
+    r"(?![Tt]he\s[a-z])(?!(?:[Tt]he\s)?(?:\d{4}\s[a-z]|(?:\d{4}\s)?[A-Z]\w+(?:an|ish|ese|ch|ean|ic)\s[a-z]))"
+)
+# "the WBA titleholder": a name that goes on
+_GOES_ON = re.compile(
+    rf"\s(?!(?:{_FINITE}|of|in|at|on|by|from|for|with|as|to|and|or|but|that|who|which|where|when|while|during|under)\b)[a-z]"
+)
 _PLACE = rf"\bthe\s(?P<noun>{_PLACES})"
 _TITLED = (
     r"(?:(?:the\s)?(?:[a-z]+\s){0,3}(?:film|song|movie|album|book|novel|band|show|series|game|play|comedy)\s"
@@ -147,12 +184,15 @@ _FORMS: tuple[tuple[re.Pattern[str], Step], ...] = tuple(
          rf"\s(?P<how>{_SITED})(?:\s(?:in|at)\b(?!\s(?:the\b|[A-Z])))?(?!\sby\b)", _place),
         # the country Up is in; the state where Up is
         (rf"{_PLACE}(?:\s(?:that|which))?\s(?P<name>{NAME})\s(?P<be>is|was)\sin\b(?!\sthe\b)", _place),
+        (rf"{_PLACE}\s(?:(?:that|which)\s)?(?P<name>{NAME})\s(?P<be>is|was)\s(?P<from>from)\b", _from),
         (rf"{_PLACE}\swhere\s(?P<name>{NAME})\s(?P<be>is|was)\b(?!\s(?:the|an?|[a-z]+ed)\b)", _place),
         (rf"{_PLACE}\s(?:containing|that\scontains|which\scontains|that\sincludes|including)"
          rf"\s(?P<name>{NAME})", _contained),
-        (rf"{_PLACE}\s(?:where\s|that\s|in\swhich\s)?(?P<name>{NAME})\s(?P<how>{'|'.join(_LIVED)})\b(?:\sin\b)?",
+        (rf"{_PLACE}\s(?:where\s|that\s|in\swhich\s)?(?P<name>{NAME})\s(?P<how>{'|'.join(_LIVED)})\b"
+         r"(?:\sin\b)?",
          _lived),
-        (rf"(?<![#\w])(?P<name>{NAME})['\u2019]s?\s(?P<relation>{_RELATION})\b(?!\s(?:of|in|-))", _related),
+        (rf"(?<![#\w])(?P<name>{NAME})['\u2019]s?\s(?P<relation>{_RELATION})(?![\w-])(?!\s(?:of|in)\b)",
+         _related),
         (rf"\b(?:(?:[Tt]he|[Tt]his|an?)\s)?(?P<rank>{_RANK}\s)?(?P<relation>{_RELATION})\sof\s{_TITLED}"
          rf"{_NO_NAME}(?P<name>{NAME})(?!['\u2019]s|\s(?:who|that|which|whose)\b)", _related),
     )
@@ -160,7 +200,7 @@ _FORMS: tuple[tuple[re.Pattern[str], Step], ...] = tuple(
 _LOWER = r"(?!(?:who|whom|that|which|where|when|while|whose|what)\b)[a-z][a-z'\u2019-]*"
 # the woman who portrayed Corliss Archer in the film Kiss and Tell
 _DID = (
-    rf"{_FINITE}\s(?:{_LOWER}\s){{0,5}}?{NAME}(?:,?\s(?:in|at|on|by|from|for|with|as|of|to|and|during|under)\s"
+    rf"{_FINITE}\s(?:{_LOWER}\s){{0,8}}?{NAME}(?:,?\s(?:in|at|on|by|from|for|with|as|of|to|and|during|under)\s"
     rf"(?:{_LOWER}\s){{0,4}}?(?:{NAME}|\d{{4}}))*"
 )
 _NO_PART = (
@@ -177,12 +217,28 @@ _BASE = (
     r"(?!(?:and|or|but|of|in|at|on|by|from|for|with|as|to|that|who|which|where|when|while|during|under|than|series|"
     r"season|journal|team|film)\b)[a-z]+(?<!s)\b"
 )
+_NOUNS = rf"(?:{_KIND}(?:,\s|\sand\s|,\sand\s)){{0,3}}{_KIND}"
+# did the chairman of the Lee Commission serve
+_HOLDER = re.compile(
+    rf"(?:(?<=\bdid\s)|(?<=\bdoes\s))the\s(?P<noun>(?:{_LOWER}\s){{0,3}}?{_LOWER})\sof\s(?P<name>{NAME})(?:\son\s{NAME})?"
+    r"(?=\s[a-z]+(?<!s)\b)"
+)
+# the arena where Ann Lee played her home games; the company that Ann Lee worked for
+_THERE = re.compile(
+    rf"\b[Tt]he\s(?P<noun>{_KIND})\s(?P<how>where|that|which|(?:in|at|on|for|from|to|by|with)\swhich)\s(?P<name>{NAME})\s"
+    rf"(?P<did>(?!(?:is|was|are|were)\b){_FINITE}(?P<to>\s(?:for|in|at|on|with|to|from|against))?)"
+    rf"(?P<more>\s(?:his|her|its|their|the|a|an|as)\s(?:{_LOWER}\s){{0,2}}?{_LOWER})?(?=\s(?:{_PREDICATE})|,?$)"
+)
+# a film starring Ann Lee; the hall built by Ann Lee
+_BEING = re.compile(
+    rf"\b(?:the|an?)\s(?P<noun>{_KIND})\s(?P<verb>{'|'.join(_ACTS)}|(?:[a-z]+ed|written|built|sung|made)\s(?:by|for))\s"
+    rf"(?P<what>(?:{_LOWER}\s){{0,3}}?{NAME}(?:,?\s(?:and|in|of|for)\s{NAME})*)(?=\s(?:{_PREDICATE})|$)"
+)
 _CLAUSES = tuple(
     re.compile(pattern)
     for pattern in (
         # up to a name, and the question goes on with its predicate
-        rf"\bthe\s(?P<noun>{_KIND}),?\s(?P<pronoun>who|that|which)\s(?P<did>{_DID}),?"
-        rf"(?=\s(?:{_PREDICATE}))",
+        rf"\b[Tt]he\s(?P<noun>{_NOUNS}),?\s(?P<pronoun>who|that|which)\s(?P<did>{_DID}),?(?=\s(?:{_PREDICATE}))",
         rf"\bthe\s(?P<noun>{_KIND})\s(?P<pronoun>whose)\s(?P<did>(?:{_LOWER}\s){{1,4}}?(?:is|was)\s(?:{NAME}|[a-z]+))"
         r"(?=\s[a-z])",
         rf"(?:(?<=\bdid\s)|(?<=\bdoes\s))the\s(?P<noun>{_KIND}),?\s(?P<pronoun>who|that|which)\s(?P<did>{_DID}),?(?=\s{_BASE})",
@@ -192,8 +248,8 @@ _CLAUSES = tuple(
         rf"\b(?:the|an?)\s(?P<noun>{_KIND}),?\s(?P<pronoun>whose)\s(?P<did>[^?]+)$",
     )
 )
-# A question of this kind says something of what it describes, behind the description.
-_INVERTED = re.compile(rf"(?:.*\b(?:did|does|do)\b|(?:when|where|why)\s{_VERB}\b)", re.IGNORECASE)
+# Behind these something is said of what is described, behind the description.
+_INVERTED = re.compile(rf"\b(?:did|does|do|(?:when|where|why)\s{_VERB})\s$", re.IGNORECASE)
 
 
 def reduced(question: str) -> list[str]:
@@ -210,11 +266,11 @@ def reduced(question: str) -> list[str]:
 # ... a South Korean boy group that was formed by who
 _PARTICIPLE = r"(?:[a-z]+ed|born|written|built|known|held)"
 _INSIDE = re.compile(
-    rf"(?P<lead>\S.*?\s)(?:an?|the|another)\s(?P<noun>{_KIND}),?\s"
+    rf"(?P<lead>\S.*?\s)(?P<det>an?|the|another)\s(?P<noun>{_KIND}),?\s"
     rf"(?:(?P<pronoun>that|which|who)\s(?P<verb>(?:[a-z]+ly\s|also\s|once\s)?{_FINITE}\s)|(?P<whose>whose)\s"
-    rf"|(?P<participle>{_PARTICIPLE}\s))(?P<rest>(?:.*?\s)?{_ASKS}\b.*)"
+    rf"|(?P<participle>(?:{_PARTICIPLE}|from(?=\s{_ASKS}\b)|with(?=\san?\s(?:[a-z]+\s)+of\s{_ASKS}\b))\s))(?P<rest>(?:.*?\s)?{_ASKS}\b.*)"
 )
-_STATES = ("located", "based", "headquartered", "situated", "known", "named", "considered", "set")
+_STATES = ("located", "based", "headquartered", "situated", "known", "named", "considered", "set", "from")
 _ASKING = re.compile(rf"(?:(?:in|at|on|to|from|for|of|by|with)\s)?{_ASKS}\b|{_VERB}\s", re.IGNORECASE)
 _COPULA = re.compile(r"\b(?:is|was|are|were)\s$")
 _ASKED = re.compile(rf"\b{_ASKS}\b", re.IGNORECASE)
@@ -227,16 +283,29 @@ def _ending_clause(text: str) -> list[str]:
         return []
     lead, noun, rest = match["lead"], match["noun"], match["rest"]
     # "Up is a series based on what": the clause is about Up itself
-    if _COPULA.search(lead) or re.search(rf"\b{_ASKS}\b", lead) or not re.search(rf"\s{_FINITE}\s", lead):
+    if (
+        lead.endswith(", ")
+        or _COPULA.search(lead)
+        or re.search(rf"\b{_ASKS}\b", lead)
+        or not re.search(rf"\s{_FINITE}\s", lead)
+    ):
         return []
     first = f"{lead}which {noun}?"
     if match["whose"]:
-        thing, _, more = rest.partition(" ")
-        return [first, f"The {thing} of #1 {more}?"]
+        return [first, f"#1's {rest}?"]
     if match["participle"]:
         verb = match["participle"]
+        if verb == "from " and match["det"].lower() == "the":
+            return []
+        if verb == "with ":
+            return [first, f"#1 has {rest}?"]
         return [first, f"#1 {'is' if verb.strip() in _STATES else 'was'} {verb}{rest}?"]
     return [first, f"#1 {match['verb']}{rest}?"]
+
+
+_NOTHING_MORE = re.compile(
+    r"(?:who|what|which|where)(?:\s(?:is|was|are|were)|['\u2019]s)\s(?:the\sname\sof\s)?#\d", re.IGNORECASE
+)
 
 
 def _nested(text: str) -> list[str]:
@@ -253,21 +322,25 @@ def _nested(text: str) -> list[str]:
     left = re.sub(r"\s+", " ", text).strip(" ,")
     if not steps or not re.search(rf"#{len(steps)}\b", left):
         return []
-    if re.fullmatch(
-        r"(?:who|what|which|where)(?:\s(?:is|was|are|were)|['\u2019]s)\s#\d", left, re.IGNORECASE
-    ):
+    if _NOTHING_MORE.fullmatch(left):
         return steps if len(steps) > 1 else []
     return [*steps, f"{left}?"] if _ASKED.search(left) or re.match(rf"(?:{_VERB}|why)\b", left, re.I) else []
 
 
 def _innermost(text: str) -> tuple[re.Match[str], str] | None:
     """A form that holds none other, and the question that it amounts to."""
+    inverted = re.search(r"\b(?:did|does|do)\s", text) is not None
     for pattern, step in _FORMS:
         for match in pattern.finditer(text):
-            return match, step(match)
+            named = match.end("name") < match.end() or not match["name"].startswith("the ")
+            if named or inverted or not _GOES_ON.match(text, match.end()):
+                return match, step(match)
     for place, pattern in enumerate(_CLAUSES):
-        if place > 2 and _INVERTED.match(text):
-            break
         for match in reversed(list(pattern.finditer(text))):
-            return match, _who_did(match)
+            if place <= 2 or not _INVERTED.search(text[: match.start()]):
+                return match, _who_did(match)
+    for pattern, step in ((_HOLDER, _held), (_THERE, _did_there), (_BEING, _being)):
+        for match in reversed(list(pattern.finditer(text))):
+            if match.end() < len(text) or not _INVERTED.search(text[: match.start()]):
+                return match, step(match)
     return None

@@ -67,7 +67,36 @@ CASES = {
         "Which state's official sport is jousting?",
         "When did #1 make peace?",
     ],
+    "The arena where the Lewiston Owls played their home games can seat how many people?": [
+        "The Lewiston Owls played their home games in which arena?",
+        "#1 can seat how many people?",
+    ],
+    "Where is the company that Ann Lee worked for as an engineer headquartered?": [
+        "Ann Lee worked for which company as an engineer?",
+        "Where is #1 headquartered?",
+    ],
+    "Who directed the film starring the actress who played Patsy Stone?": [
+        "Which actress played Patsy Stone?",
+        "Which film stars #1?",
+        "Who directed #2?",
+    ],
+    "What did the chairman of the Lee Commission on Trade serve as?": [
+        "Who is the chairman of the Lee Commission on Trade?",
+        "What did #1 serve as?",
+    ],
+    "When was the lawyer, lobbyist and consultant who was a member of the campaign of Ann Lee born?": [
+        "Which lawyer, lobbyist and consultant was a member of the campaign of Ann Lee?",
+        "When was #1 born?",
+    ],
     # the clause asks
+    "The record is an album by a singer-songwriter from what state?": [
+        "The record is an album by which singer-songwriter?",
+        "#1 is from what state?",
+    ],
+    "The Hustle are based in a suburb of a city with a population of what in 2010?": [
+        "The Hustle are based in a suburb of which city?",
+        "#1 has a population of what in 2010?",
+    ],
     "2014 S/S is the debut album of a South Korean boy group that was formed by who?": [
         "2014 S/S is the debut album of which South Korean boy group?",
         "#1 was formed by who?",
@@ -78,7 +107,7 @@ CASES = {
     ],
     "The sonata is in the hand of a German musician whose godfather is whom?": [
         "The sonata is in the hand of which German musician?",
-        "The godfather of #1 is whom?",
+        "#1's godfather is whom?",
     ],
 }
 
@@ -92,6 +121,11 @@ def test_what_is_described_is_asked_for_first(question, plan):
     "question",
     [
         "Who wrote Up?",
+        "What is the name of the band that released the album This Is It?",
+        "What was the nationality of the WBA titleholder that lost?",
+        "What radio station has Ann Lee's daughter-in-law appeared on?",
+        "Ann is a town in Lee County, a county located in which country?",
+        "It stimulates the release of the Lee hormone from what gland?",
         "Up is a series based on what technique?",  # the clause is about Up itself
         "Where did the band form that made the album Up?",
         "Which city is the seat of Ann County?",
