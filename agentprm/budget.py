@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
@@ -40,20 +40,21 @@ class Usage(TypedDict):
         prompt_tokens: Prompt tokens asked for, shared prefixes counted each time.
         computed_tokens: Tokens that the model really computed (prompt and completion).
         completion_tokens: Tokens generated.
-        read_tokens: Tokens that readers (`agentprm.readers`) read: each passage with its question.
         retrievals: Searches in an index.
         reward_calls: Steps scored by a reward model; a step found in its cache is free.
         seconds: Wall-clock time.
+        read_tokens: Tokens that readers (`agentprm.readers`) read, each passage with its question; missing
+            for none, as most steps of a search keep a usage.
     """
 
     model_calls: int
     prompt_tokens: int
     computed_tokens: int
     completion_tokens: int
-    read_tokens: int
     retrievals: int
     reward_calls: int
     seconds: float
+    read_tokens: NotRequired[int]
 
 
 def empty_usage() -> Usage:
@@ -63,7 +64,6 @@ def empty_usage() -> Usage:
         prompt_tokens=0,
         computed_tokens=0,
         completion_tokens=0,
-        read_tokens=0,
         retrievals=0,
         reward_calls=0,
         seconds=0.0,
@@ -75,21 +75,23 @@ def add_usage(left: Usage | None, right: Usage | None) -> Usage:
     total = cast(dict[str, float], empty_usage())
     for side in (left, right):
         for key, amount in cast(dict[str, float], side or {}).items():
-            if key in total:
-                total[key] += amount
+            if key in total or (key == "read_tokens" and amount):
+                total[key] = total.get(key, 0) + amount
     return cast(Usage, total)
 
 
 def share_usage(usage: Usage, parts: int) -> list[Usage]:
     """Splits `usage` into `parts` nearly equal shares that add up to it exactly."""
     shares = [empty_usage() for _ in range(parts)]
-    for key in empty_usage():
+    for key in add_usage(usage, None):
         amount = usage[key]  # type: ignore[literal-required]
         for index, share in enumerate(shares):
             if key == "seconds":
                 share["seconds"] = amount / parts
             else:
-                share[key] = amount // parts + (index < amount % parts)  # type: ignore[literal-required]
+                part = amount // parts + (index < amount % parts)
+                if part or key != "read_tokens":
+                    share[key] = part  # type: ignore[literal-required]
     return shares
 
 
@@ -150,11 +152,12 @@ def record(
         prompt_tokens=int(prompt_tokens),
         computed_tokens=int(computed_tokens),
         completion_tokens=int(completion_tokens),
-        read_tokens=int(read_tokens),
         retrievals=int(retrievals),
         reward_calls=int(reward_calls),
         seconds=0.0,
     )
+    if read_tokens:
+        amount["read_tokens"] = int(read_tokens)
     for meter in _meters.get():
         meter.add(amount, told=told)
 
@@ -239,7 +242,7 @@ class SearchBudget:
         spent = add_usage(usage, None)
         for name, used in (
             ("model_calls", spent["model_calls"]),
-            ("tokens", sum(spent[name] for name in ("prompt_tokens", "completion_tokens", "read_tokens"))),
+            ("tokens", spent["prompt_tokens"] + spent["completion_tokens"] + spent.get("read_tokens", 0)),
             ("retrievals", spent["retrievals"]),
             ("reward_calls", spent["reward_calls"]),
             ("deadline_s", spent["seconds"]),

@@ -2,32 +2,45 @@
 
     python benchmarks/search_overhead.py --nodes 50 100 200
 
-A search with a scripted model and a retriever that finds nothing, whose calls are most of the difference,
-against a bare graph of the same nodes, edges and
-channels whose functions write what the nodes wrote. Milliseconds per superstep at each size of the tree, the
-median of `--repeats` runs that take turns; bytes of all checkpoints in SQLite, plain, as deltas, and at
-exit.
+A search by steps without retrieval, made of the nodes, against a bare graph of the same nodes, edges and
+channels in which plain functions send the same requests to the same scripted chat model, side by side too,
+and write what the nodes wrote. So both have the same supersteps, the same state and the same model; what is
+more is what our nodes do besides: prompts, parsing, the tree, the strategy, costs, events. Processor time in
+milliseconds per superstep at each size of the tree, without and with checkpoints in SQLite, the least of
+`--repeats` runs that take turns; bytes of all checkpoints of a search with retrieval in SQLite, plain, as
+deltas, and at exit.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import sqlite3
-import statistics
 import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from langchain_core.messages import HumanMessage
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.graphs import create_reasoning_graph
 from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched
+from agentprm.nodes import (
+    AnswerFromSteps,
+    CompleteSteps,
+    ProposeSteps,
+    ScoreSteps,
+    SelectSteps,
+    StartSearch,
+)
 from agentprm.search import MCTS
-from agentprm.testing import FakeReward, ScriptedLanguageModel
+from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
 
 QUESTION = "Where was the engineer of the Clifton Bridge born?"
+STEPS = 12  # most of a path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,18 +48,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--nodes", type=int, nargs="+", default=[50, 100, 200], help="steps of the tree")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(argv)
-    print("| steps | supersteps | bare, ms each | search, ms each | more |\n| --: | --: | --: | --: | --: |")
-    for nodes in args.nodes:
-        search, bare = pair(nodes)
+    print("| steps | supersteps | requests | checkpoints | bare, ms each | search, ms each | more |")
+    print("| --: | --: | --: | --- | --: | --: | --: |")
+    for nodes, kept in itertools.product(args.nodes, (False, True)):
+        model = chat_model()
+        search, bare = pair(nodes, model, kept)
         times: dict[str, list[float]] = {"bare": [], "search": []}
-        supersteps = 0
+        supersteps = requests = 0
         for _ in range(args.repeats):
             for name, graph in (("bare", bare), ("search", search)):
-                began = time.perf_counter()
-                supersteps = sum(1 for _ in graph.stream({"question": QUESTION}, stream_mode="updates"))
-                times[name].append(time.perf_counter() - began)
-        one, other = (1000 * statistics.median(times[name]) / supersteps for name in ("bare", "search"))
-        print(f"| {nodes} | {supersteps} | {one:.2f} | {other:.2f} | {100 * (other / one - 1):.0f} % |")
+                asked, began = len(model.prompts), time.process_time()
+                supersteps = sum(
+                    1 for _ in graph.stream({"question": QUESTION}, thread(), stream_mode="updates")
+                )
+                times[name].append(1000 * (time.process_time() - began) / supersteps)
+                requests = len(model.prompts) - asked
+        one, other = min(times["bare"]), min(times["search"])
+        print(
+            f"| {nodes} | {supersteps} | {requests} | {'SQLite' if kept else 'none'} | {one:.2f} "
+            f"| {other:.2f} | {100 * (other / one - 1):.0f} % |"
+        )
     print("\n| steps | checkpoints | KB |\n| --: | --- | --: |")
     for nodes in args.nodes:
         for name, deltas, durability in (
@@ -58,46 +79,77 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def script(text: str) -> str | list[str]:
-    """Queries and findings out of a hash of the prompt."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    if text.endswith("Search:"):
-        return [f" Which {digest[i * 8 : i * 8 + 8]} is known?" for i in range(4)]
-    return f"It was {digest[:8]} in {digest[8:12]}"
+def chat_model() -> ScriptedChatModel:
+    """Queries that are all different, and findings out of a hash of the prompt."""
+    numbers = itertools.count()
+
+    def script(text: str) -> str:
+        if "Search:" in text:
+            return f"Search: Which {hashlib.sha256(str(next(numbers)).encode()).hexdigest()[:8]} is known?"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return f"It was {digest[:8]} in {digest[8:12]}"
+
+    return ScriptedChatModel(script=script)
 
 
-def builder(nodes: int, deltas: bool = False) -> StateGraph[Any, Any, Any, Any]:
-    reward = FakeReward(lambda q, p: int(hashlib.sha256(p[-1]["thought"].encode()).hexdigest(), 16) % 97 / 96)
-    model = ScriptedLanguageModel(script, likelihood=lambda prompt, continuation: -1.0)
-    strategy = MCTS(nodes=nodes, batch=4)
-    return create_reasoning_graph(
-        model,
-        lambda query: [],
-        reward,
-        strategy=strategy,
-        candidates=4,
-        max_steps=12,
-        threshold=None,
-        deltas=deltas,
+def thread() -> Any:
+    """A thread of its own for each run."""
+    return {"configurable": {"thread_id": uuid.uuid4().hex}}
+
+
+def saver(kept: bool) -> Any:
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
+    return SqliteSaver(sqlite3.connect(":memory:", check_same_thread=False)) if kept else None
+
+
+def searching(nodes: int, model: ScriptedChatModel, kept: bool) -> Any:
+    """A search without retrieval, compiled."""
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
+        ReasoningGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Searched
     )
+    reward = FakeReward()
+    way: list[Any] = [
+        StartSearch(),
+        ProposeSteps(model, n=4, max_steps=STEPS),
+        CompleteSteps(model),
+        ScoreSteps(reward),
+        SelectSteps(MCTS(nodes=nodes, batch=4), reward=reward, threshold=None, max_steps=STEPS),
+        AnswerFromSteps(model),
+    ]
+    for node in way:
+        builder.add_node(node.name, node, input_schema=ReasoningGraphState)
+    for node, after in itertools.pairwise([None, *way[:-1]]):
+        builder.add_edge(node.name if node else START, after.name)
+    builder.add_conditional_edges(
+        "select", lambda state: "answer" if state.get("prm_stop_reason") else "propose", ["propose", "answer"]
+    )
+    builder.add_edge("answer", END)
+    return builder.compile(checkpointer=saver(kept))
 
 
-def pair(nodes: int) -> tuple[Any, Any]:
-    """The search, and a bare graph that writes the same without working for it."""
-    search = builder(nodes).compile()
-    written: list[tuple[str, dict[str, Any]]] = []
-    for update in search.stream({"question": QUESTION}, stream_mode="updates"):
-        written += update.items()
-    names = list(dict.fromkeys(name for name, _ in written))
+def pair(nodes: int, model: ScriptedChatModel, kept: bool) -> tuple[Any, Any]:
+    """The search, and a bare graph that asks and writes the same without working for it."""
+    search = searching(nodes, model, kept)
+    written: list[tuple[str, dict[str, Any], list[Any]]] = []
+    asked = len(model.prompts)
+    for update in search.stream({"question": QUESTION}, thread(), stream_mode="updates"):
+        requests = [[HumanMessage(text)] for text in model.prompts[asked:]]
+        asked = len(model.prompts)
+        for name, change in update.items():
+            written.append((name, change, requests))
+    names = list(dict.fromkeys(name for name, *_ in written))
     place = [0]
 
     def replay(name: str) -> Callable[[Any], Any]:
         def node(state: Any) -> Any:
             if name == names[0]:
                 place[0] = 0
-            update = written[place[0]][1]
+            _, change, requests = written[place[0]]
+            if requests:
+                model.batch(requests)
             place[0] += 1
-            return update
+            return change
 
         return node
 
@@ -111,7 +163,30 @@ def pair(nodes: int) -> tuple[Any, Any]:
         bare.add_node(name, replay(name), input_schema=ReasoningGraphState)
         bare.add_conditional_edges(name, after, [*names, END])
     bare.add_edge(START, names[0])
-    return search, bare.compile()
+    return search, bare.compile(checkpointer=saver(kept))
+
+
+def script(text: str) -> str | list[str]:
+    """Queries and findings out of a hash of the prompt."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if text.endswith("Search:"):
+        return [f" Which {digest[i * 8 : i * 8 + 8]} is known?" for i in range(4)]
+    return f"It was {digest[:8]} in {digest[8:12]}"
+
+
+def builder(nodes: int, deltas: bool = False) -> StateGraph[Any, Any, Any, Any]:
+    reward = FakeReward(lambda q, p: int(hashlib.sha256(p[-1]["thought"].encode()).hexdigest(), 16) % 97 / 96)
+    model = ScriptedLanguageModel(script, likelihood=lambda prompt, continuation: -1.0)
+    return create_reasoning_graph(
+        model,
+        lambda query: [],
+        reward,
+        strategy=MCTS(nodes=nodes, batch=4),
+        candidates=4,
+        max_steps=STEPS,
+        threshold=None,
+        deltas=deltas,
+    )
 
 
 def stored(nodes: int, deltas: bool, durability: Any) -> int:

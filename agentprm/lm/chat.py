@@ -132,8 +132,11 @@ class ChatLM(LanguageModel):
             except Exception as error:
                 return error
 
-        with get_executor_for_config(config) as executor:
-            replies = list(executor.map(call, requests))
+        if len(requests) == 1:  # needs no threads
+            replies = [call(requests[0])]
+        else:
+            with get_executor_for_config(config) as executor:
+                replies = list(executor.map(call, requests))
         return self._results(prompts, requests, replies, n, params)
 
     async def asample(
@@ -207,7 +210,7 @@ class ChatLM(LanguageModel):
                 continue
             text, stopped = cut_reply(reply.text, params.stop, led=request.asking.led)
             reason: Literal["stop", "length"] = "length" if reply.cut_off and not stopped else "stop"
-            *_, new = _tokens(reply.message, request.messages)
+            new = _new_tokens(reply.message)
             report = reply.message.response_metadata.get("logprobs")
             tokens = token_logprobs(report, text) if params.top_logprobs else ()
             completions.append(Completion(text, new, reason, summed(report), tokens))
@@ -255,9 +258,18 @@ class _Request:
 def _tokens(reply: AIMessage, messages: Sequence[BaseMessage]) -> tuple[int, int, int]:
     """Tokens of the prompt, those of them that a cache held, and generated ones."""
     usage = reply.usage_metadata
-    estimate, length = count_tokens_approximately(messages), (len(str(reply.text)) + 3) // 4
+    estimate, new = count_tokens_approximately(messages), _new_tokens(reply)
     if usage is None:
-        return estimate, 0, length
+        return estimate, 0, new
     before = token_count(usage.get("input_tokens"), estimate)
     cached = token_count((usage.get("input_token_details") or {}).get("cache_read"), 0)
-    return before, min(cached, before), token_count(usage.get("output_tokens"), length)
+    return before, min(cached, before), new
+
+
+def _new_tokens(reply: AIMessage) -> int:
+    length = (len(str(reply.text)) + 3) // 4
+    return (
+        length
+        if reply.usage_metadata is None
+        else token_count(reply.usage_metadata.get("output_tokens"), length)
+    )

@@ -6,6 +6,8 @@ import json
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -84,9 +86,7 @@ class ChatLeaf(Runnable[Any, Reply]):
     def __init__(self, model: BaseChatModel, asking: Asking) -> None:
         self.model, self.asking = model, asking
         self._learned = _learned_of(model)
-        self._fields = {name: declared(model, SETTINGS[name]) for name in _FIELDS}
-        # Integrations that have both fields report OpenAI's form; for others "logprobs" means other things.
-        self._has_logprobs = {"logprobs", "top_logprobs"} <= set(type(model).model_fields)
+        self._fields, self._has_logprobs = _fields_of(type(model))
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Reply:
         """The reply to a list of messages."""
@@ -228,11 +228,20 @@ class ChatLeaf(Runnable[Any, Reply]):
         return Reply(message, text, cut_off)
 
 
-def declared(model: BaseChatModel, names: Sequence[str]) -> str | None:
-    """The model's field for a setting, by name or alias."""
-    fields = type(model).model_fields
+@cache
+def _fields_of(kind: type[BaseChatModel]) -> tuple[Mapping[str, str | None], bool]:
+    """A class's fields for the settings, and whether it reports log-probabilities.
+
+    Integrations that have both fields report OpenAI's form; for others "logprobs" means other things.
+    """
+    fields = {name: declared(kind, SETTINGS[name]) for name in _FIELDS}
+    return MappingProxyType(fields), {"logprobs", "top_logprobs"} <= set(kind.model_fields)
+
+
+def declared(kind: type[BaseChatModel], names: Sequence[str]) -> str | None:
+    """A class's field for a setting, by name or alias."""
     for name in names:
-        for at, info in fields.items():
+        for at, info in kind.model_fields.items():
             if name in (at, info.alias):
                 return at
     return None

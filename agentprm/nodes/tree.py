@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from langchain_core.documents import Document
 
@@ -61,6 +62,7 @@ def same_text(left: str, right: str) -> bool:
     return _compared(left) == _compared(right)
 
 
+@lru_cache(maxsize=4096)  # each proposal is compared with all its siblings
 def _compared(text: str) -> str:
     return fold(one_line(text)).casefold().rstrip(" ?.!\u3002\u061f\u06d4\u0964\u2026")
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from agentprm.rewards.aggregation import Aggregation, aggregate
@@ -130,9 +131,10 @@ def _unit(value: float, space: Literal["probability", "logit"]) -> float:
     return 0.5 * (1 + math.tanh(value / 2))  # the logistic function, without overflow
 
 
-def _order(step_id: str) -> list[str | int]:
+@lru_cache(maxsize=4096)  # a growing tree is looked at again and again
+def _order(step_id: str) -> tuple[str | int, ...]:
     """Ids by their numbers, so that 1.10 comes after 1.9; texts and numbers alternate, and so compare."""
-    return [int(part) if part.isdecimal() else part for part in _NUMBERS.split(step_id)]
+    return tuple(int(part) if part.isdecimal() else part for part in _NUMBERS.split(step_id))
 
 
 def weak_steps(fresh: Sequence[Step], steps: Iterable[Step], threshold: float | None) -> list[Step]:
