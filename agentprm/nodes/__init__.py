@@ -18,12 +18,11 @@ What lives where, in the order in which a search uses it:
 - `drafts`: a whole draft is judged, and refined locally and globally (GLoRe).
 - `subgoals`: another search, whose steps reason, ask or look up, as critics choose (CR-Planner).
 - `answer`: the answer from documents, or from the steps. `judge_answer`: what the reward says of it.
-- `caching`, `retry`: LangGraph's policies for nodes.
+- `policies`: LangGraph's policies for nodes.
 """
 
 from agentprm.nodes.analogies import RecallSteps
 from agentprm.nodes.answer import Answer, AnswerFromSteps
-from agentprm.nodes.caching import cache_policy
 from agentprm.nodes.complete_steps import BeginSteps, CompleteSteps
 from agentprm.nodes.condense_question import CondenseQuestion
 from agentprm.nodes.decide_retrieval import (
@@ -52,12 +51,12 @@ from agentprm.nodes.look_ahead import LookAhead
 from agentprm.nodes.node import Node, apply_update
 from agentprm.nodes.notes import ImproveNote, PlanQueries
 from agentprm.nodes.plan_question import Planner, PlanQuestion, TrainedPlanner
+from agentprm.nodes.policies import cache_policy, retry_policy
 from agentprm.nodes.propose_steps import ProposeSteps
 from agentprm.nodes.refine_step import RefineStep
 from agentprm.nodes.reject_early import RejectEarly
 from agentprm.nodes.rerank import PairwiseRerank, Rerank, RerankSteps
 from agentprm.nodes.retrieve import Retrieve, RetrieverLike, RetrieveSteps
-from agentprm.nodes.retry import retry_policy
 from agentprm.nodes.route import MODES, Reason, Route
 from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.nodes.select_steps import SelectSteps

@@ -33,7 +33,7 @@ from agentprm.nodes import (
     apply_update,
     retry_policy,
 )
-from agentprm.nodes.retry import is_transient
+from agentprm.nodes.policies import is_transient
 from agentprm.nodes.tree import new_step
 from agentprm.rerank import PairwiseReranker
 from agentprm.search import TD
