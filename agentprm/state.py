@@ -39,7 +39,6 @@ __all__ = [
     "Step",
     "StepStatus",
     "Subgoal",
-    "answer_text",
     "as_messages",
     "evidence_ids",
     "last_answer",
@@ -50,6 +49,7 @@ __all__ = [
     "open_steps",
     "path_to",
     "plain",
+    "text_of",
 ]
 
 _DEEPEST = 100
@@ -320,7 +320,7 @@ def last_answer(messages: Sequence[BaseMessage]) -> str:
     return ""
 
 
-def answer_text(value: Any, key: str = "answer") -> str:
+def text_of(value: Any, key: str = "answer") -> str:
     """The text of an answer or a question: of a text, a message, or a message's content.
 
     Raises:

@@ -22,12 +22,12 @@ from agentprm.state import (
     RagState,
     ReasoningState,
     Step,
-    answer_text,
     as_messages,
     last_question,
     merge_documents,
     merge_steps,
     open_question,
+    text_of,
 )
 
 __all__ = [
@@ -174,7 +174,7 @@ def begin(state: RagGraphState) -> dict[str, Any]:
     """
     check_context()
     messages = as_messages(state.get("messages"))
-    given = answer_text(state.get("question") or "", "question")
+    given = text_of(state.get("question") or "", "question")
     question = open_question(messages) or given or last_question(messages)
     if not question.strip():
         raise InputError("Ask something: give a question that is not empty, or a human message.")

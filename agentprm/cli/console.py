@@ -35,18 +35,18 @@ def show(view: Any) -> None:
 
 def tell(progress: Console, text: str) -> None:
     """Prints one dim line of progress."""
-    from agentprm.trace.text import one_line
+    from agentprm.trace.text import shown_line
 
-    progress.print(one_line(text), style="dim", markup=False, emoji=False, soft_wrap=True)
+    progress.print(shown_line(text), style="dim", markup=False, emoji=False, soft_wrap=True)
 
 
 def say(message: str, code: int) -> int:
     """Prints the one sentence of a failure and returns `code`."""
-    from agentprm.trace.text import one_line
+    from agentprm.trace.text import shown_line
 
     if os.environ.get("AGENTPRM_DEBUG") == "1":
         traceback.print_exc()
-    print(f"agentprm: {one_line(message)}", file=sys.stderr)
+    print(f"agentprm: {shown_line(message)}", file=sys.stderr)
     return code
 
 

@@ -296,9 +296,9 @@ class _Bar:
 
     def advance(self, setup: str, record: QaRecord, known: bool) -> None:
         """Takes note of an answer."""
-        from agentprm.trace.text import one_line
+        from agentprm.trace.text import shown_line
 
-        self._bar.update(self._task, advance=1, description=one_line(setup, 40).replace("[", "\\["))
+        self._bar.update(self._task, advance=1, description=shown_line(setup, 40).replace("[", "\\["))
 
 
 def _show(found: Evaluation) -> None:

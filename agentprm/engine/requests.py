@@ -20,7 +20,7 @@ from agentprm.engine.tokenizing import without_partial
 if TYPE_CHECKING:
     from agentprm.lm.base import SamplingParams
 
-__all__ = ["Branch", "Request", "Sample", "Samples", "Sink", "Text", "draw", "token_logprobs"]
+__all__ = ["Branch", "Request", "Sample", "Samples", "Sink", "Text", "draw", "logprobs_at"]
 
 _ROOM = 64  # tokens that are reserved for a sample at first
 
@@ -259,7 +259,7 @@ def _nucleus(chance: torch.Tensor, mass: float) -> torch.Tensor:
     return torch.zeros_like(chance).scatter(1, order, kept)
 
 
-def token_logprobs(logits: torch.Tensor, where: Sequence[int], tokens: Sequence[int]) -> list[float]:
+def logprobs_at(logits: torch.Tensor, where: Sequence[int], tokens: Sequence[int]) -> list[float]:
     """Log-probabilities of single tokens under a full softmax, computed in fp32.
 
     Args:

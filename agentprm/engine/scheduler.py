@@ -23,7 +23,7 @@ import torch
 
 from agentprm.engine.engine import Engine, Piece
 from agentprm.engine.planning import Item, Work, levels
-from agentprm.engine.requests import Request, Samples, Sink, Text, draw, token_logprobs
+from agentprm.engine.requests import Request, Samples, Sink, Text, draw, logprobs_at
 from agentprm.forking import after_fork
 from agentprm.routines import Routine, wait_for
 
@@ -310,7 +310,7 @@ class Scheduler:
         logits = self.engine.forward(pieces, keep)
         tokens = [(row, sink, sink.token) for row, sink in sinks if sink.token is not None]
         whole = [(row, sink) for row, sink in sinks if sink.token is None]
-        scores = token_logprobs(logits, [row for row, _, _ in tokens], [token for _, _, token in tokens])
+        scores = logprobs_at(logits, [row for row, _, _ in tokens], [token for _, _, token in tokens])
         outputs = logits[[row for row, _ in whole]].float().cpu()
         for some, own in zip(decoding, torch.split(logits[: sum(counts)], counts), strict=True):
             some.logits = own.float()

@@ -29,11 +29,11 @@ from agentprm.state import (
     Judgement,
     ReasoningState,
     Step,
-    answer_text,
     as_messages,
     last_question,
     merge_documents,
     merge_steps,
+    text_of,
 )
 
 __all__ = [
@@ -326,7 +326,7 @@ class Node(Runnable[Any, dict[str, Any]]):
         given = state_mapping(input, self.name)
         keys = {**{channel: channel for channel in _ALWAYS_WRITTEN}, **self._keys}
         state = {channel: given[key] for channel, key in keys.items() if given.get(key) is not None}
-        question = answer_text(state.get("question", ""), self._keys["question"])
+        question = text_of(state.get("question", ""), self._keys["question"])
         # A state with defaults has an empty question where none was asked.
         if not question.strip():
             question = last_question(as_messages(state.get("messages")))
@@ -339,7 +339,7 @@ class Node(Runnable[Any, dict[str, Any]]):
         if "documents" in state:
             state["documents"] = distinct_documents(_listed(state["documents"], self._keys["documents"]))
         if "answer" in state:
-            state["answer"] = answer_text(state["answer"], self._keys["answer"])
+            state["answer"] = text_of(state["answer"], self._keys["answer"])
         return cast(ReasoningState, state)
 
     def _write(self, update: dict[str, Any], usage: Usage, state: ReasoningState) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from agentprm.rerank.judging import Assessor, Judging, Missing
 from agentprm.routines import Routine
 from agentprm.text import one_line
 
-__all__ = ["LABELS", "SetTournament", "SetwiseReranker", "heap_selection", "parse_choice", "window_selection"]
+__all__ = ["LABELS", "SetTournament", "SetwiseReranker", "heap_selection", "parse_member", "window_selection"]
 
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -119,7 +119,7 @@ def window_selection(count: int, size: int, k: int) -> SetTournament:
     return order
 
 
-def parse_choice(text: str, labels: str) -> str | None:
+def parse_member(text: str, labels: str) -> str | None:
     """The one label that a model's answer names; `None` if it names none, several or a foreign one.
 
     Only the first line that is not blank counts. `B`, `[B]`, `Passage B.` and `**Passage B**` name B;
@@ -259,7 +259,7 @@ class SetwiseReranker(Reranker):
         def parsed(members: Members, rows: list[list[Completion]]) -> list[list[float] | None]:
             votes: list[list[float] | None] = []
             for turn, prompt, row in zip(turns(members), prompts(members), rows, strict=True):
-                label = parse_choice(prompt.prefix + row[0].text, LABELS[: len(members)])
+                label = parse_member(prompt.prefix + row[0].text, LABELS[: len(members)])
                 chosen = None if label is None else turn[LABELS.index(label)]
                 votes.append(None if chosen is None else [float(i == chosen) for i in members])
             return votes

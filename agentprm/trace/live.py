@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agentprm.trace.text import one_line, unit
+from agentprm.trace.text import shown_line, unit
 
 __all__ = ["event_line"]
 
@@ -25,7 +25,7 @@ def event_line(event: Mapping[str, Any], width: int = 100) -> str | None:
         return None
     step = event.get("step_id")
     text = _TEXTS.get(kind.removeprefix("agentprm."), lambda _: "")(event)
-    return one_line(f"{step or '·'}  {text}", width) if text else None
+    return shown_line(f"{step or '·'}  {text}", width) if text else None
 
 
 def _proposed(event: Mapping[str, Any]) -> str:

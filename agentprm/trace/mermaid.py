@@ -7,7 +7,7 @@ import textwrap
 from agentprm.state import Step
 from agentprm.trace.schema import Trace, answer_path, drawn_steps
 from agentprm.trace.terminal import GLYPHS, step_lines
-from agentprm.trace.text import one_line
+from agentprm.trace.text import shown_line
 
 __all__ = ["to_mermaid"]
 
@@ -68,7 +68,7 @@ def _step_label(step: Step, titles: dict[str, str]) -> str:
 
 def _label(word: str, text: str) -> str:
     rows = textwrap.wrap(
-        f"{one_line(word, _CLIP)} {one_line(text, _CLIP)}".strip(), _WIDTH, break_on_hyphens=False
+        f"{shown_line(word, _CLIP)} {shown_line(text, _CLIP)}".strip(), _WIDTH, break_on_hyphens=False
     )
     return "<br/>".join(_escaped(row) for row in rows)
 

@@ -1,6 +1,6 @@
 """A trace in the terminal, drawn with rich.
 
-Everything that a model or a passage wrote goes through `one_line` into `rich.text.Text`, which knows no
+Everything that a model or a passage wrote goes through `shown_line` into `rich.text.Text`, which knows no
 markup, so neither markup nor escape sequences in it have any effect. Without colour the glyphs and
 words still tell the same story.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from agentprm.errors import MissingDependencyError
 from agentprm.state import Step
 from agentprm.trace.schema import Trace, answer_path, drawn_steps
-from agentprm.trace.text import cost_line, one_line, unit
+from agentprm.trace.text import cost_line, shown_line, unit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,7 +69,7 @@ def search_tree(trace: Trace, *, full: bool = False) -> Tree:
     from rich.tree import Tree
 
     clip = None if full else _CLIP
-    tree = Tree(Text(one_line(trace["question"], clip), style="bold"), guide_style="dim")
+    tree = Tree(Text(shown_line(trace["question"], clip), style="bold"), guide_style="dim")
     titles = {document["id"]: document["title"] for document in trace["documents"]}
     steps = drawn_steps(trace)
     if not steps:
@@ -78,7 +78,7 @@ def search_tree(trace: Trace, *, full: bool = False) -> Tree:
             chosen = document["id"] in cited
             mark = "●" if chosen else "○"
             word = "cited" if chosen else "read"
-            line = f"{mark} {word}  {one_line(document['title'], clip)}"
+            line = f"{mark} {word}  {shown_line(document['title'], clip)}"
             tree.add(Text(line, style="bold" if chosen else ""))
         return tree
     children: dict[str | None, list[Step]] = {}
@@ -110,14 +110,14 @@ def _label(step: Step, titles: Mapping[str, str], clip: int | None) -> Renderabl
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     style = _STYLES.get(step["status"], "")
-    query = one_line(step["query"], clip) or "(conclusion)"
+    query = shown_line(step["query"], clip) or "(conclusion)"
     grid.add_row(
-        Text(f"{GLYPHS.get(step['status'], '·')} {one_line(step['id'])}", style=style),
+        Text(f"{GLYPHS.get(step['status'], '·')} {shown_line(step['id'])}", style=style),
         Text(query, style=style),
     )
     for word, text in step_lines(step, titles):
         line = Text(f"{word} " if word else "", style="dim")
-        line.append(one_line(text, clip), style="bold" if word == "answer" and style == "bold" else style)
+        line.append(shown_line(text, clip), style="bold" if word == "answer" and style == "bold" else style)
         grid.add_row("", line)
     return grid
 
@@ -164,8 +164,8 @@ def answer_panel(trace: Trace) -> Panel:
     from rich.panel import Panel
     from rich.text import Text
 
-    answer = Text(one_line(trace["answer"]) or "(no answer)", style="bold")
-    foot = [f"stopped: {one_line(trace['stop_reason'], 60)}"] if trace["stop_reason"] else []
+    answer = Text(shown_line(trace["answer"]) or "(no answer)", style="bold")
+    foot = [f"stopped: {shown_line(trace['stop_reason'], 60)}"] if trace["stop_reason"] else []
     cost = cost_line(trace["usage"], full=True)
     answer.append("\n" + "; ".join([*foot, *([cost] if cost else [])]), style="not bold dim")
     return Panel(answer, title="Answer", title_align="left")
@@ -190,9 +190,9 @@ def sources_table(trace: Trace, *, full: bool = False) -> Table:
     grid.add_column(overflow="fold")
     clip = None if full else _CLIP
     for number, citation in enumerate(trace["citations"], start=1):
-        head = Text(one_line(citation["title"], clip), style="bold")
+        head = Text(shown_line(citation["title"], clip), style="bold")
         if citation["source"] and citation["source"] != citation["title"]:
-            head.append(f"  {one_line(citation['source'], clip)}", style="not bold dim")
-        body = Text(one_line(citation["text"], clip), style="dim")
+            head.append(f"  {shown_line(citation['source'], clip)}", style="not bold dim")
+        body = Text(shown_line(citation["text"], clip), style="dim")
         grid.add_row(Text(f"[{number}]"), head.append("\n").append_text(body))
     return grid

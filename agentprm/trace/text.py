@@ -8,12 +8,12 @@ from typing import Any
 
 from agentprm.text import cut
 
-__all__ = ["cost_line", "one_line", "unit"]
+__all__ = ["cost_line", "shown_line", "unit"]
 
 _JOINERS = "\u200c\u200d"  # Persian, Hindi and families of emoji are spelt with them
 
 
-def one_line(text: str, width: int | None = None) -> str:
+def shown_line(text: str, width: int | None = None) -> str:
     r"""`text` on one line, without control and direction characters, clipped at a word.
 
     Escape sequences lose their control characters and so their power; their visible rest stays.
@@ -23,7 +23,7 @@ def one_line(text: str, width: int | None = None) -> str:
         width: Most characters of the result, the ellipsis included; `None` keeps everything.
 
     Example:
-        >>> one_line("Jules\tVerne \x1b[31mwrote", 15)
+        >>> shown_line("Jules\tVerne \x1b[31mwrote", 15)
         'Jules Verne…'
     """
     spaced = " ".join(text.split())

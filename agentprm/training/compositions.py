@@ -23,7 +23,7 @@ from agentprm.retrievers.leads import lead_names
 from agentprm.retrievers.mentions import title_names
 from agentprm.text import one_line
 from agentprm.training.data import Passage, PlanRecord, PlanStep, ReadingRecord
-from agentprm.training.patterns import ANAPHOR, facts_of, opens_with, sentences
+from agentprm.training.patterns import ANAPHOR, opens_with, sentences, statements_of
 from agentprm.training.questions import has_answer
 
 __all__ = ["Description", "composed_plans", "descriptions"]
@@ -244,7 +244,7 @@ def _singles(
             seen.add((passage.title, passage.text))
             names = _names(passage.title, passage.text)
             own = descriptions(passage.text, names)
-            for fact in facts_of(passage.text, names):
+            for fact in statements_of(passage.text, names):
                 question = rng.choice(fact.relation.questions).format("#1")
                 yield _Single(f"{record.set} facts", question, names[-1], fact.text, own)
             for way in own:  # "Which film stars Ken Marshall?" is about Ken Marshall

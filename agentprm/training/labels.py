@@ -23,11 +23,11 @@ __all__ = [
     "consensus",
     "ensemble",
     "evidence_labels",
-    "first_error",
+    "first_wrong",
     "grounded_values",
     "hard_values",
+    "join_steps",
     "last_step_balanced",
-    "merge_steps",
     "rating_labels",
     "relabelled",
     "relative_progress",
@@ -62,14 +62,14 @@ def hard_values(counts: Sequence[StepCounts], threshold: float = 0.0) -> Labels:
     return [None if value is None else float(value > threshold) for value in soft_values(counts)]
 
 
-def first_error(labels: Sequence[float | None], threshold: float = 0.5) -> int | None:
+def first_wrong(labels: Sequence[float | None], threshold: float = 0.5) -> int | None:
     """Place of the first step whose label is below `threshold`, from 0; `None` if there is none."""
     return next((i for i, label in enumerate(labels) if label is not None and label < threshold), None)
 
 
 def until_first_error(labels: Sequence[float | None], threshold: float = 0.5) -> Labels:
     """The labels up to the first error; later steps, which rest on it, have none (Lessons of PRMs)."""
-    error = first_error(labels, threshold)
+    error = first_wrong(labels, threshold)
     return [label if error is None or i <= error else None for i, label in enumerate(labels)]
 
 
@@ -108,7 +108,7 @@ def consensus(
         `estimated` up to the first error, or `None` if the labellers disagree.
     """
     _same_length(estimated, judged)
-    if first_error(estimated, threshold) != first_error(judged, threshold):
+    if first_wrong(estimated, threshold) != first_wrong(judged, threshold):
         return None
     return until_first_error(estimated, threshold)
 
@@ -325,7 +325,7 @@ def retrieval_labels(steps: Sequence[TrajectoryStep], gold: Collection[str]) -> 
     return labels
 
 
-def merge_steps(
+def join_steps(
     record: StepLabelRecord, place: int, label: Literal["last", "all"] = "last"
 ) -> StepLabelRecord:
     """Two neighbouring steps as one: the augmentation of HRM (HNC) and FoVer.

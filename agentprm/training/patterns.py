@@ -15,7 +15,7 @@ import regex
 from agentprm.text import one_line, sentence_ends, words
 from agentprm.training.relations import RELATIONS, SITES, Kind, Relation, filled
 
-__all__ = ["ANAPHOR", "Statement", "Subject", "facts_of", "opens_with", "sentences", "subject_of"]
+__all__ = ["ANAPHOR", "Statement", "Subject", "opens_with", "sentences", "statements_of", "subject_of"]
 
 
 class Statement(NamedTuple):
@@ -144,7 +144,7 @@ def opens_with(text: str, names: Sequence[str]) -> bool:
     return False
 
 
-def facts_of(text: str, names: Sequence[str]) -> list[Statement]:
+def statements_of(text: str, names: Sequence[str]) -> list[Statement]:
     """Facts that a passage states of its subject.
 
     Args:

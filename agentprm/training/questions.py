@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from agentprm.evaluation.qa import contains_answer, normalize_unicode
 from agentprm.retrievers.leads import lead_names
 from agentprm.retrievers.mentions import MentionIndex, title_names
-from agentprm.training.patterns import Statement, Subject, facts_of, subject_of
+from agentprm.training.patterns import Statement, Subject, statements_of, subject_of
 from agentprm.training.relations import Relation
 
 __all__ = ["Draft", "Facts", "Hop", "collect_facts", "digest", "draft_questions", "has_answer"]
@@ -110,7 +110,7 @@ def collect_facts(
         names = title_names(document) or lead_names(document.page_content)
         if names:
             titles.setdefault(normalize_unicode(names[-1]), set()).add(names[0])
-        facts = facts_of(document.page_content, names) if names else []
+        facts = statements_of(document.page_content, names) if names else []
         if facts:
             name = names[1] if len(names) > 1 and names[0].startswith(names[1]) else names[0]
             article = _Article(str(document.id), names[0], name, subject_of(document.page_content), facts, {})

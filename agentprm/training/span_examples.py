@@ -19,7 +19,7 @@ from agentprm.retrievers.mentions import title_names
 from agentprm.text import terms
 from agentprm.training.data import Passage, PlanRecord, ReadingRecord
 from agentprm.training.families import family_questions
-from agentprm.training.patterns import Statement, facts_of
+from agentprm.training.patterns import Statement, statements_of
 
 __all__ = ["ReadingExample", "Shown", "occurrences", "span_examples"]
 
@@ -188,7 +188,7 @@ def _fact_examples(
     by_relation: dict[str, list[ReadingExample]] = {}
     for passage in passages:
         names = title_names(Document(passage.text, metadata={"title": passage.title}))
-        for fact in facts_of(passage.text, names):
+        for fact in statements_of(passage.text, names):
             question = rng.choice(fact.relation.questions).format(rng.choice(names))
             example = ReadingExample(question, _shortest(fact), passage, ())
             by_relation.setdefault(fact.relation.name, []).append(example)

@@ -38,7 +38,7 @@ from agentprm.rerank.asking import shown
 from agentprm.rerank.labels import parse_label
 from agentprm.rerank.listwise import parse_permutation
 from agentprm.rerank.rubric import parse_grade
-from agentprm.rerank.setwise import parse_choice
+from agentprm.rerank.setwise import parse_member
 from agentprm.retrievers import LexicalIndex, MentionIndex
 from agentprm.retrievers.filters import compile_filter
 from agentprm.retrievers.formats import SUFFIXES, read_file
@@ -64,7 +64,7 @@ from agentprm.rewards.verdict_templates import Grounded, Judge, SolutionCheck, S
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
 from agentprm.text import clean_text, cut, cut_words, fold, one_line, sentence_ends, terms, words
 from agentprm.trace.live import event_line
-from agentprm.trace.text import one_line as shown_line
+from agentprm.trace.text import shown_line
 
 SIZE = 20_000
 
@@ -284,7 +284,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "parse_label": lambda text: parse_label(text, ("Passage A", "Passage B")),
     "parse_permutation": lambda text: parse_permutation(text, 20),
     "parse_grade": parse_grade,
-    "parse_choice": lambda text: parse_choice(text, "ABCD"),
+    "parse_member": lambda text: parse_member(text, "ABCD"),
     # rewards
     "judge": lambda text: Judge().find(text, "q", 3),
     "step checks": lambda text: StepChecks().find(text, "q", 3),

@@ -16,7 +16,7 @@ from agentprm.replies import (
 from agentprm.rerank.labels import parse_label
 from agentprm.rerank.listwise import parse_permutation
 from agentprm.rerank.rubric import parse_grade
-from agentprm.rerank.setwise import parse_choice
+from agentprm.rerank.setwise import parse_member
 from agentprm.rewards import Judge
 from agentprm.text import clean_text
 
@@ -42,7 +42,7 @@ READERS = [
     (lambda t: getattr(parse_proposal(t), "final_answer", None), "Final answer: X", "X", None),
     (lambda t: parse_label(t, ("Passage A", "Passage B")), "Passage A", 0, None),
     (lambda t: parse_permutation(t, 2), "[1] > [2]", [0, 1], None),
-    (lambda t: parse_choice(t, "AB"), "Passage A", "A", None),
+    (lambda t: parse_member(t, "AB"), "Passage A", "A", None),
     (parse_grade, "<score>80</score>", 80.0, None),
     (lambda t: getattr(Judge().find(t, "q", 1)[0], "value", None), "Verdict: Yes", 1.0, None),
     (lambda t: finished_text(Completion(t, 9, "length")), "It is. Yes", "It is.", ""),

@@ -13,7 +13,7 @@ from agentprm.rerank.setwise import (
     LABELS,
     SetwiseReranker,
     heap_selection,
-    parse_choice,
+    parse_member,
     window_selection,
 )
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
@@ -247,13 +247,13 @@ def test_any_budget_ends_in_a_whole_list(selection, budget):
     ],
 )  # fmt: skip
 def test_parse_choice(text, label):
-    assert parse_choice(text, "ABC") == label
+    assert parse_member(text, "ABC") == label
 
 
 @given(st.text(max_size=60) | st.text(alphabet="ABCabc Passage:.[]*\n'\u2019sD", max_size=60))
 @settings(deadline=None, max_examples=500)
 def test_parse_choice_never_raises_and_never_guesses(text):
-    label = parse_choice(text, "ABC")
+    label = parse_member(text, "ABC")
     assert label is None or label in "ABC"
     if not re.search("[abc]", text, re.IGNORECASE):
         assert label is None

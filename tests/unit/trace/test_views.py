@@ -11,7 +11,7 @@ from rich.console import Console
 from agentprm.budget import empty_usage
 from agentprm.errors import MissingDependencyError
 from agentprm.trace import answer_panel, search_tree, sources_table, to_mermaid, trace_of
-from agentprm.trace.text import cost_line, one_line
+from agentprm.trace.text import cost_line, shown_line
 
 USAGE = {**empty_usage(), "model_calls": 3, "prompt_tokens": 1200, "completion_tokens": 44, "seconds": 1.26}
 EVIL = "[bold]x[/bold] [/] [link=http://x]y[/link] \x1b[31mred \x1b]8;;http://x\x07 \u202eabc \x9b2J"
@@ -207,7 +207,7 @@ def test_mermaid_labels_hold_no_syntax(trace):
     ],
 )
 def test_one_line(text, width, expected):
-    assert one_line(text, width) == expected
+    assert shown_line(text, width) == expected
 
 
 def test_cost_line():

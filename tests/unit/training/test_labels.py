@@ -30,8 +30,8 @@ def test_monte_carlo_values_soft_and_hard():
 
 
 def test_what_follows_the_first_error_has_no_label():
-    assert lab.first_error([1, None, 0.4, 1]) == 2
-    assert lab.first_error([1, None, 0.5]) is None
+    assert lab.first_wrong([1, None, 0.4, 1]) == 2
+    assert lab.first_wrong([1, None, 0.5]) is None
     assert lab.until_first_error([1, None, 0.4, 1, 0]) == [1, None, 0.4, None, None]
     assert lab.until_first_error([1, 1]) == [1, 1]
 
@@ -148,16 +148,16 @@ def test_labels_from_gold_passages_count_each_passage_once():
 
 def test_merged_steps():
     whole = record([1.0, 0.25, 0.5], counts=[StepCounts()] * 3, answers=["x"])
-    last = lab.merge_steps(whole, 0)
+    last = lab.join_steps(whole, 0)
     assert [step.thought for step in last.steps] == ["step 1\nstep 2", "step 3"]
     assert last.labels == [0.25, 0.5]
     assert last.counts == []
     assert last.answers == ["x"]
-    assert lab.merge_steps(record([0.0, 1.0]), 0, "last").labels == [1.0]
-    assert lab.merge_steps(record([0.0, 1.0]), 0, "all").labels == [0.0]
-    assert lab.merge_steps(record([None, 1.0]), 0, "all").labels == [None]
+    assert lab.join_steps(record([0.0, 1.0]), 0, "last").labels == [1.0]
+    assert lab.join_steps(record([0.0, 1.0]), 0, "all").labels == [0.0]
+    assert lab.join_steps(record([None, 1.0]), 0, "all").labels == [None]
     with pytest.raises(InputError):
-        lab.merge_steps(whole, 2)
+        lab.join_steps(whole, 2)
 
 
 def test_last_steps_are_balanced_and_the_only_labelled_ones():

@@ -2,11 +2,11 @@
 
 import pytest
 
-from agentprm.training.patterns import facts_of, opens_with, subject_of
+from agentprm.training.patterns import opens_with, statements_of, subject_of
 
 
 def read(title, text):
-    return {(fact.relation.name, fact.text) for fact in facts_of(text, [title])}
+    return {(fact.relation.name, fact.text) for fact in statements_of(text, [title])}
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_what_is_not_said_of_the_subject_is_left_out(title, text):
 
 def test_places_of_objects_are_exact():
     text = "Dawn is a film.  It was  directed by Ann\nLee, and so on."
-    (fact,) = facts_of(text, ["Dawn"])
+    (fact,) = statements_of(text, ["Dawn"])
     assert text[fact.start : fact.end] == "Ann\nLee"
     assert fact.objects == ("Ann Lee",)
     assert fact.sentence == "It was directed by Ann Lee, and so on."
 
 
 def test_a_list_has_its_parts():
-    (fact,) = facts_of("Dawn is a film starring Ann Lee, Bob Fox and Cy Dee.", ["Dawn"])
+    (fact,) = statements_of("Dawn is a film starring Ann Lee, Bob Fox and Cy Dee.", ["Dawn"])
     assert fact.objects == ("Ann Lee", "Bob Fox", "Cy Dee")
 
 
@@ -127,4 +127,4 @@ def test_a_passage_opens_with_its_subject():
     "text", ["Dawn is a " + "very " * 20_000, "Dawn (" * 5_000, "Dawn, " * 20_000, "A. " * 20_000]
 )
 def test_long_texts_are_no_trap(text):
-    assert facts_of(text, ["Dawn", "A"]) == []
+    assert statements_of(text, ["Dawn", "A"]) == []
