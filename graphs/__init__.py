@@ -3,10 +3,12 @@
 `rag` retrieves and reads, `adaptive` only where it has to; `gathering` collects evidence in rounds,
 `reasoning` searches over steps, `rearter` and `r2` in those papers' settings; `glore` refines a draft;
 `cr_planner` lets critics choose what to do; `routed` chooses among ways, or climbs from cheap to dear.
-`state` is what goes in, through and out. `qa` has rag and reasoning over an index, for `langgraph dev`.
+`complexity` adapts prompts and depth to the question. `state` is what goes in, through and out.
+`qa` has graphs over an index, for `langgraph dev`.
 """
 
 from agentprm.graphs.adaptive import AdaptiveRagState, create_adaptive_rag_graph
+from agentprm.graphs.complexity import create_hpt_graph, create_prs_graph, hierarchical_prompts
 from agentprm.graphs.cr_planner import create_cr_planner_graph
 from agentprm.graphs.gathering import (
     GatheringGraphState,
@@ -36,12 +38,15 @@ __all__ = [
     "create_evidence_graph",
     "create_glore_graph",
     "create_goal_graph",
+    "create_hpt_graph",
     "create_ladder_graph",
     "create_note_graph",
+    "create_prs_graph",
     "create_r2_graph",
     "create_rag_graph",
     "create_rearter_graph",
     "create_reasoning_graph",
     "create_routed_graph",
     "create_summary_graph",
+    "hierarchical_prompts",
 ]

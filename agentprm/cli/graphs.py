@@ -17,6 +17,8 @@ __all__ = ["arguments_for", "graph_called", "parameters_of", "settings_for"]
 
 # Arguments of graphs by the options that name them; others have the option's own name.
 _ARGUMENTS = {"reward": ("reward", "rewards"), "max_steps": ("max_steps", "max_rounds")}
+# What a graph says itself to the search that it is made of.
+_SETTLED = {"prs": ("mode", "planner")}
 # Sizes that a graph without them has no use for, so that one file of options serves several graphs.
 _SIZES = ("k", "passages", "candidates", "max_steps", "strategy", "seed", "value", "look_ahead")
 _OPTIONS = (
@@ -37,7 +39,9 @@ def parameters_of(name: str) -> dict[str, inspect.Parameter]:
     """The arguments of a graph, those included that it passes on to the reasoning search."""
     parameters = dict(inspect.signature(graph_called(name)).parameters)
     if parameters.pop("settings", None) is not None:
-        parameters = {**inspect.signature(graph_called("reasoning")).parameters, **parameters}
+        passed = inspect.signature(graph_called("reasoning")).parameters
+        settled = _SETTLED.get(name, ())
+        parameters = {**{key: passed[key] for key in passed if key not in settled}, **parameters}
     return parameters
 
 

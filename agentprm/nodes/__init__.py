@@ -8,6 +8,7 @@ What lives where, in the order in which a search uses it:
 - `route`: which way a question goes; thinking it over without a search.
 - `start_search`, `propose_steps`, `reject_early`: the tree is planted, and grows, and not everywhere.
 - `plan_question`, `follow_plan`: or it follows a plan, made once. `reading`: a reader for a model.
+  `recursive_planner`: as deep as the question is complex.
 - `retrieve`, `rerank`: passages for the question, or for each step.
 - `complete_steps`, `score_steps`: what a step finds, and what the reward says of it.
 - `look_ahead`, `select_steps`, `refine_step`: the best is committed, or tried once more.
@@ -53,6 +54,7 @@ from agentprm.nodes.notes import ImproveNote, PlanQueries
 from agentprm.nodes.plan_question import Planner, PlanQuestion, TrainedPlanner
 from agentprm.nodes.policies import cache_policy, retry_policy
 from agentprm.nodes.propose_steps import ProposeSteps
+from agentprm.nodes.recursive_planner import RecursivePlanner
 from agentprm.nodes.refine_step import RefineStep
 from agentprm.nodes.reject_early import RejectEarly
 from agentprm.nodes.rerank import PairwiseRerank, Rerank, RerankSteps
@@ -99,6 +101,7 @@ __all__ = [
     "Reason",
     "RecallExperience",
     "RecallSteps",
+    "RecursivePlanner",
     "RefineDraft",
     "RefineStep",
     "Reflect",

@@ -9,6 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 
 from agentprm.budget import WRITING, SearchBudget
+from agentprm.documents import cite, passages_text, supporting
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
@@ -16,7 +17,7 @@ from agentprm.nodes.answer import spoken
 from agentprm.nodes.choices import chosen
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import Node, NodeRoutine, emit
-from agentprm.prompts import ChatTemplate, reply_params
+from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_finding, parse_proposal
 from agentprm.routines import wait_in_thread
 from agentprm.state import ReasoningState
@@ -45,6 +46,12 @@ REASON = ChatTemplate(
     ),
     user="Question: {question}",
     prefix="Let us think.",
+)
+REASON_OVER = ChatTemplate(
+    fields=("passages", "question"),
+    system=REASON.system,
+    user="Passages:\n{passages}\n\nQuestion: {question}",
+    prefix=REASON.prefix,
 )
 
 
@@ -125,12 +132,16 @@ class Route(Node):
 
 
 class Reason(Node):
-    r"""Answers by thinking step by step, without passages.
+    r"""Answers by thinking step by step, from memory or from passages.
 
     Args:
         model: A language model, or any LangChain chat model.
+        passages: Most passages of `documents` that it is shown; none by default.
+        examples: Solved questions that the prompt shows before the question, where the state has no
+            `examples`.
         max_tokens: Most tokens of the thinking and the answer.
-        template: The prompt, with the field `question`.
+        template: The prompt, with the field `question`, and `passages` where it is shown some; by default
+            one for each case.
         speak: Also append the answer to `messages`, for graphs that converse.
         keys: Own names for `question`, `messages`, `answer` and `citations`.
         budget: Bounds of a run; where they leave no call, the answer is empty.
@@ -146,18 +157,24 @@ class Reason(Node):
         self,
         model: LanguageModel | BaseChatModel | str,
         *,
+        passages: int = 0,
+        examples: str = "",
         max_tokens: int = 256,
-        template: ChatTemplate = REASON,
+        template: ChatTemplate | None = None,
         speak: bool = False,
         keys: Mapping[str, str] | None = None,
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "reason",
     ) -> None:
         self.model = as_language_model(model)
-        self.max_tokens, self.template, self.speak = max_tokens, template, speak
+        if isinstance(passages, bool) or not isinstance(passages, int) or passages < 0:
+            raise ConfigurationError(f"passages must be an integer of at least 0, not {passages!r}.")
+        self.passages, self.examples = passages, examples
+        self.template = template
+        self.max_tokens, self.speak = max_tokens, speak
         super().__init__(
             name=name,
-            reads=(),
+            reads=("examples", *(("documents",) if passages else ())),
             writes=("answer", "citations"),
             keys=keys,
             budget=budget,
@@ -169,20 +186,25 @@ class Reason(Node):
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
         answer, reason = "", ""
+        documents = state.get("documents", [])[: self.passages]
         spent = budget.exhausted(usage, but=WRITING)
         if spent or not budget.affordable("model_calls", 1, usage):
             reason = f"budget: {spent or 'model_calls'}"
         else:
-            prompt = self.template.render(
-                prefill=self.model.capabilities.prefill, question=one_line(state["question"])
+            template = self.template or (REASON_OVER if documents else REASON)
+            values = {"passages": passages_text(documents)} if "passages" in template.fields else {}
+            prompt = template.render(
+                prefill=self.model.capabilities.prefill, question=one_line(state["question"]), **values
             )
+            prompt = with_examples(prompt, state.get("examples") or self.examples)
             params = reply_params(self.model, max_tokens=self.setting("max_tokens"), lines=True)
             ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
             answer = concluded(finished_text(reply), state["question"])
-        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": []})
+        cited = supporting(answer, documents, state["question"])
+        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {
             "answer": answer,
-            "citations": [],
+            "citations": cite(cited),
             "prm_stop_reason": reason or ("answered" if answer else "no answer"),
         }
         if self.speak:

@@ -17,6 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.store.memory import InMemoryStore
 from langgraph.types import CachePolicy, Send
 from pydantic import BaseModel
 from typing_extensions import TypedDict
@@ -27,8 +28,11 @@ from agentprm.graphs import (
     create_evidence_graph,
     create_glore_graph,
     create_goal_graph,
+    create_hpt_graph,
     create_ladder_graph,
     create_note_graph,
+    create_prs_graph,
+    create_r2_graph,
     create_rag_graph,
     create_rearter_graph,
     create_reasoning_graph,
@@ -48,6 +52,8 @@ from agentprm.nodes import (
     PlanQuestion,
     ProposeSteps,
     Reason,
+    RecallExperience,
+    RecallSteps,
     RefineStep,
     RejectEarly,
     Rerank,
@@ -64,7 +70,7 @@ from agentprm.retrievers import SummaryTree
 from agentprm.retrievers.summary_tree import SummaryNode
 from agentprm.search import TD
 from agentprm.search.subgoals import SENTENCES
-from agentprm.testing import FakeEmbeddings, FakeReward, ScriptedLanguageModel
+from agentprm.testing import FakeEmbeddings, FakeReward, ScriptedLanguageModel, ScriptedReader
 
 PAGE = Path(__file__).parents[3] / "docs" / "matrix.md"
 BRUNEL, PARIS = "Where was Brunel born?", "On which river does Paris lie?"
@@ -123,7 +129,7 @@ KINDS = {"TypedDict": Plain, "pydantic": Model, "dataclass": Data, "MessagesStat
 
 class World:
     def __init__(self, *, fails=False):
-        self.calls, self.fails = 0, fails
+        self.calls, self.fails, self.memory = 0, fails, InMemoryStore()
 
     def work(self):
         self.calls += 1
@@ -154,6 +160,9 @@ class World:
         """Ask, look up, then reason."""
         wanted = "reason" if any(step["passages"] for step in path) else "retrieve"
         return {SENTENCES[wanted]: 0.9, SENTENCES["query"]: 0.5}.get(path[-1]["thought"], 0.1)
+
+    def reader(self):
+        return ScriptedReader({"Brunel": {"Portsmouth": 0.9}, "Paris": {"the Seine": 0.9}})
 
     def tree(self):
         leaves = [
@@ -242,6 +251,20 @@ ROWS: dict[str, Callable[[World], list[Any]]] = {
     "create_ladder_graph": lambda w: [
         create_ladder_graph(
             {"rag": create_rag_graph(w.model, w.search).compile()}, lambda question, steps: 1.0
+        ).compile()
+    ],
+    "create_hpt_graph": lambda w: [create_hpt_graph(w.model, w.search, lambda q, steps: 1.0).compile()],
+    "create_prs_graph": lambda w: [
+        create_prs_graph(w.model, w.search, w.reward, reader=w.reader()).compile()
+    ],
+    "create_r2_graph": lambda w: [
+        create_r2_graph(
+            w.model,
+            w.search,
+            w.reward,
+            experience=RecallExperience(by="template", store=w.memory),
+            analogies=RecallSteps(store=w.memory),
+            max_steps=1,
         ).compile()
     ],
     "create_summary_graph": lambda w: [
