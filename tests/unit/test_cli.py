@@ -485,7 +485,8 @@ def test_the_real_graphs_with_a_scripted_model(graph, index, tmp_path, monkeypat
     assert "Alfred Hitchcock" in captured.out
     assert graph == "hpt" or "answer: Alfred Hitchcock" in captured.err  # whose rungs speak for themselves
     loaded = load_trace(trace)
-    if graph not in ("adaptive", "routed", "cr-planner", "hpt"):  # which may do without a search
+    # Some may do without a search, and one plan reads a single passage of embeddings that mean nothing.
+    if graph not in ("adaptive", "routed", "cr-planner", "hpt", "prs"):
         assert "[1] " in captured.out
         assert "vertigo.txt" in captured.out
         assert "vertigo.txt" in {citation["source"] for citation in loaded["citations"]}
