@@ -29,6 +29,7 @@ from planning import gold_steps
 from qa import index
 
 from agentprm import packaged
+from agentprm.documents import title_of
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import (
     QaQuestion,
@@ -43,6 +44,7 @@ from agentprm.evaluation.report import percent
 from agentprm.lm import SamplingParams, TransformersLM
 from agentprm.nodes.follow_plan import filled
 from agentprm.nodes.plan_question import compared, followable, plan_by_example
+from agentprm.questions.checking import states
 from agentprm.questions.comparing import decide, is_comparison
 from agentprm.questions.decomposing import decompose
 from agentprm.questions.plan_text import parse_plan, plan_references, plan_request
@@ -172,6 +174,10 @@ def measured(
         if finding is None:
             best = next(iter(reader.candidates([filled(asked, found)], [passages], n=1)[0]), None)
             finding = best.text if best else ""
+            if finding == "no" and any(
+                states(filled(asked, found), title_of(passage), passage.page_content) for passage in passages
+            ):
+                finding = "yes"
             if best and titles is not None and best.passage is not None:
                 finding = titles.resolve(finding, passages[best.passage], best.start, best.end)
         found.append(finding)

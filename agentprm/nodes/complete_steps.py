@@ -11,13 +11,14 @@ from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import READING, SearchBudget
-from agentprm.documents import passages_text, supporting
+from agentprm.documents import passages_text, supporting, title_of
 from agentprm.lm import Completion, LanguageModel, Prompt, as_language_model, require
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine, SearchNode, checked_setting, emit
 from agentprm.nodes.reading import ModelOrReader, read_steps
 from agentprm.nodes.tree import ancestors, concludes, documents_of
 from agentprm.prompts import PROMPTS, Prompts, known_text, reply_params
+from agentprm.questions.checking import states
 from agentprm.questions.comparing import decide, is_comparison, likelier, one_of
 from agentprm.readers.base import Reader
 from agentprm.replies import finished_text, parse_finding
@@ -101,6 +102,8 @@ class CompleteSteps(SearchNode):
         shown = [shown_to(state, step, self.setting("passages")) for step in rest]
         if isinstance(self.model, Reader):
             read = yield from read_steps(self.model, state, rest, shown, self.findings)
+            given = {step["id"]: passages for step, passages in zip(rest, shown, strict=True)}
+            read = [_checked(step, given.get(step["id"], [])) for step in read]
         else:
             read = yield from self._written(self.model, state, rest, shown)
         finished: list[Step] = []
@@ -252,6 +255,17 @@ def _finished(step: Step, passages: list[Document], completion: Completion) -> S
     else:
         done["cited_ids"] = [str(d.id) for d in supporting(thought, passages, step["query"])]
     return done
+
+
+def _checked(step: Step, passages: Sequence[Document]) -> Step:
+    """A step that a reader answered with no, with yes where a passage says so in the question's words."""
+    if step["thought"].casefold() != "no" or "confidence" not in step:
+        return step
+    for passage in passages:
+        if states(one_line(step["query"]), title_of(passage), passage.page_content):
+            sure = max(step["confidence"], 1 - step["confidence"])
+            return {**step, "thought": "yes", "confidence": sure, "cited_ids": [str(passage.id)]}
+    return step
 
 
 def _comparison(state: ReasoningState, step: Step) -> str | None:

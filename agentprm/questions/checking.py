@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 
 from agentprm.questions.comparing import alternatives, split_pair
+from agentprm.questions.countries import countries
 from agentprm.questions.reducing import NAME
+from agentprm.text import fold, terms
 
-__all__ = ["checks"]
+__all__ = ["checks", "states"]
 
 _SINGULAR = {"are": "Is", "were": "Was", "do": "Does", "did": "Did", "have": "Has", "is": "Is", "was": "Was"}
 _BE = ("are", "were", "is", "was")
@@ -125,3 +127,67 @@ def _singular(rest: str) -> str:
 def _parted(rest: str) -> tuple[str, str, str]:
     match = re.search(r"\s(?:of|in|from|by|that|who|which|for|on|with)\s", rest)
     return (rest[: match.start()], match.group(), rest[match.end() :]) if match else (rest, "", "")
+
+
+_CHECK = re.compile(r"(?:is|are|was|were|does|do|did)\s+(?:the\s+)?(?P<rest>.+?)\s*\??", re.IGNORECASE)
+# Words that say nothing of their own.
+_EMPTY = {
+    "a", "an", "the", "of", "in", "at", "on", "for", "from", "by", "to", "with", "and", "or", "type", "kind",
+    "sort",
+    "form", "species", "located", "situated", "based", "found", "known", "considered", "described", "called",
+    "used",
+    "as", "native", "both", "one", "any",
+}  # fmt: skip
+# Nouns that are said by others.
+_SAID_BY = {
+    "musician": "singer songwriter guitarist drummer rapper bassist pianist vocalist violinist musicians",
+    "person": "actor actress singer politician writer player",
+    "actor": "actress",
+    "director": "filmmaker",
+    "writer": "author novelist poet playwright essayist",
+    "author": "writer novelist poet",
+    "film": "movie documentary",
+    "documentary": "documentaries",
+    "band": "group duo trio quartet",
+    "plant": "plants flowering shrub tree herb cacti cactus",
+    "magazine": "periodical",
+    "city": "municipality capital",
+}
+
+
+def states(question: str, title: str, text: str) -> bool:
+    """Whether a passage about what a question of yes and no begins with says yes to it, by its words.
+
+    "Is Ann Lee an American singer?" is answered so by a passage titled "Ann Lee" that has the word "singer"
+    and names the United States or what belongs to them.
+
+    Args:
+        question: The question.
+        title: The passage's title.
+        text: The passage.
+    """
+    match = _CHECK.fullmatch(fold(question).strip())
+    name = re.sub(r"^the\s+|\s*\([^()]*\)\s*$", "", fold(title).strip(), flags=re.IGNORECASE)
+    if match is None or not name or not match["rest"].casefold().startswith(f"{name.casefold()} "):
+        return False
+    said = match["rest"][len(name) :]
+    nations = countries(said)
+    if not nations <= countries(text):
+        return False
+    if nations:
+        said = " ".join(word for word in said.split() if not countries(word.strip(".,")))
+    wanted = [word for word in terms(said) if word not in _EMPTY and not (nations and word in _LANDS)]
+    held = {_stem(word) for word in terms(text)}
+    return bool(wanted or nations) and all(
+        any(_stem(other) in held for other in [word, *_SAID_BY.get(_stem(word), "").split()])
+        for word in wanted
+    )
+
+
+_LANDS = {"united", "states", "kingdom", "u", "s", "us", "uk", "america"}
+
+
+def _stem(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return f"{word[:-3]}y"
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")) else word

@@ -400,3 +400,11 @@ def test_an_answer_to_this_or_that_is_one_of_both():
     assert result["answer"] == "Mario Soffici"
     # what is quoted stays as it stands there
     assert result["prm_steps"][-1]["thought"] == "Soffici"
+
+
+def test_a_no_gives_way_to_the_words_of_the_passage():
+    reader = ScriptedReader({"Is": {"no": 0.55, "yes": 0.45}})
+    result = run("Are Mario Soffici and Up both directors?", reader=reader)
+    assert told(result)["Is Mario Soffici a director?"] == "yes"
+    assert told(result)["Is Up a director?"] == "no"
+    assert result["answer"] == "no"
