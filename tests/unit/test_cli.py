@@ -25,6 +25,7 @@ from agentprm.cli.models import Models
 from agentprm.cli.options import GRAPHS
 from agentprm.errors import InputError, TransientModelError
 from agentprm.scale import LocalExecutor
+from agentprm.search.named import STRATEGIES, VALUES
 from agentprm.state import ReasoningState
 from agentprm.testing import ScriptedLanguageModel, ScriptedReader
 from agentprm.trace import load_trace, save_trace, trace_of
@@ -396,6 +397,32 @@ def test_set_ups_reach_the_real_graphs(data, tmp_path, monkeypatch, capsys):
     assert search["model_calls"] > 1
     (tmp_path / "c.toml").write_text("data = 'data'\n[[setup]]\nname = 'a'\naccept = 'never'\n")
     assert failing(capsys, "eval", str(tmp_path / "c.toml"))[0] == 2
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("value", VALUES)
+def test_every_strategy_and_value_has_its_option(strategy, value, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
+    model = ScriptedLanguageModel({"": "London bold"})
+    monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(model))
+    monkeypatch.chdir(tmp_path)
+    assert main(["index", data, "-o", "i"]) == 0
+    options = ["--index", "i", "--mode", "step", "--strategy", strategy, "--value", value, "--max-steps", "2"]
+    assert main(["ask", "Where?", *options, "--candidates", "2", "-q"]) == 0
+
+
+def test_a_plan_is_searched_only_where_something_reads(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "make_graph", MAKE_GRAPH)
+    model, reader = ScriptedLanguageModel({"": "London"}), ScriptedReader({"": {"London": 0.9}})
+    monkeypatch.chdir(tmp_path)
+    assert main(["index", data, "-o", "i"]) == 0
+    options = ["ask", "Where?", "--index", "i", "--mode", "plan", "--strategy", "beam", "-q"]
+    monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(model, reader=reader))
+    assert main(options) == 0
+    monkeypatch.setattr(opening, "open_models", lambda args, progress: Models(model))
+    code, line = failing(capsys, *options)
+    assert code == 2
+    assert "give a reader" in line
 
 
 def test_eval_on_a_cluster_opens_everything_in_the_workers(data, tmp_path, monkeypatch, capsys):
