@@ -43,7 +43,7 @@ def hierarchical_prompts(
     retriever: RetrieverLike,
     *,
     k: int = 5,
-    examples: str = EXAMPLES,
+    examples: str | None = None,
     prompts: Prompts = PROMPTS,
     budget: SearchBudget | Mapping[str, Any] | None = None,
 ) -> dict[str, Runnable[Any, Any]]:
@@ -57,7 +57,7 @@ def hierarchical_prompts(
         model: Answers.
         retriever: As for `create_rag_graph`.
         k: Passages that are found and read, but for `least-to-most`, which has its own numbers.
-        examples: Solved questions for `few-shot`.
+        examples: Solved questions for `few-shot`; by default three of ours.
         prompts: Templates.
         budget: Bounds of each rung.
     """
@@ -71,7 +71,7 @@ def hierarchical_prompts(
     return {
         "role": create_rag_graph(language_model, retriever, prompts=expert, **shared).compile(),
         "chain-of-thought": _thinking(language_model, retriever, "", **shared),
-        "few-shot": _thinking(language_model, retriever, examples, **shared),
+        "few-shot": _thinking(language_model, retriever, examples or EXAMPLES, **shared),
         "least-to-most": plan.compile(),
         "generated-knowledge": known.compile(),
     }
@@ -85,7 +85,7 @@ def create_hpt_graph(
     threshold: float | None = None,
     start: Callable[[str], str] | LanguageModel | BaseChatModel | str | None = None,
     k: int = 5,
-    examples: str = EXAMPLES,
+    examples: str | None = None,
     prompts: Prompts = PROMPTS,
     budget: SearchBudget | Mapping[str, Any] | None = None,
 ) -> StateGraph[Any, Any, Any, Any]:
