@@ -17,7 +17,8 @@ __all__ = ["GATE", "default_reward"]
 
 #: Up to where the best candidate of a choice is weak, by the fused likelihoods of a local model: where wrong
 #: ones part from right ones (`benchmarks/gate.py`, packaged model). Both parts are sigmoids of log-ratios, so
-#: a step of no use still scores above .5, and a gate there never fires.
+#: a step of no use still scores above .5, and a gate there hardly ever fires. Here four of five refinements
+#: meet a wrong step, and half of the wrong steps are met; gates fitted anew came to .989 and .995.
 GATE = 0.98
 
 
