@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def path_of(row: dict[str, Any], words: int = 60) -> list[RewardStep]:
     text = str(row["gen_text_store"])
     found = list(_QUERY.finditer(text))
     steps: list[RewardStep] = []
-    for here, following in zip(found, [*found[1:], None], strict=True):
+    for here, following in zip_longest(found, found[1:]):
         end = following.start() if following else len(text)
         said = re.sub(r"<[^>]*>", " ", text[here.end() : end])
         passages = [p.strip() for p in re.split(r"\(\d+\)", here["documents"] or "") if p.strip()]
