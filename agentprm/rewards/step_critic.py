@@ -15,19 +15,23 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors.torch import load_file
-from torch import nn
-
-from agentprm.engine.lora import merge_adapter
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
 from agentprm.packaged import default_reader, packaged_reader_folder
 from agentprm.readers.base import Reader
-from agentprm.readers.span_reader import SpanSettings, Window, collate, load_encoder, load_span_model, windows
 from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory
 from agentprm.rewards.reading import ReaderGrounding, states
 from agentprm.text import clean_text, one_line, terms
+
+try:
+    import torch
+    from safetensors.torch import load_file
+    from torch import nn
+except ImportError as missing:
+    raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
+
+from agentprm.engine.lora import merge_adapter
+from agentprm.readers.span_reader import SpanSettings, Window, collate, load_encoder, load_span_model, windows
 
 __all__ = [
     "CONFIG",

@@ -166,7 +166,7 @@ def test_rag_takes_no_reward(providers, index, capsys):
     providers["openai:gpt"] = ScriptedChatModel(script={"": "OK"})
     options = ["--index", index, "--graph", "rag", "--model", "openai:gpt", "--reward", "judge"]
     assert main(["ask", QUESTION, *options]) == 2
-    assert "leave it out with --graph rag" in capsys.readouterr().err
+    assert "The graph rag takes no --reward; leave it out" in capsys.readouterr().err
 
 
 def test_eval_prints_json(providers, index, tmp_path, capsys):
