@@ -314,9 +314,11 @@ def pack(sizes: Sequence[int], prompt: int, max_slots: int) -> list[list[int]]:
         The indices of the lanes of each row. The rows are about equally long, so that threads which
         share them out have equally much to do.
     """
-    rows = _filled(sizes, prompt, max_slots - prompt)
+    most = max_slots - prompt
+    rows = _filled(sizes, prompt, most)
     if len(rows) > 1:
-        fullest = max(sum(sizes[i] for i in row) for row in rows)
+        # A lane that is too long for any row has one of its own; the others keep to the bound.
+        fullest = min(most, max(sum(sizes[i] for i in row) for row in rows))
         even = -(-sum(sizes) // len(rows))
         for bound in range(even, fullest, max(1, (fullest - even) // _TRIES)):
             evener = _filled(sizes, prompt, bound)

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import HealthCheck, example, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from agentprm.budget import metered  # noqa: E402
@@ -300,6 +300,7 @@ def test_verdicts_of_siblings(llama, oracle_of):
     ]
 
 
+@example(sizes=[1, 1, 1, 1, 1, 5], prompt=1, max_slots=4)
 @given(st.lists(st.integers(1, 50), max_size=20), st.integers(0, 500), st.integers(1, 800))
 def test_packing(sizes, prompt, max_slots):
     rows = pack(sizes, prompt, max_slots)
