@@ -34,8 +34,8 @@ samples of the prompt, continuations to be scored, the other children of a paren
 
 What lies where, in the order in which data flows:
 
-- `tokenizing`: prompts to token ids and back; what a passage says stays text; which tokens of a text are
-  scored, and how a prompt is cut to the context.
+- `tokenizing`: prompts to token ids and back; what a passage says stays text; a thought that the template
+  leaves open; which tokens of a text are scored, and how a prompt is cut to the context.
 - `requests`: what callers want, texts to read and samples to draw, and how the next token is drawn.
   `reading`: outputs at chosen tokens, as rewards want them.
 - `scheduler`: the thread that makes one batch of all requests, pass by pass.
@@ -46,8 +46,8 @@ What lies where, in the order in which data flows:
 - `lora`: adapters; rows that differ in theirs go through one model together.
 - `loading`: checkpoints, their precision, context and end tokens.
 
-The engine knows token ids and tensors, no chat and no reward: it imports neither `agentprm.lm` nor
-`agentprm.rewards`. This file imports nothing, as `tokenizing` also serves backends without torch.
+The engine knows token ids and tensors, no chat and no reward, and nothing of event loops: callers wait for
+a request's future. This file imports nothing, as `tokenizing` also serves backends without torch.
 """
 
 __all__: list[str] = []

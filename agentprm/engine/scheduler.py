@@ -25,7 +25,6 @@ from agentprm.engine.engine import Engine, Piece
 from agentprm.engine.planning import Item, Work, levels
 from agentprm.engine.requests import Request, Samples, Sink, Text, draw, logprobs_at
 from agentprm.forking import after_fork
-from agentprm.routines import Routine, wait_for
 
 __all__ = ["Scheduler"]
 
@@ -87,14 +86,6 @@ class Scheduler:
         """Bytes of keys and values that the requests under way hold."""
         rows = [some.row for some in self._running] + [w.row for p in self._schedules for w in p.works]
         return sum(row.nbytes for row in rows if row is not None)
-
-    def run(self, request: Request, items: Sequence[Item]) -> Routine[None]:
-        """Submits a request and waits for it; who leaves frees its work before the next forward pass."""
-        try:
-            self.submit(request, items)
-            yield from wait_for(request.future)
-        finally:
-            request.future.cancel()  # also after an interrupt while it was submitted
 
     def submit(self, request: Request, items: Sequence[Item]) -> None:
         """Starts a request; its future tells when it is done."""

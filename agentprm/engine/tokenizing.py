@@ -5,12 +5,14 @@ every text, before anything else. So a passage that says `<|im_end|>` would end 
 `<|start_header_id|>` could begin a turn of the system. `as_data` pulls such strings apart by a space; what a
 template writes around the content stays.
 
+Models that reason write their thoughts first, between tags of their family; some templates write the opening
+tag themselves. `continued` and `opened_thought` say what that means for a prompt.
+
 `Span` says what of a text is to be scored, `Context` how a prompt is fitted into a model's context.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import weakref
 from collections import defaultdict
@@ -22,19 +24,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
 from agentprm.model_names import model_name
-from agentprm.replies import continued, is_tag
 
 if TYPE_CHECKING:
     from agentprm.lm.base import Prompt
 
 __all__ = [
+    "CLOSING_TAG",
+    "OPENING_TAG",
     "Context",
     "PromptText",
     "Span",
     "as_data",
+    "continued",
     "load_tokenizer",
     "neutral_messages",
-    "sample_seed",
+    "opened_thought",
     "span_of",
     "special_ids",
     "without_partial",
@@ -261,10 +265,53 @@ class Context:
         return 1 if self.bos is not None and ids[0] == self.bos else 0
 
 
-def sample_seed(seed: int, ids: Sequence[int], number: int, bits: int) -> int:
-    """A sample's own seed, from the call's seed, the prompt's tokens and the sample's number."""
-    digest = hashlib.sha256(f"{seed}/{number}/{','.join(map(str, ids))}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> (64 - bits)
+_TAG_NAME = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reason)"
+#: Begins a thought: <think>, [THINK] (Mistral), the same in special brackets (Kimi), <|START_THINKING|>
+#: (Cohere), and the channels of gpt-oss: all that stands before the final channel is thought.
+OPENING_TAG = re.compile(
+    rf"<{_TAG_NAME}>|\[THINK\]|\u25c1think\u25b7|<\|START_THINKING\|>|<\|channel\|>(?:analysis|commentary)\b",
+    re.IGNORECASE,
+)
+#: Ends one.
+CLOSING_TAG = re.compile(
+    rf"</{_TAG_NAME}>|\[/THINK\]|\u25c1/think\u25b7|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>",
+    re.IGNORECASE,
+)
+_LEFT_OPEN = re.compile(rf"(?:{OPENING_TAG.pattern})\s*\Z", re.IGNORECASE)
+
+
+def opened_thought(rendered: str) -> str:
+    """The tag with which a rendered prompt leaves a thought open at its end; empty if it does not."""
+    found = _LEFT_OPEN.search(rendered[-200:])
+    return found.group().rstrip() if found else ""
+
+
+def continued(rendered: str, prefix: str, *, thinking: bool = False, answering: bool = False) -> str:
+    """A rendered prompt and the beginning of the turn that a model goes on with.
+
+    A prefix begins the answer. So where the template leaves a thought open, it is closed before the
+    prefix, and before an answer that is only scored; without either the model is left to think.
+
+    Args:
+        rendered: The prompt as its template renders it.
+        prefix: How the turn begins; it may bring its own thought, finished or not.
+        thinking: The prefix belongs to the thought.
+        answering: What comes next is an answer even where there is no prefix.
+    """
+    tag = opened_thought(rendered)
+    if tag and prefix.lstrip().lower().startswith(tag.lower()):
+        return rendered[: rendered.rindex(tag)] + prefix.lstrip()
+    closing = tag and _closing(tag)
+    if not closing or thinking or CLOSING_TAG.search(prefix) or not (prefix or answering):
+        return rendered + prefix
+    return f"{rendered.rstrip()}\n\n{closing}\n\n{prefix}"
+
+
+def _closing(tag: str) -> str:
+    """The closing tag of an opening one; empty for a channel, which ends with the message."""
+    if "channel" in tag:
+        return ""
+    return tag.replace("START", "END") if "START" in tag else f"{tag[0]}/{tag[1:]}"
 
 
 # What control tokens look like in the known families; a server does not say which ones its model has.
@@ -313,7 +360,8 @@ def special_ids(tokenizer: Any) -> set[int]:
     """
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-    return special - {i for i, token in added.items() if is_tag(str(token))}
+    tags = {i for i, t in added.items() if OPENING_TAG.fullmatch(str(t)) or CLOSING_TAG.fullmatch(str(t))}
+    return special - tags
 
 
 def _apart(found: re.Match[str], own_turn: bool) -> str:

@@ -138,7 +138,7 @@ class Completion:
 
     Attributes:
         text: The new text, without the prompt's prefix and without the stop string. It is valid Unicode:
-            half a surrogate pair, which noisy models emit, becomes U+FFFD.
+            backends clean what servers and other libraries send (`agentprm.text.clean_text`).
         tokens: Number of generated tokens, the ones of a stop string included.
         finish_reason: `stop` (end of turn or stop string) or `length`.
         logprob: Sum of the natural log-probabilities of the generated tokens, where known.
@@ -150,10 +150,6 @@ class Completion:
     finish_reason: Literal["stop", "length"]
     logprob: float | None = None
     token_logprobs: tuple[TokenLogprob, ...] = ()
-
-    def __post_init__(self) -> None:
-        # A model may end in the middle of a character; no checkpoint and no request can hold half of one.
-        object.__setattr__(self, "text", clean_text(self.text))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from agentprm.lm.base import SamplingParams, wish_for
 from agentprm.lm.learned import Learned
 from agentprm.lm.reports import SETTINGS, is_cut_off, refused_settings, said_with
 from agentprm.lm.retries import transient
+from agentprm.text import clean_text
 
 __all__ = ["Asking", "ChatLeaf", "Reply", "finish_reason", "has_schemas"]
 
@@ -224,7 +225,7 @@ class ChatLeaf(Runnable[Any, Reply]):
         cut_off = is_cut_off(reason)
         if parsed is not None:
             return Reply(message, parsed if isinstance(parsed, str) else json.dumps(parsed), cut_off)
-        text = self._learned.read(str(message.text), cut_off=cut_off, reasoned=_reasoned(message))
+        text = self._learned.read(clean_text(message.text), cut_off=cut_off, reasoned=_reasoned(message))
         return Reply(message, text, cut_off)
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from agentprm.text import clean_text
+
 __all__ = [
     "SETTINGS",
     "content_text",
@@ -142,13 +144,15 @@ def is_cut_off(reason: Any) -> bool:
 def content_text(content: Any) -> str | None:
     """The text of a message's content: a string, or parts of which those of text count.
 
+    JSON may hold half a surrogate pair, as of a model that ends in the middle of a character.
+
     Returns:
-        The text, `""` for none, or `None` if the content is neither.
+        The text as valid Unicode, `""` for none, or `None` if the content is neither.
     """
     if content is None:
         return ""
     if isinstance(content, str):
-        return content
+        return clean_text(content)
     if not isinstance(content, list):
         return None
     texts = []
@@ -160,4 +164,4 @@ def content_text(content: Any) -> str | None:
                 texts.append(part["text"])
         else:
             return None
-    return "".join(texts)
+    return clean_text("".join(texts))

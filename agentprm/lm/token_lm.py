@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agentprm.budget import record
-from agentprm.engine.tokenizing import Context, Span, sample_seed, span_of
+from agentprm.engine.tokenizing import Context, Span, span_of
 from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
 from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, Tally, check_choices
 from agentprm.lm.token_text import TokenText
@@ -39,8 +40,11 @@ class Job:
     choices: tuple[str, ...] = ()
 
     def seed_of(self, number: int, bits: int) -> int | None:
-        """Seed of a sample; none if the call has none."""
-        return None if self.seed is None else sample_seed(self.seed, self.ids, number, bits)
+        """Seed of a sample, by call, prompt and number; none if the call has none."""
+        if self.seed is None:
+            return None
+        digest = hashlib.sha256(f"{self.seed}/{number}/{','.join(map(str, self.ids))}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> (64 - bits)
 
 
 @dataclass

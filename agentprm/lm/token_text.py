@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from agentprm.engine.tokenizing import PromptText, as_data, neutral_messages
+from agentprm.engine.tokenizing import PromptText, as_data, continued, neutral_messages
 from agentprm.errors import ModelServerError
 from agentprm.lm.base import Prompt
 from agentprm.lm.json_http import JsonHttp, Refused
 from agentprm.memory import Memory
-from agentprm.replies import continued
 
 __all__ = ["LocalText", "ServerText", "TokenText"]
 

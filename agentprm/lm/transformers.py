@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
@@ -23,8 +26,7 @@ from agentprm.lm.base import (
     no_adapter,
 )
 from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
-from agentprm.replies import cut_reply, opened_thought
-from agentprm.routines import Routine, adrive, drive, wait_in_thread
+from agentprm.replies import cut_reply
 
 try:
     import torch
@@ -38,11 +40,10 @@ from agentprm.engine.lora import Adapters, base_of_adapter
 from agentprm.engine.planning import Item, samples_per_row
 from agentprm.engine.requests import Branch, Request, Sample, Samples, Sink, Text
 from agentprm.engine.scheduler import Scheduler
-from agentprm.engine.tokenizing import Context, PromptText, Span, load_tokenizer, span_of
+from agentprm.engine.tokenizing import Context, PromptText, Span, load_tokenizer, opened_thought, span_of
 
 __all__ = ["TransformersLM"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -208,13 +209,14 @@ class TransformersLM(LanguageModel):
             ContextLengthError: If a prompt and `max_tokens` exceed the context and the policy is
                 `"error"`, or if nothing of the prompt would be left.
         """
-        return drive(self._answered(self._sampling, prompts, n, params or SamplingParams()))
+        return self._answer(self._sampling(prompts, n, params or SamplingParams()))
 
     async def asample(
         self, prompts: Sequence[Prompt], n: int = 1, params: SamplingParams | None = None
     ) -> list[list[Completion]]:
         """Async twin of `sample`; cancelling it frees its work before the next forward pass."""
-        return await adrive(self._answered(self._sampling, prompts, n, params or SamplingParams()))
+        params = params or SamplingParams()
+        return await self._aanswer(await asyncio.to_thread(self._sampling, prompts, n, params))
 
     def loglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
@@ -230,21 +232,33 @@ class TransformersLM(LanguageModel):
             InputError: If a continuation is empty or the lists do not match.
             ContextLengthError: As in `sample`, for the longest continuation.
         """
-        return drive(self._answered(self._scoring, prompts, continuations))
+        return self._answer(self._scoring(prompts, continuations))
 
     async def aloglikelihood(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
     ) -> list[list[float]]:
         """Async twin of `loglikelihood`; cancelling it frees its work before the next forward pass."""
-        return await adrive(self._answered(self._scoring, prompts, continuations))
+        return await self._aanswer(await asyncio.to_thread(self._scoring, prompts, continuations))
 
-    def _answered(self, prepare: Callable[P, _Prepared[T]], *args: P.args, **kwargs: P.kwargs) -> Routine[T]:
-        call = yield from wait_in_thread(prepare, *args, **kwargs)
-        try:
-            yield from self.scheduler.run(call.request, call.items)
-        finally:
-            call.account()
+    def _answer(self, call: _Prepared[T]) -> T:
+        with self._under_way(call) as done:
+            done.result()
         return call.result()
+
+    async def _aanswer(self, call: _Prepared[T]) -> T:
+        with self._under_way(call) as done:
+            await asyncio.wrap_future(done)
+        return call.result()
+
+    @contextmanager
+    def _under_way(self, call: _Prepared[T]) -> Iterator[Future[None]]:
+        """Who leaves frees the call's work before the next forward pass, and pays for what was done."""
+        try:
+            self.scheduler.submit(call.request, call.items)
+            yield call.request.future
+        finally:
+            call.request.future.cancel()  # also after an interrupt while it was submitted
+            call.account()
 
     def _sampling(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams

@@ -17,7 +17,7 @@ from langchain_core.documents import Document
 
 import agentprm.trace.html as page
 from agentprm.documents import passage_line, supporting
-from agentprm.engine.tokenizing import as_data
+from agentprm.engine.tokenizing import as_data, opened_thought
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import contains_answer, exact_match, normalize_answer, normalize_unicode, token_f1
 from agentprm.integrations.trajectories import shortened
@@ -29,7 +29,6 @@ from agentprm.replies import (
     begins_thinking,
     finished_text,
     inert,
-    opened_thought,
     parse_finding,
     parse_proposal,
     without_thought,

@@ -2,13 +2,13 @@
 
 import pytest
 
+from agentprm.engine.tokenizing import opened_thought
 from agentprm.lm import Completion
 from agentprm.prompts import PROMPTS
 from agentprm.replies import (
     answer_span,
     finished_text,
     inert,
-    opened_thought,
     parse_finding,
     parse_proposal,
     without_thought,

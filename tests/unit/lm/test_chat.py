@@ -169,6 +169,15 @@ def test_content_blocks_and_empty_completions():
     assert (second.text, second.finish_reason, second.tokens) == ("", "stop", 0)
 
 
+def test_half_a_character_of_a_model():
+    report = {"content": [{"token": "Par\ud83d", "logprob": -1.0}]}
+    message = AIMessage(content="Par\ud83d", response_metadata={"logprobs": report})
+    (done,) = ChatLM(FakeMessagesListChatModel(responses=[message])).sample(
+        [ASK], 1, SamplingParams(top_logprobs=1)
+    )[0]
+    assert (done.text, done.token_logprobs[0].token) == ("Par\ufffd", "Par\ufffd")
+
+
 def test_usage_reported():
     usage = {
         "input_tokens": 100,

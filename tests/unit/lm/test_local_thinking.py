@@ -6,10 +6,10 @@ import functools
 import pytest
 
 from agentprm.engine.requests import Request, Sample, Samples
-from agentprm.engine.tokenizing import PromptText, special_ids
+from agentprm.engine.tokenizing import PromptText, continued, special_ids
 from agentprm.lm import Prompt, SamplingParams, TransformersLM
 from agentprm.lm.base import listening
-from agentprm.replies import continued, cut_reply
+from agentprm.replies import cut_reply
 from agentprm.rewards import Judge, StepChecks, VerdictReward
 from agentprm.rewards.base import RewardStep
 from agentprm.testing import ScriptedLanguageModel

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentprm.engine.tokenizing import Context, as_data, sample_seed, span_of
+from agentprm.engine.tokenizing import Context, as_data, span_of
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError
+from agentprm.lm import SamplingParams
 from agentprm.lm.retries import Retries, _retry_after
+from agentprm.lm.token_lm import Job
 from agentprm.routines import adrive, all_of, drive, wait_on_loop
 
 
@@ -147,7 +149,8 @@ def test_context_errors():
 
 
 def test_seeds():
-    seeds = {sample_seed(s, i, n, 31) for s in (1, 2) for i in ((1, 2), (12,)) for n in (0, 1)}
+    jobs = [Job(ids, 2, seed, SamplingParams()) for seed in (1, 2) for ids in ((1, 2), (12,))]
+    seeds = {job.seed_of(number, 31) for job in jobs for number in (0, 1)}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**31 for seed in seeds)
 
