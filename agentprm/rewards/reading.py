@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
-from agentprm.readers.base import Reader
+from agentprm.readers.base import Reader, ReaderAnswer
 from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory
 from agentprm.text import fold, one_line, words
 
@@ -49,31 +49,29 @@ class ReaderGrounding(PrefixReward):
         for prefix in prefixes:
             for step in prefix:
                 if step["passages"] and "confidence" not in step:
-                    unread.setdefault(_key(step), step)
+                    unread.setdefault(_key(step), step)  # siblings ask the same of the same
         rows = self.model.candidates(
             [one_line(step["query"]) or question for step in unread.values()],
             [[Document(text) for text in step["passages"][: self.passages]] for step in unread.values()],
             n=_CANDIDATES,
         ) if unread else []  # fmt: skip
-        read = {
-            key: max((a.score for a in row if states(step["thought"], a.text)), default=0.0)
-            for (key, step), row in zip(unread.items(), rows, strict=True)
-        }
+        read = dict(zip(unread, rows, strict=True))
         return [_score(prefix, read) for prefix in prefixes]
 
 
-def _score(prefix: Trajectory, read: dict[str, float]) -> float:
+def _score(prefix: Trajectory, read: Mapping[str, Sequence[ReaderAnswer]]) -> float:
     step = prefix[-1]
     if "confidence" in step:
         return float(step["confidence"])
     if step["passages"]:
-        return float(read[_key(step)])
+        found = (a.score for a in read[_key(step)] if states(step["thought"], a.text))
+        return float(max(found, default=0.0))
     # What rests on nothing is neither likely nor unlikely.
     return min((_score(prefix[:place], read) for place in range(1, len(prefix))), default=0.5)
 
 
 def _key(step: RewardStep) -> str:
-    return repr((step["query"], step["passages"], step["thought"]))
+    return repr((step["query"], step["passages"]))
 
 
 def states(finding: str, answer: str) -> bool:
