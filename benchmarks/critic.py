@@ -1,16 +1,21 @@
 """A critic of steps: data to train it on, and whether it tells which searches end right.
 
     python benchmarks/critic.py data --readings reader.jsonl --plans decompose.jsonl --out steps
-    agentprm train critic steps/labels.jsonl --kind encoder -o critic
-    python benchmarks/rewards.py steps --data 2wiki --critics critic --out log.jsonl
-    python benchmarks/critic.py trajectories --data search_trajectories/2wiki.jsonl --critics critic
+    python benchmarks/critic.py train --out steps
+    python benchmarks/rewards.py steps --plan --data 2wiki --critics steps/numbers --out log.jsonl
+    python benchmarks/critic.py trajectories --data search_trajectories/2wiki.jsonl --critics steps/numbers
 
 `data` makes candidate steps of training questions that have facts (evidence triples, plans with answers,
 or two gold passages), with passages retrieved from an index of all the questions' passages: sub-questions and
-their corruptions, read by the packaged reader; and, for --samples questions, what the packaged language model
-proposes, completed by itself from one passage and by the reader from five. `labels.jsonl` says of each last
+their corruptions, read by the packaged reader; the reader's three best findings for each step of the default
+plan; and, for --samples questions, what the packaged language model proposes, completed by itself from one
+passage and by the reader from five. `labels.jsonl` says of each last
 step whether it finds what a fact says, `outcomes.jsonl` whether it finds the answer to the whole question. A
 run that was stopped goes on.
+
+`train` trains what is compared: a critic of counted numbers on either file (`numbers`, `outcome`; as
+`agentprm train critic --kind encoder --rank 0`), and one with an adapter of the encoder (`encoder`) on
+--encoder-steps labels. They ask one reader, which remembers, so that each step is read once.
 
 `trajectories` scores the searches of a search agent, and compares with whether they ended right.
 """
@@ -32,6 +37,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 from rewards import interval, make_reward  # the benchmark beside this one
+from rewards import reader as remembering_reader
 
 from agentprm import packaged
 from agentprm.errors import AgentPRMError
@@ -39,7 +45,14 @@ from agentprm.evaluation.rewards import auc
 from agentprm.nodes import CompleteSteps, ProposeSteps, RetrieveSteps
 from agentprm.retrievers import FaissStore, HybridRetriever
 from agentprm.rewards import RewardStep, default_reward
-from agentprm.training import PlanRecord, ReadingRecord, StepLabelRecord, read_records, write_records
+from agentprm.training import (
+    PlanRecord,
+    ReadingRecord,
+    StepLabelRecord,
+    read_records,
+    split_by_question,
+    write_records,
+)
 from agentprm.training.candidate_steps import (
     FactQuestion,
     fact_questions,
@@ -47,6 +60,7 @@ from agentprm.training.candidate_steps import (
     label_record,
     made_steps,
     outcome_record,
+    planned_steps,
     sampled_steps,
 )
 
@@ -55,20 +69,22 @@ _MOST_WRONG = 1.5  # wrong steps for each right one
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("task", choices=["data", "trajectories"])
+    parser.add_argument("task", choices=["data", "train", "trajectories"])
     parser.add_argument("--readings", help="records of reading, for data")
     parser.add_argument("--plans", help="records of plans, for data")
     parser.add_argument("--limit", type=int, help="questions at most")
-    parser.add_argument("--samples", type=int, default=600, help="questions whose steps the model proposes")
+    parser.add_argument("--samples", type=int, default=0, help="questions whose steps the model proposes")
     parser.add_argument("--jobs", type=int, default=1, help="questions sampled at once")
-    parser.add_argument("--out", type=Path, help="folder to write, for data")
+    parser.add_argument("--out", type=Path, help="folder to write, for data and train")
+    parser.add_argument("--encoder-steps", type=int, help="steps that the encoder learns, all if not given")
+    parser.add_argument("--max-steps", type=int, help="of each training, for a try")
     parser.add_argument("--data", type=Path, help="trajectories")
     parser.add_argument("--critics", nargs="*", default=[], help="folders of critics")
     parser.add_argument("--rewards", nargs="*", choices=["reader", "product"], default=["reader"])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
-        return data(args) if args.task == "data" else trajectories(args)
+        return {"data": data, "train": train, "trajectories": trajectories}[args.task](args)
     except AgentPRMError as error:
         print(f"critic.py: {error}", file=sys.stderr)
         return 2
@@ -84,7 +100,7 @@ def data(args: argparse.Namespace) -> int:
     known = known[: args.limit]
     args.out.mkdir(parents=True, exist_ok=True)
     store = index([record for record in readings if record.id in {q.id for q in known}], args.out / "index")
-    reader = packaged.default_reader()
+    reader = remembering_reader()
     begun = time.monotonic()
     labels: list[StepLabelRecord] = []
     outcomes: list[StepLabelRecord] = []
@@ -96,6 +112,15 @@ def data(args: argparse.Namespace) -> int:
     for one, path in made_steps(known, HybridRetriever(store, k=5), reader, seed=args.seed):
         keep(one, path)
     print(f"{len(labels)} steps made in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    for one in known:
+
+        def right(step: RewardStep, one: FactQuestion = one) -> bool:
+            return bool(label_of(step, one.facts))
+
+        for choice in planned_steps(one.question, store, reader, right):
+            for path in choice.paths:
+                keep(one, path)
+    print(f"{len(labels)} with plans in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     for one, path in sampled(args, known[: args.samples], store, reader):
         keep(one, path)
     rng = random.Random(args.seed)
@@ -181,6 +206,42 @@ def balanced(records: Sequence[StepLabelRecord], rng: random.Random) -> list[int
     most = int(_MOST_WRONG * len(right))
     kept = right + (wrong if len(wrong) <= most else rng.sample(wrong, most))
     return sorted(kept)
+
+
+# Training
+
+
+def train(args: argparse.Namespace) -> int:
+    from agentprm.rewards.step_critic import CriticSettings
+    from agentprm.training.fitting import TrainSettings
+    from agentprm.training.step_critic import train_step_critic
+
+    def fit(name: str, labels: str, rank: int, most: int | None, **how: Any) -> None:
+        begun = time.monotonic()
+        records = read_records(args.out / labels, StepLabelRecord)
+        records, dev = split_by_question(records, 0.1, seed=args.seed)
+        random.Random(args.seed).shuffle(records)
+        report = train_step_critic(
+            records[:most],
+            args.out / name,
+            dev=dev,
+            critic=CriticSettings(rank=rank, alpha=2 * rank or 1),
+            settings=TrainSettings(seed=args.seed, max_steps=args.max_steps, precision="fp32", **how),
+            reader=remembering_reader(),
+        )
+        if report is None:
+            print(f"{name}: trained already.")
+            return
+        loss = dict(report.dev_losses).get(report.best_step, math.nan)
+        seconds = time.monotonic() - begun
+        print(f"{name}: {len(records[:most])} steps, held-out loss {loss:.3f}, {seconds:.0f} s.", flush=True)
+
+    numbers = {"epochs": 60, "learning_rate": 2e-2, "batch_tokens": 512, "evaluate_every": 100}
+    fit("numbers", "labels.jsonl", 0, None, **numbers)
+    fit("outcome", "outcomes.jsonl", 0, None, **numbers)
+    encoder = {"epochs": 2, "learning_rate": 8e-4, "batch_tokens": 8192, "evaluate_every": 100}
+    fit("encoder", "labels.jsonl", 16, args.encoder_steps, **encoder)
+    return 0
 
 
 # Trajectories

@@ -13,8 +13,9 @@ the one that does best on the other half. AUC is over the steps up to the first 
 `steps` samples candidate steps with the search's own nodes, at the root and after the first committed step,
 from questions that carry evidence triples (subject, relation, object). A step is right if its finding
 states the object of a triple whose subject its query or passage names, and the query does not give the
-object away. With --reader the packaged reader completes the steps, from five passages rather than one.
---critics adds trained ones, none of which may have been trained on the questions.
+object away. With --reader the packaged reader completes the steps, from five passages rather than one. With
+--plan no language model proposes them: each sub-question of the default plan has the reader's three best
+findings as candidates. --critics adds trained ones, none of which may have been trained on the questions.
 
 Intervals are 95 % bootstrap intervals over solutions or questions. With --out every scored item is a line
 of that file, and a run that was stopped goes on from there; --rewards adds rows to it later. Rewards that
@@ -31,10 +32,14 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from langchain_core.documents import Document
+
 from agentprm.budget import metered
+from agentprm.documents import title_of
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import bootstrap_difference, bootstrap_interval, normalize_answer, read_dataset
 from agentprm.evaluation.rewards import (
@@ -48,6 +53,7 @@ from agentprm.evaluation.rewards import (
 )
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.packaged import default_reader
+from agentprm.readers import Reader, ReaderAnswer
 from agentprm.rewards import (
     Checked,
     Fused,
@@ -60,7 +66,7 @@ from agentprm.rewards import (
     load_reward,
 )
 from agentprm.rewards.checkers import ArithmeticChecker
-from agentprm.training.candidate_steps import label_of, sampled_steps
+from agentprm.training.candidate_steps import Choice, label_of, planned_steps, sampled_steps
 
 Row = dict[str, Any]
 Scores = list[list[float]]
@@ -91,7 +97,7 @@ SINGLE: dict[str, Callable[[LanguageModel], ProcessRewardModel]] = {
     "query likelihood": Relevance,
     "implicit log-ratio": implicit,
     "judge, 3 samples": judge,
-    "reader": lambda model: ReaderGrounding(default_reader()),
+    "reader": lambda model: ReaderGrounding(reader()),
     "arithmetic checker": lambda model: Checked(None, [ArithmeticChecker()]),
 }
 # Rewards made of others; their cost is that of their parts.
@@ -133,6 +139,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--reader", action="store_true", help="'steps': the packaged reader reads them, five passages each"
     )
+    parser.add_argument(
+        "--plan", action="store_true", help="'steps': the reader's best findings for each step of the plan"
+    )
     parser.add_argument("--model", help="Hugging Face name or path; the packaged model if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="a few built-in items and a scripted model")
@@ -157,10 +166,11 @@ class Runner:
         self._model: LanguageModel | None = None
         self._known: dict[tuple[str, str, str], Row] = {}
         self._file = None
+        self.store: Any = None  # what is searched
         self.item = ""  # the one being scored
         self.run = json.dumps(
             [args.task, args.data and Path(args.data).name, args.model or "packaged", args.seed]
-            + (["reader"] if args.reader else [])
+            + (["plan"] if args.plan else ["reader"] if args.reader else [])
         )
         if args.out:
             path = Path(args.out)
@@ -254,7 +264,37 @@ def make_reward(name: str, runner: Runner | None) -> ProcessRewardModel:
     """A reward of one model, or a trained critic's folder; a runner lends its model."""
     if name in SINGLE:
         return SINGLE[name](runner.model if runner else None)
+    if (Path(name) / "step_critic.json").is_file():
+        return load_reward(name, reader=reader())
     return load_reward(name)
+
+
+class Remembering(Reader):
+    """A reader that is not asked the same twice, so that several rewards on it cost as much as one."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._known: dict[tuple[str, ...], list[ReaderAnswer]] = {}
+
+    def candidates(
+        self, questions: Sequence[str], passages: Sequence[Sequence[Document]], *, n: int
+    ) -> list[list[ReaderAnswer]]:
+        """See `Reader.candidates`."""
+        keys = [
+            (str(n), question, *(repr((title_of(d), d.page_content)) for d in shown))
+            for question, shown in zip(questions, passages, strict=True)
+        ]
+        new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        asked = [questions[i] for i in new.values()]
+        found = self.reader.candidates(asked, [passages[i] for i in new.values()], n=n) if new else []
+        self._known.update(zip(new, found, strict=True))
+        return [self._known[key] for key in keys]
+
+
+@cache
+def reader() -> Reader:
+    """The packaged reader."""
+    return Remembering(default_reader())
 
 
 class Logged(ProcessRewardModel):
@@ -480,24 +520,31 @@ def steps(args: argparse.Namespace) -> None:
     share = sum(row["right"] for row in rows) / len(rows)
     print(f"\n{len(groups)} questions, {len(rows)} candidate steps, {share:.0%} right.\n")
     print("| reward | AUC | best candidate right | tokens | computed | s |\n|---|---|---|---|---|---|")
+
+    def area(sample: Sequence[list[Row]], name: str) -> float:
+        return auc_of([[(row["scores"][name], row["right"]) for row in group] for group in sample])
+
+    def first(sample: Sequence[list[Row]], name: str) -> float:
+        return best_is_right([row for group in sample for row in group], name)
+
     for name in [*args.rewards, "random", "always right"]:
         measured = name in args.rewards
         found = [row["costs"][name] for row in rows if measured and "costs" in row]
-
-        def area(sample: Sequence[list[Row]], name: str = name) -> float:
-            return auc_of([[(row["scores"][name], row["right"]) for row in group] for group in sample])
-
-        def first(sample: Sequence[list[Row]], name: str = name) -> float:
-            return best_is_right([row for group in sample for row in group], name)
-
         total = len(rows) if found else 1
         asked, computed, seconds = (
             sum(f[key] for f in found) / total for key in ("asked", "computed", "seconds")
         )
         print(
-            f"| {name} | {interval(groups, area)} | {interval(groups, first)} "
+            f"| {name} | {interval(groups, partial(area, name=name))} "
+            f"| {interval(groups, partial(first, name=name))} "
             f"| {asked:.0f} | {computed:.0f} | {seconds:.3f} |"
         )
+    for name in args.critics if "reader" in args.rewards else []:
+        cells = [
+            interval(groups, lambda sample, of=of, name=name: of(sample, name) - of(sample, "reader"))
+            for of in (area, first)
+        ]
+        print(f"| {name} - reader | {' | '.join(cells)} | | | |")
 
 
 def best_is_right(rows: list[Row], name: str) -> float:
@@ -534,27 +581,30 @@ def candidates(runner: Runner, args: argparse.Namespace, question: Row) -> Itera
     yield from known["batches"]
 
 
-_NODES: list[Any] = []
-
-
 def sample_steps(runner: Runner, args: argparse.Namespace, question: Row) -> list[Row]:
+    return [
+        {"round": number, "paths": choice.paths, "right": choice.right}
+        for number, choice in enumerate(sampled(runner, args, question))
+    ]
+
+
+def sampled(runner: Runner, args: argparse.Namespace, question: Row) -> Iterator[Choice]:
     from qa import index  # the benchmark beside this one
 
     from agentprm.nodes import CompleteSteps, ProposeSteps, RetrieveSteps
 
-    if not _NODES:
-        store = index(read_dataset(args.data), args)
-        read = 5 if args.reader else 1  # the defaults of the search
-        completer = CompleteSteps(default_reader() if args.reader else runner.model, passages=read)
-        _NODES.extend([ProposeSteps(runner.model), RetrieveSteps(store, k=read), completer])
+    if runner.store is None:
+        runner.store = index(read_dataset(args.data), args)
 
     def right(step: RewardStep) -> bool:
         return bool(label_of(step, question["evidence"]))
 
-    return [
-        {"round": number, "paths": choice.paths, "right": choice.right}
-        for number, choice in enumerate(sampled_steps(question["text"], _NODES, right))
-    ]
+    if args.plan:
+        return planned_steps(question["text"], runner.store, reader(), right)
+    read = 5 if args.reader else 1  # the defaults of the search
+    completer = CompleteSteps(reader() if args.reader else runner.model, passages=read)
+    nodes = [ProposeSteps(runner.model), RetrieveSteps(runner.store, k=read), completer]
+    return sampled_steps(question["text"], nodes, right)
 
 
 # Items of the quick mode

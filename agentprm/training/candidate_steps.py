@@ -1,7 +1,8 @@
 """Candidate steps with labels, for critics: what a search might ask and find, right and wrong.
 
-`sampled_steps` takes them from a search's own nodes, `made_steps` from plans and their corruptions. What
-is right is known from gold facts (`stated_labels`), so that labels cost nothing.
+`sampled_steps` takes them from a search's own nodes, `planned_steps` from those of the default plan, and
+`made_steps` from plans and their corruptions. What is right is known from gold facts (`stated_labels`), so
+that labels cost nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import VectorStore
 
 from agentprm.documents import evidence_line
-from agentprm.nodes import apply_update
+from agentprm.nodes import CompleteSteps, FollowPlan, RetrieveSteps, apply_update
+from agentprm.nodes.plan_question import compared
 from agentprm.nodes.tree import reward_step
+from agentprm.questions.comparing import is_comparison
 from agentprm.questions.decomposing import decompose
+from agentprm.questions.plan_text import plan_references
 from agentprm.readers.base import Reader
 from agentprm.rewards.base import RewardStep
+from agentprm.state import path_to
 from agentprm.training.data import Passage, PlanRecord, ReadingRecord, StepLabelRecord, TrajectoryStep
 from agentprm.training.labels import Labels, stated_labels
 from agentprm.training.relations import RELATIONS
@@ -33,6 +39,7 @@ __all__ = [
     "label_record",
     "made_steps",
     "outcome_record",
+    "planned_steps",
     "sampled_steps",
 ]
 
@@ -134,7 +141,12 @@ class Choice(NamedTuple):
 
 
 def sampled_steps(
-    question: str, nodes: Sequence[Any], right: Callable[[RewardStep], bool], *, rounds: int = 2
+    question: str,
+    nodes: Sequence[Any],
+    right: Callable[[RewardStep], bool],
+    *,
+    rounds: int = 2,
+    plan: Sequence[str] = (),
 ) -> Iterator[Choice]:
     """Candidates that nodes propose and complete, at the root and after the first right step.
 
@@ -143,8 +155,11 @@ def sampled_steps(
         nodes: Those that propose, retrieve and complete, in this order.
         right: Says whether a step is right.
         rounds: Depths at which candidates are taken.
+        plan: The sub-questions, for nodes that follow a plan.
     """
     state: dict[str, Any] = {"question": question}
+    if plan:
+        state |= {"prm_plan": list(plan), "prm_frontier": []}  # where StartSearch and PlanQuestion end
     for _ in range(rounds):
         before = {s["id"] for s in state.get("prm_steps", [])}
         for node in nodes:
@@ -152,11 +167,7 @@ def sampled_steps(
         new = [s for s in state["prm_steps"] if s["id"] not in before and s["status"] == "completed"]
         if not new:
             return
-        by_id = {s["id"]: s for s in state["prm_steps"]}
-        paths = [
-            [reward_step(state, s) for s in ([by_id[n["parent_id"]]] if n["parent_id"] else []) + [n]]  # type: ignore[arg-type]
-            for n in new
-        ]
+        paths = [[reward_step(state, s) for s in path_to(state["prm_steps"], n["id"])] for n in new]  # type: ignore[arg-type]
         verdicts = [right(path[-1]) for path in paths]
         yield Choice(paths, verdicts)
         # Go on from a right step where there is one, so that second steps are worth judging.
@@ -167,6 +178,35 @@ def sampled_steps(
             {**s, "status": "committed"} if s["id"] == chosen["id"] else s for s in state["prm_steps"]
         ]
         state["prm_frontier"] = [chosen["id"]]
+
+
+def planned_steps(
+    question: str,
+    store: BaseRetriever | VectorStore,
+    reader: Reader,
+    right: Callable[[RewardStep], bool],
+    *,
+    findings: int = 3,
+) -> Iterator[Choice]:
+    """What a reader finds for each sub-question of the default plan: what a search along it chooses from.
+
+    No language model is asked. Comparisons of what was found rest on no passage and are left out.
+
+    Args:
+        question: The question; it is split by its syntax.
+        store: What is searched.
+        reader: Finds.
+        right: Says whether a step is right; where one is, the plan is followed from there.
+        findings: Candidates of each sub-question at most.
+    """
+    plan = compared(question, decompose(question))
+    asked = [step for step in plan if not (is_comparison(step) and len(plan_references(step)) > 1)]
+    nodes = [
+        FollowPlan(store, together=False),
+        RetrieveSteps(store, k=5),
+        CompleteSteps(reader, passages=5, findings=findings),
+    ]
+    yield from sampled_steps(question, nodes, right, rounds=len(asked), plan=plan)
 
 
 def made_steps(
@@ -205,8 +245,9 @@ def made_steps(
             lines = [evidence_line(document) for document in documents]
             if not lines:
                 continue
-            for found in _found(query, gold, [a.text for a in answers], documents, rng):
-                step = TrajectoryStep(query=query, passages=lines, thought=found)
+            sure = {answer.text: float(answer.score) for answer in answers}
+            for found in _found(query, gold, list(sure), documents, rng):
+                step = TrajectoryStep(query=query, passages=lines, thought=found, confidence=sure.get(found))
                 yield one, [*before, step]
 
 

@@ -179,12 +179,14 @@ class TrajectoryStep(_Part):
         passages: Texts of the passages that it was given.
         thought: What it found.
         final_answer: The answer to the whole question, if it concludes.
+        confidence: Probability that the reader that found it gave it, if it was a reader.
     """
 
     query: str = ""
     passages: list[str] = Field(default_factory=list)
     thought: str = ""
     final_answer: str | None = None
+    confidence: Share | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -193,12 +195,15 @@ class TrajectoryStep(_Part):
 
     def reward_step(self) -> RewardStep:
         """The step for `ProcessRewardModel.score` and `StepText`."""
-        return RewardStep(
+        step = RewardStep(
             query=self.query,
             passages=list(self.passages),
             thought=self.thought,
             final_answer=self.final_answer,
         )
+        if self.confidence is not None:
+            step["confidence"] = self.confidence
+        return step
 
 
 class StepCounts(_Part):

@@ -61,6 +61,7 @@ def trajectory_steps(trace: Trace, steps: Iterable[Step]) -> list[TrajectoryStep
             passages=[_line(documents[i]) for i in step["doc_ids"] if i in documents],
             thought=step["thought"],
             final_answer=step["final_answer"],
+            confidence=step.get("confidence"),
         )
         for step in steps
     ]

@@ -1,10 +1,14 @@
-"""The critic benchmark's reading of a search agent's trajectories."""
+"""The critic benchmark: what it trains, and how it reads a search agent's trajectories."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
 import pytest
+
+from agentprm.packaged import packaged_reader_folder
+from agentprm.rewards import load_reward
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 
@@ -46,3 +50,29 @@ def test_searches_become_steps_with_what_was_shown_and_said(bench):
     assert (one["thought"], two["query"]) == ("It was Ann Lee.", "Ann Lee")
     assert (two["passages"], two["thought"]) == ([], "So 1901.")
     assert answer["passages"] == one["passages"]
+
+
+@pytest.mark.skipif(not packaged_reader_folder().is_dir(), reason="needs the packaged reader")
+def test_critics_are_trained_of_steps_and_of_outcomes(bench, tmp_path, capsys):
+    pytest.importorskip("peft")
+    rows = [
+        {
+            "question": f"Who wrote book {i}?",
+            "steps": [{"query": "Who?", "passages": [f"Book {i}: by Ann Lee."], "thought": found}],
+            "labels": [label],
+            "labeller": "toy",
+        }
+        for i in range(12)
+        for found, label in (("Ann Lee", 1), ("nobody", 0))
+    ]
+    for name in ("labels.jsonl", "outcomes.jsonl"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    argv = ["train", "--out", str(tmp_path), "--max-steps", "1", "--encoder-steps", "4"]
+    assert bench.main(argv) == 0
+    said = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["numbers", "outcome", "encoder"]
+    assert "encoder: 4 steps" in said
+    ranks = {name: load_reward(tmp_path / name).settings.rank for name in ("numbers", "outcome", "encoder")}
+    assert ranks == {"numbers": 0, "outcome": 0, "encoder": 16}
+    assert bench.main(argv) == 0
+    assert capsys.readouterr().out.count("trained already") == 3

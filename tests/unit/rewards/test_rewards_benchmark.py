@@ -87,6 +87,22 @@ def test_steps(bench, capsys):
     assert {"grounding", "query likelihood", "grounding x query likelihood"} <= set(rows)
 
 
+def test_a_reader_is_not_asked_the_same_twice(bench):
+    from langchain_core.documents import Document
+
+    from agentprm.testing import ScriptedReader
+
+    reader = ScriptedReader({"born": {"Rome": 0.9}, "died": {"Oslo": 0.8}})
+    rome, oslo = Document("Ann was born in Rome."), Document("Ann died in Oslo.")
+    remembering = bench.Remembering(reader)
+    first = remembering.candidates(["born?", "died?", "born?"], [[rome], [oslo], [rome]], n=2)
+    assert [row[0].text for row in first] == ["Rome", "Oslo", "Rome"]
+    assert remembering.candidates(["died?", "born?"], [[oslo], [rome]], n=2) == [first[1], first[0]]
+    assert len(reader.asked) == 2
+    remembering.candidates(["born?", "born?"], [[oslo], [rome]], n=1)  # other passages, or fewer answers
+    assert len(reader.asked) == 4
+
+
 def test_thresholds_come_from_the_other_half(bench):
     scores = [[0.1, 0.9], [0.5, 0.9], [0.9, 0.9], [0.9, 0.95]]
     labels = [0, 0, -1, -1]

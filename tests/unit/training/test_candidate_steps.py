@@ -5,6 +5,7 @@ from langchain_core.documents import Document
 from langchain_core.runnables import RunnableLambda
 
 from agentprm.readers import Reader, ReaderAnswer
+from agentprm.testing import ScriptedReader, fake_store
 from agentprm.training import PlanRecord, ReadingRecord
 from agentprm.training.candidate_steps import (
     fact_questions,
@@ -12,6 +13,7 @@ from agentprm.training.candidate_steps import (
     label_record,
     made_steps,
     outcome_record,
+    planned_steps,
     sampled_steps,
 )
 
@@ -121,3 +123,58 @@ def test_sampled_steps_go_on_from_a_right_one():
     first, second = sampled_steps("?", [Node()], lambda step: step["query"] == "q2")
     assert (first.right, [len(path) for path in first.paths]) == ([False, True], [1, 1])
     assert [[step["query"] for step in path] for path in second.paths] == [["q2", "q1"], ["q2", "q2"]]
+
+
+def test_a_path_has_all_steps_before_the_candidate():
+    class Node:
+        def invoke(self, state):
+            parent = (state.get("prm_frontier") or [None])[0]
+            blank = {"retrieve": True, "doc_ids": [], "final_answer": None, "score": None, "value": None}
+            step = {"id": f"{parent or ''}/1", "parent_id": parent, "query": "q", "thought": "t"}
+            return {"prm_steps": [{**blank, **step, "depth": 1, "status": "completed"}]}
+
+    choices = list(sampled_steps("?", [Node()], lambda step: True, rounds=3))
+    assert [len(choice.paths[0]) for choice in choices] == [1, 2, 3]
+
+
+def test_planned_steps_are_the_readers_findings_for_each_step_of_the_plan():
+    reader = ScriptedReader(
+        {
+            "directed": {"Bo Ray": 0.6, "Ann Lee": 0.3},
+            "Ann Lee born": {"1 May 1901": 0.8},
+            "born": {"1902": 0.9},
+        }
+    )
+    texts = [passage["text"] for passage in PASSAGES]
+    facts = READING.evidence
+
+    def right(step):
+        return bool(label_of(step, facts))
+
+    first, second = planned_steps(QUESTION, fake_store(texts), reader, right)
+    assert [path[-1]["query"] for path in first.paths] == ["Who directed Dawn?"] * 2
+    assert [path[-1]["thought"] for path in first.paths] == ["Bo Ray", "Ann Lee"]
+    assert first.right == [False, True]
+    # It goes on from the right one, and each candidate says how sure the reader was.
+    assert [step["query"] for step in second.paths[0]] == ["Who directed Dawn?", "When was Ann Lee born?"]
+    assert (second.right, second.paths[0][-1]["confidence"]) == ([True], 0.8)
+
+
+def test_comparisons_are_no_candidates():
+    question = "Which film came out first, Dawn or Dusk?"
+    reader = ScriptedReader({"Dawn": {"1960": 0.9}, "Dusk": {"1970": 0.9}})
+    choices = list(
+        planned_steps(question, fake_store(["Dawn, 1960.", "Dusk, 1970."]), reader, lambda s: True)
+    )
+    assert [choice.paths[0][-1]["thought"] for choice in choices] == ["1960", "1970"]
+    assert all(choice.paths[0][-1]["passages"] for choice in choices)
+
+
+def test_a_record_keeps_how_sure_the_reader_was():
+    step = {"query": "Who?", "passages": ["Dawn: by Ann Lee."], "thought": "Ann Lee", "final_answer": None}
+    (one,) = fact_questions([READING], [PLAN])
+    sure = label_record(one, [{**step, "confidence": 0.25}])
+    assert sure.trajectory[0]["confidence"] == 0.25
+    assert "confidence" not in label_record(one, [step]).trajectory[0]
+    made = made_steps([one], RunnableLambda(lambda _: [Document("Ann Lee")]), Quoting(), seed=3)
+    assert {path[-1].confidence for _, path in made if path[-1].thought == "Ann Lee"} == {0.9}
