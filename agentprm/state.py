@@ -1,8 +1,8 @@
 """The state of a search: JSON-plain records and their reducers.
 
 A search tree is a flat list of `Step` records that refer to their parent and to documents by id, so a
-checkpoint stays small and a resumed run is exact. Keys with a reducer carry the prefix `prm_`; plain
-keys (`question`, `documents`, `answer`, `messages`) are the ecosystem's.
+checkpoint stays small and a resumed run is exact; what several nodes ask of it stands here too. Keys with
+a reducer carry the prefix `prm_`; plain keys (`question`, `documents`, `answer`, …) are the ecosystem's.
 
 One rule says what documents and state may carry: `plain` values and valid Unicode. It is applied where data
 enters: at loaders, stores, nodes and traces. What passes can be saved in an index and in a checkpoint; what
@@ -14,7 +14,6 @@ A human message is open until an AI message with text, and without calls of tool
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -26,7 +25,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
 from typing_extensions import TypedDict
 
-from agentprm.budget import Usage, add_usage
+from agentprm.budget import Usage, add_usage, empty_usage
 from agentprm.errors import InputError
 from agentprm.text import clean_text
 
@@ -39,12 +38,16 @@ __all__ = [
     "Step",
     "StepStatus",
     "Subgoal",
+    "ancestors",
     "as_messages",
+    "documents_of",
     "evidence_ids",
     "last_answer",
     "last_question",
     "merge_documents",
     "merge_steps",
+    "new_step",
+    "next_id",
     "open_question",
     "open_steps",
     "path_to",
@@ -280,6 +283,48 @@ def evidence_ids(path: Sequence[Step]) -> list[str]:
     return list(dict.fromkeys([*cited, *(i for rank in ranks for i in rank if i is not None)]))
 
 
+def new_step(step_id: str, parent: Step | None, query: str = "") -> Step:
+    """A proposed step that wants passages for its query, without findings."""
+    return Step(
+        id=step_id,
+        parent_id=parent["id"] if parent else None,
+        depth=parent["depth"] + 1 if parent else 1,
+        query=query,
+        retrieve=bool(query),
+        doc_ids=[],
+        thought="",
+        final_answer=None,
+        score=None,
+        value=None,
+        status="proposed",
+        usage=empty_usage(),
+    )
+
+
+def next_id(state: ReasoningState, parent: Step | None) -> str:
+    """The id of the next child of a step, or of the next first step."""
+    parent_id = parent["id"] if parent else None
+    prefix = f"{parent_id}." if parent_id else ""
+    taken = [
+        int(number)
+        for step in state.get("prm_steps", [])
+        if step["parent_id"] == parent_id
+        and (number := step["id"].removeprefix(prefix).removesuffix("r")).isdecimal()
+    ]
+    return f"{prefix}{max(taken, default=0) + 1}"
+
+
+def ancestors(state: ReasoningState, step: Step) -> list[Step]:
+    """The steps before `step`, from the root."""
+    return path_to(state.get("prm_steps", []), step["parent_id"])
+
+
+def documents_of(state: ReasoningState, ids: Sequence[str]) -> list[Document]:
+    """The passages with these ids, in this order; unknown ids are left out."""
+    by_id = {d.id: d for d in [*state.get("documents", []), *state.get("prm_documents", [])]}
+    return [by_id[i] for i in ids if i in by_id]
+
+
 def open_steps(steps: Iterable[Step] | None, *statuses: StepStatus) -> list[Step]:
     """The steps whose status is one of `statuses`, in tree order."""
     return [step for step in steps or [] if step["status"] in statuses]
@@ -336,21 +381,6 @@ def text_of(value: Any, key: str = "answer") -> str:
         f"{key!r} holds a {type(value).__name__}, not a text or a message. Put its text there, or let "
         "keys={...} name the key that holds it."
     )
-
-
-def number(value: Any, where: str = "score") -> float:
-    """`value` as a finite Python float, whatever library it comes from.
-
-    Raises:
-        InputError: If it is not a finite number.
-    """
-    try:
-        result = float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{where} must be a number, not {value!r:.60}.") from error
-    if not math.isfinite(result):
-        raise InputError(f"{where} must be finite, not {result}.")
-    return result
 
 
 def plain(value: Any, where: str = "value", *, json_only: bool = False) -> Any:

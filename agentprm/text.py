@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from functools import lru_cache
 from itertools import islice, pairwise
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ __all__ = [
     "normalize_answer",
     "normalize_unicode",
     "one_line",
+    "same_text",
     "sentence_ends",
     "terms",
     "words",
@@ -155,6 +157,16 @@ def fold(text: str) -> str:
     bare = _MARKED.sub(r"\1", unicodedata.normalize("NFKD", _CROWD.sub(r"\1", text)))
     bare = _FOREIGN_DIGIT.sub(lambda match: str(unicodedata.digit(match.group(), "")), bare)
     return unicodedata.normalize("NFC", bare.translate(_MEANINGLESS))
+
+
+def same_text(left: str, right: str) -> bool:
+    """Whether two texts differ in case, accents, white space and final punctuation only."""
+    return _compared(left) == _compared(right)
+
+
+@lru_cache(maxsize=4096)  # each proposal is compared with all its siblings
+def _compared(text: str) -> str:
+    return fold(one_line(text)).casefold().rstrip(" ?.!\u3002\u061f\u06d4\u0964\u2026")
 
 
 def is_unspaced(text: str) -> bool:

@@ -18,7 +18,6 @@ from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import AnsweringModel, reported
 from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
 from agentprm.nodes.reading import ModelOrReader, quote_of
-from agentprm.nodes.tree import documents_of
 from agentprm.prompts import PROMPTS, Prompts, in_form, known_text, reply_params
 from agentprm.readers.base import Reader
 from agentprm.replies import json_object
@@ -27,6 +26,7 @@ from agentprm.state import (
     ReasoningState,
     Step,
     as_messages,
+    documents_of,
     evidence_ids,
     last_question,
     open_question,

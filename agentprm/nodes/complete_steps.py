@@ -16,15 +16,14 @@ from agentprm.lm import Completion, LanguageModel, Prompt, as_language_model, re
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine, SearchNode, checked_setting, emit
 from agentprm.nodes.reading import ModelOrReader, read_steps
-from agentprm.nodes.tree import ancestors, concludes, documents_of
 from agentprm.prompts import PROMPTS, Prompts, known_text, reply_params
 from agentprm.questions.checking import states
 from agentprm.questions.comparing import decide, is_comparison, likelier, one_of
 from agentprm.readers.base import Reader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.routines import Routine
-from agentprm.state import ReasoningState, Step, merge_documents, open_steps
-from agentprm.text import one_line
+from agentprm.state import ReasoningState, Step, ancestors, documents_of, merge_documents, open_steps
+from agentprm.text import one_line, same_text
 
 __all__ = ["BeginSteps", "CompleteSteps"]
 
@@ -108,7 +107,7 @@ class CompleteSteps(SearchNode):
             read = yield from self._written(self.model, state, rest, shown)
         finished: list[Step] = []
         for step in [*decided, *read]:
-            if step["thought"] and concludes(state, step):
+            if step["thought"] and _concludes(state, step):
                 quoted = isinstance(self.model, Reader)
                 answer = one_of(state["question"], step["thought"]) if quoted else step["thought"]
                 finished.append({**step, "final_answer": answer})
@@ -215,7 +214,7 @@ class BeginSteps(SearchNode):
         for step, passages, (completion,) in zip(steps, shown, rows, strict=True):
             whole = completion.finish_reason == "stop"
             done = _finished(step, passages, completion) if whole else step
-            if done["thought"] and concludes(state, done):
+            if done["thought"] and _concludes(state, done):
                 done = {**done, "final_answer": done["thought"]}
             begun.append({**done, "begun": completion.text})
         return {"prm_steps": begun}
@@ -243,6 +242,14 @@ def shown_to(state: ReasoningState, step: Step, most: int) -> list[Document]:
         return documents_of(state, step["doc_ids"])[:most]
     cited = [i for ancestor in ancestors(state, step) for i in ancestor.get("cited_ids", [])]
     return merge_documents([], documents_of(state, cited))
+
+
+def _concludes(state: ReasoningState, step: Step) -> bool:
+    """Whether the step answers the whole question: it asks it, ends the plan, or already holds an answer."""
+    plan = state.get("prm_plan")
+    if step["final_answer"] is not None or (plan and step["depth"] >= len(plan)):
+        return True
+    return same_text(step["query"], state["question"])
 
 
 def _finished(step: Step, passages: list[Document], completion: Completion) -> Step:

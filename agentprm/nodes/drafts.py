@@ -10,15 +10,14 @@ from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
 from agentprm.nodes.refine_step import RefineStep
-from agentprm.nodes.score_steps import last_scores
-from agentprm.nodes.tree import new_step, reward_step, same_text
+from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.prompts import SEARCH, ChatTemplate, known_text, reply_params
 from agentprm.replies import finished_text, parse_proposal
 from agentprm.rewards import ProcessRewardModel, as_reward
 from agentprm.rewards.aggregation import aggregate, first_error
 from agentprm.routines import Routine
-from agentprm.state import ReasoningState, Step, merge_steps, open_steps, path_to
-from agentprm.text import one_line
+from agentprm.state import ReasoningState, Step, merge_steps, new_step, open_steps, path_to
+from agentprm.text import one_line, same_text
 
 __all__ = ["BEGIN_ANEW", "RefineDraft", "ReviewDrafts", "locate_error"]
 

@@ -16,13 +16,12 @@ from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine
-from agentprm.nodes.tree import same_text
 from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_lines, parse_proposal
 from agentprm.rounds import Fact, Round, asked_before, evidence_lines, facts_of, new_round
 from agentprm.routines import Routine, wait_in_thread
 from agentprm.state import ReasoningState
-from agentprm.text import one_line
+from agentprm.text import one_line, same_text
 
 __all__ = ["DistilFacts", "JudgeFacts", "PlanGap", "Sufficiency"]
 

@@ -17,14 +17,13 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import Node, NodeRoutine, emit
-from agentprm.nodes.tree import same_text
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.questions.template import question_template
 from agentprm.replies import finished_text, parse_finding
 from agentprm.rounds import rounds_of
 from agentprm.routines import Routine, wait
 from agentprm.state import ReasoningState, path_to, plain
-from agentprm.text import one_line, terms
+from agentprm.text import one_line, same_text, terms
 
 __all__ = [
     "CommitExperience",

@@ -9,12 +9,11 @@ from typing import Any
 from agentprm.budget import READING, SearchBudget
 from agentprm.errors import InputError
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit_proposed
-from agentprm.nodes.tree import documents_of, new_step, next_id
 from agentprm.questions.comparing import is_comparison, without_heading
 from agentprm.questions.plan_text import plan_references
 from agentprm.retrievers.titles import Titles, titles_of
 from agentprm.routines import wait_in_thread
-from agentprm.state import ReasoningState, Step, path_to
+from agentprm.state import ReasoningState, Step, documents_of, new_step, next_id, path_to
 from agentprm.text import one_line
 
 __all__ = ["FollowPlan"]

@@ -15,12 +15,11 @@ from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, finished, planned
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine
-from agentprm.nodes.tree import same_text
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, reply_params, with_examples
 from agentprm.replies import finished_text, json_object, parse_finding, parse_proposal, without_thought
 from agentprm.rounds import Round, asked_before, evidence_lines, new_round
 from agentprm.state import ReasoningState
-from agentprm.text import one_line
+from agentprm.text import one_line, same_text
 
 __all__ = ["Reflect", "SetGoal"]
 

@@ -14,13 +14,12 @@ from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine
-from agentprm.nodes.tree import same_text
 from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_finding, parse_lines
 from agentprm.rounds import Round, asked_before, best_note, new_round, seen_ids
 from agentprm.routines import Routine
 from agentprm.state import ReasoningState
-from agentprm.text import one_line
+from agentprm.text import one_line, same_text
 
 __all__ = ["ImproveNote", "PlanQueries"]
 

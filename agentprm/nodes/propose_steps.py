@@ -13,7 +13,6 @@ from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit_proposed
-from agentprm.nodes.tree import new_step, same_text
 from agentprm.prompts import (
     PROMPTS,
     Prompts,
@@ -24,8 +23,8 @@ from agentprm.prompts import (
     with_recall,
 )
 from agentprm.replies import finished_text, parse_proposal
-from agentprm.state import ReasoningState, Step, path_to
-from agentprm.text import one_line
+from agentprm.state import ReasoningState, Step, new_step, path_to
+from agentprm.text import one_line, same_text
 
 __all__ = ["ProposeSteps"]
 

@@ -13,11 +13,10 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.documents import title_of
 from agentprm.lm import LanguageModel
 from agentprm.nodes.models import reported
-from agentprm.nodes.tree import new_step, next_id, same_text
 from agentprm.readers.base import Reader, ReaderAnswer
 from agentprm.routines import Routine
-from agentprm.state import Quote, ReasoningState, Step, merge_steps
-from agentprm.text import one_line, words
+from agentprm.state import Quote, ReasoningState, Step, merge_steps, new_step, next_id
+from agentprm.text import one_line, same_text, words
 
 __all__ = ["ModelOrReader", "favoured", "quote_of", "read_answers", "read_steps"]
 

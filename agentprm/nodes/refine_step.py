@@ -12,7 +12,6 @@ from agentprm.documents import passages_text
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
-from agentprm.nodes.tree import ancestors, documents_of, new_step, same_text
 from agentprm.prompts import (
     CRITIQUE,
     PROMPTS,
@@ -24,8 +23,8 @@ from agentprm.prompts import (
 )
 from agentprm.replies import Critique, finished_text, parse_critique, parse_proposal
 from agentprm.routines import Routine
-from agentprm.state import ReasoningState, Step, path_to
-from agentprm.text import one_line
+from agentprm.state import ReasoningState, Step, ancestors, documents_of, new_step, path_to
+from agentprm.text import one_line, same_text
 
 __all__ = ["RefineStep"]
 

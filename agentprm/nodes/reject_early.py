@@ -10,11 +10,10 @@ from langchain_core.runnables import Runnable
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit
-from agentprm.nodes.score_steps import last_scores
-from agentprm.nodes.tree import ancestors, reward_step
+from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.search.strategy import check_count
-from agentprm.state import ReasoningState, Step, open_steps
+from agentprm.state import ReasoningState, Step, ancestors, open_steps
 from agentprm.text import one_line
 
 __all__ = ["RejectEarly"]

@@ -20,7 +20,8 @@ from agentprm.events import DocumentsReranked
 from agentprm.lm import LanguageModel
 from agentprm.nodes.models import reported
 from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
-from agentprm.nodes.tree import ancestors, documents_of, reward_step, search_text
+from agentprm.nodes.retrieve import search_text
+from agentprm.nodes.score_steps import reward_step
 from agentprm.rerank.base import Reranker
 from agentprm.rerank.comparator import Comparator
 from agentprm.rerank.critic import CriticReranker
@@ -28,7 +29,7 @@ from agentprm.rerank.cross_encoder import CrossEncoderReranker
 from agentprm.rerank.pairwise import PairwiseReranker
 from agentprm.rewards.base import ProcessRewardModel
 from agentprm.routines import Routine
-from agentprm.state import ReasoningState, Step, open_steps
+from agentprm.state import ReasoningState, Step, ancestors, documents_of, open_steps
 
 __all__ = [
     "Hits",

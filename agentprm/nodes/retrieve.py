@@ -15,12 +15,12 @@ from agentprm.budget import SearchBudget, record
 from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.node import Node, NodeRoutine, SearchNode, checked_setting, emit
-from agentprm.nodes.tree import ancestors, awaiting_documents, same_text, search_text
 from agentprm.retrievers import default_retriever
 from agentprm.routines import Routine, wait
-from agentprm.state import ReasoningState, Step, merge_documents
+from agentprm.state import ReasoningState, Step, ancestors, merge_documents, open_steps
+from agentprm.text import same_text
 
-__all__ = ["Retrieve", "RetrieveSteps", "RetrieverLike", "Searcher"]
+__all__ = ["Retrieve", "RetrieveSteps", "RetrieverLike", "Searcher", "search_text"]
 
 RetrieverLike: TypeAlias = BaseRetriever | VectorStore | Runnable[str, Any] | Callable[[str], Any]
 """A retriever, a vector store (searched by `default_retriever`), or what else maps a query to documents."""
@@ -167,7 +167,7 @@ class RetrieveSteps(SearchNode):
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
-        steps = awaiting_documents(state)
+        steps = _awaiting_documents(state)
         if not steps:
             return {}
         budget: SearchBudget = self.setting("budget")
@@ -204,6 +204,23 @@ class RetrieveSteps(SearchNode):
             )
         cut = {"prm_stop_reason": "budget: retrievals"} if len(allowed) < len(distinct) else {}
         return {"prm_steps": changed, "prm_documents": merge_documents([], kept), **cut}
+
+
+def _awaiting_documents(state: ReasoningState) -> list[Step]:
+    """Proposed steps that want passages and have none."""
+    return [s for s in open_steps(state.get("prm_steps"), "proposed") if s["retrieve"] and not s["doc_ids"]]
+
+
+def search_text(state: ReasoningState, step: Step) -> str:
+    """What to search for: the step's query; a conclusion also brings along what was found.
+
+    A sub-question names what it is about. The whole question does not name what the steps before
+    found, which is just what the last passage speaks of.
+    """
+    if not same_text(step["query"], state["question"]):
+        return step["query"]
+    found = [s["thought"] for s in ancestors(state, step) if s["thought"]]
+    return " ".join([step["query"], *found])
 
 
 def _read_before(state: ReasoningState, step: Step) -> set[str]:

@@ -9,17 +9,33 @@ from typing import Any
 from langchain_core.runnables import Runnable
 
 from agentprm.budget import READING, SearchBudget
+from agentprm.documents import evidence_line
 from agentprm.nodes.models import reported
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit
-from agentprm.nodes.tree import ancestors, reward_step
-from agentprm.rewards import ProcessRewardModel, Trajectory, as_reward, check_scores
+from agentprm.rewards import ProcessRewardModel, RewardStep, Trajectory, as_reward, check_scores
 from agentprm.routines import Routine, wait
-from agentprm.state import ReasoningState, Step, StepStatus, open_steps
+from agentprm.state import ReasoningState, Step, StepStatus, ancestors, documents_of, open_steps
 from agentprm.text import cut, one_line
 
-__all__ = ["ScoreSteps", "last_scores"]
+__all__ = ["ScoreSteps", "last_scores", "reward_step"]
 
 _LONGEST_REMARK = 400  # characters of a remark that a step keeps: checkpoints and prompts stay small
+
+
+def reward_step(state: ReasoningState, step: Step) -> RewardStep:
+    """The step as a reward model sees it."""
+    documents = documents_of(state, step["doc_ids"])
+    seen = RewardStep(
+        query=step["query"],
+        passages=[evidence_line(d) for d in documents],
+        thought=step["thought"],
+        final_answer=step["final_answer"],
+    )
+    if "cited_ids" in step:
+        seen["cited"] = [i for i, d in enumerate(documents) if d.id in step["cited_ids"]]
+    if "confidence" in step:
+        seen["confidence"] = step["confidence"]
+    return seen
 
 
 def last_scores(

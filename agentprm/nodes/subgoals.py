@@ -15,8 +15,7 @@ from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
-from agentprm.nodes.score_steps import last_scores
-from agentprm.nodes.tree import documents_of, new_step, reward_step, same_text
+from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.prompts import (
     PROMPTS,
     SEARCH,
@@ -30,8 +29,17 @@ from agentprm.replies import finished_text, parse_finding, parse_proposal
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.routines import Routine
 from agentprm.search.subgoals import SENTENCES, SUBGOALS, allowed_subgoals, critic_context, pending_query
-from agentprm.state import ReasoningState, Step, StepStatus, Subgoal, merge_documents, path_to
-from agentprm.text import one_line
+from agentprm.state import (
+    ReasoningState,
+    Step,
+    StepStatus,
+    Subgoal,
+    documents_of,
+    merge_documents,
+    new_step,
+    path_to,
+)
+from agentprm.text import one_line, same_text
 
 __all__ = ["ASK", "REASON", "ChooseExecution", "ChooseSubgoal", "ExpandSubgoal", "Reward"]
 

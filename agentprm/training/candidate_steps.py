@@ -20,7 +20,7 @@ from langchain_core.vectorstores import VectorStore
 from agentprm.documents import evidence_line
 from agentprm.nodes import CompleteSteps, FollowPlan, RetrieveSteps, apply_update
 from agentprm.nodes.plan_question import compared
-from agentprm.nodes.tree import reward_step
+from agentprm.nodes.score_steps import reward_step
 from agentprm.questions.comparing import is_comparison
 from agentprm.questions.decomposing import decompose
 from agentprm.questions.plan_text import plan_references

@@ -12,8 +12,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from agentprm.budget import SearchBudget, add_usage, empty_usage, metered, record, share_usage
 from agentprm.documents import cite, plain_document
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes.tree import new_step
-from agentprm.state import merge_documents, merge_steps, number, path_to, plain
+from agentprm.state import merge_documents, merge_steps, new_step, path_to, plain
 
 STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
 
@@ -49,12 +48,6 @@ def test_plain_converts_tensors():
 def test_plain_refuses_what_a_checkpoint_cannot_hold(value):
     with pytest.raises(InputError, match=r"checkpoint|64 bits"):
         plain(value)
-
-
-@pytest.mark.parametrize("value", ["x", None, float("nan"), float("inf"), [1]])
-def test_number_refuses(value):
-    with pytest.raises(InputError):
-        number(value)
 
 
 def test_plain_ends_on_values_without_an_end():

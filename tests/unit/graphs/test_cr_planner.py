@@ -10,8 +10,8 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from agentprm.errors import ConfigurationError
 from agentprm.graphs import create_cr_planner_graph
 from agentprm.nodes import ChooseExecution, ExpandSubgoal
-from agentprm.nodes.tree import new_step
 from agentprm.search import SENTENCES, SUBGOALS, allowed_subgoals, critic_context, pending_query
+from agentprm.state import new_step
 from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
 from agentprm.trace import trace_of
 from tests.unit.world import PASSAGES, QUESTION, store

@@ -8,7 +8,7 @@ from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.graphs import create_reasoning_graph
 from agentprm.lm import Capabilities, Completion
 from agentprm.nodes import BeginSteps, CompleteSteps, RejectEarly
-from agentprm.nodes.tree import new_step
+from agentprm.state import new_step
 from agentprm.testing import FakeReward, ScriptedLanguageModel, ScriptedReader
 from tests.unit.world import QUESTION, store
 

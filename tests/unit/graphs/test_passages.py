@@ -6,9 +6,9 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.nodes import RetrieveSteps, apply_update
-from agentprm.nodes.tree import new_step
 from agentprm.rerank.critic import CriticReranker
 from agentprm.retrievers import FeedbackRetriever, VectorFeedback
+from agentprm.state import new_step
 from agentprm.testing import FakeReward, ScriptedChatModel, fake_store
 from tests.unit.world import QUESTION, language_model, store
 

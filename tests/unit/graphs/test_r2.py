@@ -15,8 +15,8 @@ from agentprm.nodes import (
     RecallSteps,
     add_experience,
 )
-from agentprm.nodes.tree import new_step
 from agentprm.questions import question_template
+from agentprm.state import new_step
 from agentprm.testing import FakeEmbeddings, ScriptedChatModel, ScriptedReader
 from tests.unit.graphs.test_gathering import Solver, search
 from tests.unit.world import QUESTION, good_reward, language_model, store

@@ -34,9 +34,9 @@ from agentprm.nodes import (
     retry_policy,
 )
 from agentprm.nodes.policies import is_transient
-from agentprm.nodes.tree import new_step
 from agentprm.rerank import PairwiseReranker
 from agentprm.search import TD
+from agentprm.state import new_step
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.world import PASSAGES, QUESTION, good_reward, language_model, store
 

@@ -8,8 +8,8 @@ from agentprm.budget import SearchBudget
 from agentprm.graphs import create_reasoning_graph
 from agentprm.lm import Capabilities
 from agentprm.nodes import CompleteSteps, LookAhead, ProposeSteps, RefineStep, ScoreSteps, apply_update
-from agentprm.nodes.tree import new_step
 from agentprm.search import TD, Snell
+from agentprm.state import new_step
 from agentprm.testing import FakeReward, ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.world import QUESTION, good_reward, language_model, likelihood, reply, store
 

@@ -14,8 +14,8 @@ from typing_extensions import TypedDict
 from agentprm.budget import SearchBudget, empty_usage
 from agentprm.errors import ConfigurationError
 from agentprm.nodes.rerank import Rerank, RerankSteps
-from agentprm.nodes.tree import new_step
 from agentprm.rerank import QueryLikelihoodReranker, RubricReranker, SetwiseReranker
+from agentprm.state import new_step
 from agentprm.testing import FakeReward, ScriptedLanguageModel
 from tests.unit.rerank.graded import best_first, documents, grade_in
 

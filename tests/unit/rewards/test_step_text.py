@@ -161,7 +161,8 @@ def test_a_local_reward_model_guides_a_search(mode, tiny, tokenizer):
     assert len(scored) > 2
     assert 2 < result["prm_usage"]["reward_calls"] <= len(scored), "equal steps are scored once"
     # Every score is that of the step's own path, scored alone by a fresh reward.
-    from agentprm.nodes.tree import ancestors, reward_step
+    from agentprm.nodes.score_steps import reward_step
+    from agentprm.state import ancestors
 
     fresh = TokenHead(model, tokenizer, template=ChatSteps(), step_text=reward.step_text)
     for s in scored:
