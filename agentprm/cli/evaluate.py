@@ -18,6 +18,7 @@ from agentprm.errors import InputError
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
     from rich.console import Console
+    from rich.progress import TaskID
 
     from agentprm.cli.experiments import Experiment, RewardRun, SetupRun
     from agentprm.evaluation import Evaluation, QaDataset, QaRecord, Setup
@@ -103,7 +104,7 @@ def _answered(
     workshop = Workshop(data, progress, elsewhere=args.ray is not None)
     setups = [workshop.setup(row) for row in experiment.rows]
     judge = None if experiment.judge is None else model_called(experiment.judge)
-    with _Bar(progress, len(setups) * len(data.questions)) as bar:
+    with _Bar(progress, len(setups) * len(data.questions), judged=judge is not None) as bar:
         found = evaluate(
             data,
             setups,
@@ -114,6 +115,7 @@ def _answered(
             judge_name=experiment.judge,
             baseline=experiment.baseline,
             on_record=bar.advance,
+            on_verdict=bar.advance_judge,
         )
     if not args.json:
         _show(found)
@@ -273,9 +275,9 @@ def worker_graph(options: dict[str, Any], more: dict[str, Any]) -> CompiledState
 
 
 class _Bar:
-    """How many answers are there, and how long the others will take."""
+    """How many answers are there, how long the others will take, and the same of a judge's verdicts."""
 
-    def __init__(self, progress: Console, total: int) -> None:
+    def __init__(self, progress: Console, total: int, *, judged: bool) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
@@ -286,42 +288,60 @@ class _Bar:
             console=progress,
         )
         self._task = self._bar.add_task("Answering", total=total)
+        self._done = 0
+        self._jumped = False
+        self._judged = judged
+        self._answers: set[tuple[str, str]] = set()
+        self._judging: TaskID | None = None
 
     def __enter__(self) -> _Bar:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._judging is not None:
+            self._bar.update(self._judging, completed=len(self._answers))  # with those that were kept
         self._bar.stop()
 
     def advance(self, setup: str, record: QaRecord, known: bool) -> None:
         """Takes note of an answer."""
+        from rich.markup import escape
+
         from agentprm.trace.text import shown_line
 
-        self._bar.update(self._task, advance=1, description=shown_line(setup, 40).replace("[", "\\["))
+        self._done += 1
+        if self._judged:
+            self._answers.add((record["question_id"], record["prediction"]))
+        if self._jumped and not known:
+            # Those that were known took no time, which says nothing of how long the others take.
+            self._bar.reset(self._task, completed=self._done)
+        self._jumped = known
+        self._bar.update(self._task, completed=self._done, description=escape(shown_line(setup, 40)))
+
+    def advance_judge(self) -> None:
+        """Takes note of a verdict."""
+        if self._judging is None:
+            self._judging = self._bar.add_task("Judging", total=len(self._answers))
+        self._bar.advance(self._judging)
 
 
 def _show(found: Evaluation) -> None:
     """The first tables of the report."""
     from rich.table import Table
+    from rich.text import Text
 
     from agentprm.evaluation.pages import sections
+    from agentprm.trace.text import shown_line, unit
 
     for heading, _, (head, rows) in sections(found):
         if heading in ("Results", "Cost", "Differences", "What fails"):
             # Set-ups side by side: there are more measures than fit into a line.
-            table = Table(title=f"{found.data}, {found.questions} questions: {heading}", title_justify="left")
+            title = f"{found.data}, {unit(found.questions, 'question')}: {heading}"
+            table = Table(title=Text(shown_line(title)), title_justify="left")
             turned = heading != "Differences"
             columns = list(zip(*[head, *rows], strict=True)) if turned else [head, *rows]
             for place, cell in enumerate(columns[0]):
-                table.add_column(_plain(cell), justify="left" if place == 0 else "right")
+                table.add_column(shown_line(cell), justify="left" if place == 0 else "right")
             for row in columns[1:]:
-                table.add_row(*map(_plain, row))
+                table.add_row(*map(shown_line, row))
             show(table)
-
-
-def _plain(cell: str) -> str:
-    """A cell in which Rich reads no markup."""
-    from rich.markup import escape
-
-    return escape(cell)

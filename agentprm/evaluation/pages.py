@@ -11,8 +11,17 @@ from agentprm.evaluation.plots import grouped_bars, reliability, scatter, stacke
 from agentprm.evaluation.report import percent
 from agentprm.evaluation.summary import Evaluation, SetupSummary
 from agentprm.text import one_line
+from agentprm.trace.text import shown_line, unit
 
-__all__ = ["html_page", "html_report", "markdown_report", "markdown_rows", "sections"]
+__all__ = [
+    "html_page",
+    "html_report",
+    "html_table",
+    "markdown_report",
+    "markdown_rows",
+    "plain_markdown",
+    "sections",
+]
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -36,16 +45,17 @@ BLAME = {
     "unknown": "yes or no without gold passages: nothing can be told",
     "refused": "the question could not be asked",
 }
+_LONG = 40
 _MAIN = ("F1", "EM", "R@5", "nDCG@10")
 
 
 def markdown_report(evaluation: Evaluation) -> str:
     """The report as Markdown: tables, without the plots."""
-    parts = [f"# {_title(evaluation)}"]
+    parts = [f"# {plain_markdown(_title(evaluation))}"]
     for heading, note, table in sections(evaluation):
         parts += [f"## {heading}", note, markdown_rows(*table)]
     if evaluation.notes:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in evaluation.notes)]
+        parts += ["## Notes", "\n".join(f"- {plain_markdown(note)}" for note in evaluation.notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -55,7 +65,7 @@ def html_report(evaluation: Evaluation) -> str:
     parts = []
     for heading, note, table in sections(evaluation):
         plot = plots.get(heading, "")
-        parts.append(f"<h2>{escape(heading)}</h2><p>{escape(note)}</p>{plot}{_table(*table)}")
+        parts.append(f"<h2>{escape(heading)}</h2><p>{escape(note)}</p>{plot}{html_table(*table)}")
     if evaluation.notes:
         items = "".join(f"<li>{escape(note)}</li>" for note in evaluation.notes)
         parts.append(f"<h2>Notes</h2><ul>{items}</ul>")
@@ -75,17 +85,37 @@ def html_page(title: str, body: str) -> str:
     )
 
 
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An HTML table in a box that scrolls sideways; its cells are text, whatever is in them."""
+    top = "".join(_cell("th", cell) for cell in head)
+    body = "".join("<tr>" + "".join(_cell("td", cell) for cell in row) + "</tr>" for row in rows)
+    return f"<div class=wide><table><tr>{top}</tr>{body}</table></div>"
+
+
 def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; what could end a cell is escaped."""
+    """A Markdown table; its cells are text, whatever is in them."""
     rule = ["---", *("--:" for _ in head[1:])]
-    lines = [head, rule, *rows]
-    return "\n".join(
-        "| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in row) + " |" for row in lines
-    )
+    lines = [rule if row is rule else [plain_markdown(cell) for cell in row] for row in (head, rule, *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def plain_markdown(text: str) -> str:
+    r"""A line of Markdown that shows `text`: what could be markup, a link or the end of a cell is escaped.
+
+    Example:
+        >>> plain_markdown("a|b <i>")
+        'a\\|b &lt;i>'
+    """
+    return shown_line(text).translate(_MARKUP).replace("](", "]\\(")
+
+
+# A backslash first of all: one before a bar would itself be escaped, and the bar end the cell.
+_MARKUP = {ord(c): "\\" + c for c in "\\`*|"} | {ord("<"): "&lt;", ord("&"): "&amp;"}
 
 
 def _title(evaluation: Evaluation) -> str:
-    return f"{evaluation.data}: {len(evaluation.setups)} set-ups, {evaluation.questions} questions"
+    setups, questions = unit(len(evaluation.setups), "set-up"), unit(evaluation.questions, "question")
+    return f"{evaluation.data}: {setups}, {questions}"
 
 
 def sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
@@ -191,11 +221,11 @@ def _plots(evaluation: Evaluation) -> dict[str, str]:
     if metrics:
         metric = _main_metric(metrics)
         points = {
-            s.name: (s.report.tokens_asked, s.report.metrics[metric])
+            s.name: (s.report.tokens_asked + s.report.tokens_read, s.report.metrics[metric])
             for s in setups
             if metric in s.report.metrics
         }
-        plots["Cost"] = scatter(points, "tokens asked for a question", f"{metric}, per cent")
+        plots["Cost"] = scatter(points, "tokens of a question, asked and read", f"{metric}, per cent")
         groups = {
             kind: {s.name: s.by_type[kind][metric] for s in setups if metric in s.by_type.get(kind, {})}
             for kind in dict.fromkeys(kind for setup in setups for kind in setup.by_type)
@@ -241,10 +271,9 @@ def _questions(evaluation: Evaluation) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=wide><table><tr>{top}</tr>{body}</table></div>"
+def _cell(tag: str, text: str) -> str:
+    """A cell of a table; one with a long text may break it anywhere."""
+    return f"<{tag}{' class=long' if len(text) > _LONG else ''}>{escape(text)}</{tag}>"
 
 
 def _named(setup: SetupSummary) -> str:
@@ -282,6 +311,7 @@ _STYLE = (
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;margin:.8rem 0}"
     "td,th{border-bottom:1px solid var(--soft);padding:.3rem .6rem;text-align:right;white-space:nowrap}"
     "td:first-child,th:first-child{text-align:left}"
+    "h1,.legend,.long,.text{overflow-wrap:anywhere}.long{white-space:normal;min-width:15rem}"
     ".text td,.text th{text-align:left;white-space:normal;vertical-align:top;min-width:9rem}"
     "small{display:block;opacity:.7}.good{background:var(--good)}.bad{background:var(--bad)}"
     "svg{max-width:100%;height:auto;display:block}svg text{font-size:11px;fill:var(--ink)}"

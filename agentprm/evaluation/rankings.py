@@ -33,9 +33,12 @@ def ranking_scores(
     for place, (question, ids) in enumerate(zip(questions, retrieved, strict=True)):
         found.append({})
         if question.gold:
-            qrels[str(place)] = {key: round(question.grades.get(key, 1)) or 1 for key in question.gold}
+            # Numbers in place of ids: trec_eval ends the process at half of a surrogate pair, and reads an id
+            # to its first NUL only.
+            names = {key: str(number) for number, key in enumerate(dict.fromkeys([*ids, *question.gold]))}
+            qrels[str(place)] = {names[key]: round(question.grades.get(key, 1)) or 1 for key in question.gold}
             distinct = list(dict.fromkeys(ids))
-            run[str(place)] = {key: float(len(distinct) - rank) for rank, key in enumerate(distinct)}
+            run[str(place)] = {names[key]: float(len(distinct) - rank) for rank, key in enumerate(distinct)}
     if qrels:
         for row in ir_measures.iter_calc(list(measures), qrels, run):
             found[int(row.query_id)][measures[row.measure]] = float(row.value)

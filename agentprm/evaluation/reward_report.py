@@ -13,7 +13,7 @@ from typing import Any
 from agentprm.budget import Usage
 from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.evaluation.bootstrap import bootstrap_difference, bootstrap_interval
-from agentprm.evaluation.pages import html_page, markdown_rows
+from agentprm.evaluation.pages import html_page, html_table, markdown_rows, plain_markdown
 from agentprm.evaluation.plots import reliability
 from agentprm.evaluation.reward_sets import RewardItem, RewardSet
 from agentprm.evaluation.rewards import (
@@ -31,6 +31,7 @@ from agentprm.rewards import ProcessRewardModel, as_reward
 from agentprm.rewards.aggregation import Aggregation
 from agentprm.rewards.base import check_scores
 from agentprm.scale import Executor, Journal, map_items
+from agentprm.trace.text import unit
 
 __all__ = ["RewardEvaluation", "RewardSummary", "evaluate_rewards", "reward_html", "reward_markdown"]
 
@@ -353,20 +354,17 @@ def _table(found: RewardEvaluation) -> tuple[list[str], list[list[str]]]:
 def reward_markdown(found: RewardEvaluation) -> str:
     """The report as Markdown."""
     notes = "\n\n".join(found.notes)
-    return f"# {_title(found)}\n\n{markdown_rows(*_table(found))}\n\nPer cent. {notes}\n"
+    return f"# {plain_markdown(_title(found))}\n\n{markdown_rows(*_table(found))}\n\nPer cent. {notes}\n"
 
 
 def reward_html(found: RewardEvaluation) -> str:
     """The report as one HTML page with the calibration drawn; it loads nothing."""
-    head, rows = _table(found)
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     bins = {reward.name: reward.calibration.bins for reward in found.rewards if reward.calibration}
     drawn = f"<h2>Calibration</h2>{reliability(bins)}" if any(bins.values()) else ""
     notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
-    table = f"<div class=wide><table><tr>{top}</tr>{body}</table></div>"
-    return html_page(_title(found), f"{table}<p>Per cent.</p>{notes}{drawn}")
+    return html_page(_title(found), f"{html_table(*_table(found))}<p>Per cent.</p>{notes}{drawn}")
 
 
 def _title(found: RewardEvaluation) -> str:
-    return f"{found.data} ({found.kind}): {len(found.rewards)} rewards, {found.items} items"
+    rewards, items = unit(len(found.rewards), "reward"), unit(found.items, "item")
+    return f"{found.data} ({found.kind}): {rewards}, {items}"

@@ -293,7 +293,7 @@ def test_eval_prints_the_measures_and_resumes(data, tmp_path, capsys):
     assert "3 questions" in capsys.readouterr().out
     assert len((out / "records.jsonl").read_text().splitlines()) == 3
     assert (out / "report.html").read_text().startswith("<!doctype html>")
-    assert (out / "report.md").read_text().startswith("# data: 1 set-ups, 3 questions")
+    assert (out / "report.md").read_text().startswith("# data: 1 set-up, 3 questions")
     assert json.loads((out / "report.json").read_text())["setups"][0]["metrics"]["EM"]["mean"] == 1
     rows = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
     assert load_trace(out / rows[2]["runs"][0]["trace"])["question"] == "question 2"
@@ -347,6 +347,36 @@ def test_eval_compares_the_set_ups_of_a_file(jobs, data, tmp_path, monkeypatch, 
     assert main(["eval", str(toml), *options]) == 0
     assert json.loads(capsys.readouterr().out) == first
     assert len(made) == 3  # nothing was asked again, so nothing was opened
+
+
+def test_names_do_not_steer_the_terminal(data, tmp_path, capsys):
+    (tmp_path / "data").rename(tmp_path / "[red]data")
+    (tmp_path / "c.yaml").write_text('data: "[red]data"\nsetup: [{name: "a\\e]0;owned\\a[red]"}]')
+    assert main(["eval", str(tmp_path / "c.yaml")]) == 0
+    captured = capsys.readouterr()
+    assert "a]0;owned[red]" in captured.out
+    assert "[red]data, 3 questions" in captured.out
+    assert "\x1b]0" not in captured.out + captured.err
+
+
+def test_time_left_is_that_of_what_is_asked_and_judged(data, tmp_path, monkeypatch):
+    bars = []
+    from rich.progress import Progress
+
+    make = Progress.__init__
+    monkeypatch.setattr(
+        Progress, "__init__", lambda self, *a, **k: (bars.append(self), make(self, *a, **k))[1]
+    )
+    judge = ScriptedLanguageModel({"": "yes"})
+    monkeypatch.setattr("agentprm.cli.models.model_called", lambda name: judge)
+    command = ["eval", data, "-o", str(tmp_path / "out"), "--judge", "a judge"]
+    assert main([*command, "--limit", "2"]) == 0
+    assert main(command) == 0
+    answering, judging = next(bar.tasks for bar in reversed(bars) if len(bar.tasks) == 2)
+    assert (answering.completed, answering.total) == (3, 3)
+    # two were known: the speed is that of the third alone
+    assert sum(sample.completed for sample in answering._progress) == 0
+    assert (judging.description, judging.completed, judging.total) == ("Judging", 3, 3)
 
 
 def test_eval_reads_yaml(data, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from agentprm.evaluation import (
     markdown_report,
     read_dataset,
 )
+from agentprm.evaluation.rankings import ranking_scores
 from agentprm.evaluation.summary import calibration_of
 from agentprm.testing import ScriptedLanguageModel
 from agentprm.trace import load_trace
@@ -220,6 +222,48 @@ def test_the_reports_are_whole_and_load_nothing(tmp_path):
     assert "\\| x" in text
     assert all(line.endswith("|") for line in table)
     assert "| b - " in text
+
+
+def test_nothing_in_a_name_is_markup_in_a_markdown_report():
+    name = "<img src=x>|a\\|b `c` [d](javascript:e)\u2028\x1b[31m &"
+    questions = (QaQuestion("q", "question 0", ("answer 0",), frozenset(), {"type": name}),)
+    setups = [Setup(name + "1", Graph({0}), {"model": name}), Setup(name + "2", Graph({}), {"model": name})]
+    text = markdown_report(evaluate(QaDataset(name, questions), setups))
+    assert text.startswith(
+        "# &lt;img src=x>\\|a\\\\\\|b \\`c\\` [d]\\(javascript:e) [31m &amp;: 2 set-ups, 1 question\n"
+    )
+    assert not re.search(r"<img|\]\(|\x1b|\u2028|&(?!amp;|lt;)|(?<!\\)`", text)
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
+    assert len(tables) > 4
+    for table in tables:
+        assert len({len(_BAR.findall(row)) for row in table}) == 1, table
+
+
+_BAR = re.compile(r"(?<!\\)(?:\\\\)*\|")  # one that no backslash escapes
+
+
+def test_tokens_that_a_reader_reads_count_in_the_plot_of_accuracy_against_tokens():
+    class Reader(Graph):
+        def invoke(self, input):
+            record(read_tokens=800)
+            return super().invoke(input)
+
+    page = html_report(evaluate(DATA, {"reads": Reader({0}, tokens=0), "asks": Graph({0}, tokens=490)}))
+    plot = page[page.index('aria-label="F1') :]
+    right = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', plot[: plot.index("</svg>")])]
+    width = right[1] - 56  # where the axis begins
+    assert (right[0] - 56) / width == pytest.approx(810 / 500, rel=0.01)
+
+
+def test_ids_of_any_kind_are_ranked():
+    """trec_eval reads ids to their first NUL, and half of a surrogate pair ended the process."""
+    questions = [
+        QaQuestion("q", "?", (), frozenset({"a\0right", "\ud800"}), {}, {"a\0right": 2.0, "\ud800": 1.0})
+    ]
+    plain = [QaQuestion("q", "?", (), frozenset({"x", "y"}), {}, {"x": 2.0, "y": 1.0})]
+    assert ranking_scores(questions, [["a\0wrong", "a\0right", "\ud800", "a\0right"]]) == ranking_scores(
+        plain, [["w", "x", "y"]]
+    )
 
 
 def test_a_data_frame():
