@@ -70,13 +70,15 @@ def empty_usage() -> Usage:
     )
 
 
+_NOTHING = cast(dict[str, float], empty_usage())
+
+
 def add_usage(left: Usage | None, right: Usage | None) -> Usage:
     """Sum of two usages; the reducer of `prm_usage`. A missing side or field counts as zero."""
-    total = cast(dict[str, float], empty_usage())
-    for side in (left, right):
-        for key, amount in cast(dict[str, float], side or {}).items():
-            if key in total or (key == "read_tokens" and amount):
-                total[key] = total.get(key, 0) + amount
+    one, two = cast(dict[str, float], left or {}), cast(dict[str, float], right or {})
+    total = {key: nothing + one.get(key, 0) + two.get(key, 0) for key, nothing in _NOTHING.items()}
+    if read := one.get("read_tokens", 0) + two.get("read_tokens", 0):
+        total["read_tokens"] = read
     return cast(Usage, total)
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "without_thought",
 ]
 
+_FIRST = re.compile(r"[<\[\u25c1]")  # what all tags begin with; few texts hold one
 _LEADING = re.compile(rf"\s*(?:{OPENING_TAG.pattern})", re.IGNORECASE)
 _AT_LINE = re.compile(rf"^[ \t]*(?:{OPENING_TAG.pattern})", re.IGNORECASE | re.MULTILINE)
 
@@ -49,6 +50,8 @@ def answer_span(text: str) -> tuple[int, int]:
     The answer begins after the last closing tag. A thought that opens there and never ends leaves
     none; an opening tag in the middle of a line is a word like any other.
     """
+    if not _FIRST.search(text):
+        return 0, len(text)
     start = max((match.end() for match in CLOSING_TAG.finditer(text)), default=0)
     opened = _opening(text, start)
     end = len(text) if opened is None else opened
@@ -68,6 +71,8 @@ def begins_thinking(text: str) -> bool:
 
 def inert(text: str) -> str:
     """The text with the tags of thinking pulled apart, so that what is quoted can end no thought."""
+    if not _FIRST.search(text):
+        return text
     for pattern in (OPENING_TAG, CLOSING_TAG):
         text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
     return text

@@ -8,6 +8,8 @@
 
 What can only be awaited, as clients that belong to one event loop, runs on a loop in a thread of its own,
 which routines of all threads and loops share: `wait_on_loop`.
+
+Calls that wait side by side are `Helpers.map` in threads and `all_of` on a loop.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
-from agentprm.forking import ForkSafeLock
+from agentprm.forking import ForkSafeLock, after_fork
 
 __all__ = [
+    "Helpers",
     "Pause",
     "Routine",
     "adrive",
@@ -34,6 +39,7 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -96,6 +102,57 @@ async def all_of(call: Callable[..., Awaitable[T]], *columns: Iterable[Any]) -> 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Helpers:
+    """Threads that stay, for calls that wait side by side: the caller's own thread makes them as well.
+
+    To start threads for each batch costs more than short calls do. Where the calls do not wait, the caller
+    has made most of them before a helper wakes up.
+
+    Args:
+        most: Calls of a batch that are under way at a time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._renew()
+        after_fork(self, Helpers._renew)
+
+    def _renew(self) -> None:
+        """Begins without threads, at first and in a forked process."""
+        self._pool = ThreadPoolExecutor(max(1, self._most - 1), "agentprm-helper")
+
+    def map(self, call: Callable[[S], T], items: Sequence[S]) -> list[T]:
+        """What `call` gives for each item, in their order; each helper has a copy of the caller's context.
+
+        After a failure no further call is begun.
+        """
+        waiting = deque(enumerate(items))
+        found: dict[int, T] = {}
+
+        def work() -> None:
+            while True:
+                try:
+                    place, item = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    found[place] = call(item)
+                except BaseException:
+                    waiting.clear()
+                    raise
+
+        wanted = min(self._most, len(items)) - 1
+        helpers = [self._pool.submit(copy_context().run, work) for _ in range(wanted)]
+        try:
+            work()
+        finally:
+            # Those that have not begun have nothing left to do.
+            begun = [helper for helper in helpers if not helper.cancel()]
+        for helper in begun:
+            helper.result()
+        return [found[place] for place in range(len(items))]
 
 
 _lock = ForkSafeLock()

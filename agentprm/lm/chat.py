@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import threading
 import weakref
@@ -12,9 +13,7 @@ from functools import partial
 from typing import Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import RunnableConfig, ensure_config
-from langchain_core.runnables.config import get_executor_for_config
 from pydantic import ValidationError
 
 from agentprm.budget import record
@@ -32,6 +31,7 @@ from agentprm.lm.reports import said_with, token_count, too_long
 from agentprm.lm.retries import Retries, transient
 from agentprm.lm.token_logprobs import summed, token_logprobs
 from agentprm.replies import cut_reply
+from agentprm.routines import Helpers
 
 __all__ = ["ChatLM"]
 
@@ -100,6 +100,7 @@ class ChatLM(LanguageModel):
         self.max_concurrency = max_concurrency
         self._retries = Retries(max_retries)
         self._places = threading.BoundedSemaphore(max_concurrency)
+        self._helpers = Helpers(max_concurrency)
         # A semaphore of asyncio belongs to one loop.
         self._async_places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
@@ -132,11 +133,7 @@ class ChatLM(LanguageModel):
             except Exception as error:
                 return error
 
-        if len(requests) == 1:  # needs no threads
-            replies = [call(requests[0])]
-        else:
-            with get_executor_for_config(config) as executor:
-                replies = list(executor.map(call, requests))
+        replies = self._helpers.map(call, requests)
         return self._results(prompts, requests, replies, n, params)
 
     async def asample(
@@ -185,10 +182,11 @@ class ChatLM(LanguageModel):
             messages: list[BaseMessage] = [_MESSAGES[role](content=text) for role, text in prompt.messages]
             if prompt.prefix:
                 messages.append(AIMessage(content=prompt.prefix))
+            estimate = estimated_tokens(prompt)
             for number in range(n):
                 asking = Asking(params, bool(prompt.prefix), seeds[number], self._thinking_tokens, hear)
                 model = with_leaves(self.model, config, partial(ChatLeaf, asking=asking))
-                requests.append(_Request(model, messages, asking))
+                requests.append(_Request(model, messages, asking, estimate))
         return requests
 
     def _results(
@@ -204,7 +202,7 @@ class ChatLM(LanguageModel):
         asked = computed = generated = 0
         for request, reply in zip(requests, replies, strict=True):
             for message in request.asking.spent:
-                before, cached, new = _tokens(message, request.messages)
+                before, cached, new = _tokens(message, request.estimate)
                 asked, computed, generated = asked + before, computed + before - cached + new, generated + new
             if isinstance(reply, Exception):
                 continue
@@ -253,12 +251,18 @@ class _Request:
     model: ChatRunnable
     messages: list[BaseMessage]
     asking: Asking
+    estimate: int
 
 
-def _tokens(reply: AIMessage, messages: Sequence[BaseMessage]) -> tuple[int, int, int]:
+def estimated_tokens(prompt: Prompt) -> int:
+    """What LangChain's `count_tokens_approximately` says of a prompt of texts, after a longer look at it."""
+    turns = [*prompt.messages, ("assistant", prompt.prefix)] if prompt.prefix else prompt.messages
+    return sum(math.ceil((len(role) + len(text)) / 4) + 3 for role, text in turns)
+
+
+def _tokens(reply: AIMessage, estimate: int) -> tuple[int, int, int]:
     """Tokens of the prompt, those of them that a cache held, and generated ones."""
-    usage = reply.usage_metadata
-    estimate, new = count_tokens_approximately(messages), _new_tokens(reply)
+    usage, new = reply.usage_metadata, _new_tokens(reply)
     if usage is None:
         return estimate, 0, new
     before = token_count(usage.get("input_tokens"), estimate)

@@ -85,11 +85,31 @@ class Retries:
 
     def call(self, work: Callable[[], T]) -> T:
         """Calls until it succeeds, fails for good, or has failed too often."""
-        return Retrying(**self._policy())(work)
+        try:
+            return work()  # nearly always that is all, and the rest costs as much as a short call
+        except Exception as error:
+            failed = [error]
+
+        def attempt() -> T:
+            if failed:
+                raise failed.pop()
+            return work()
+
+        return Retrying(**self._policy())(attempt)
 
     async def acall(self, work: Callable[[], Awaitable[T]]) -> T:
         """Async twin of `call`."""
-        return await AsyncRetrying(**self._policy())(work)
+        try:
+            return await work()
+        except Exception as error:
+            failed = [error]
+
+        async def attempt() -> T:
+            if failed:
+                raise failed.pop()
+            return await work()
+
+        return await AsyncRetrying(**self._policy())(attempt)
 
     def _policy(self) -> dict[str, Any]:
         return {

@@ -22,7 +22,6 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.config import ensure_config
 from langgraph.constants import TAG_NOSTREAM
 from pydantic import PrivateAttr
@@ -30,6 +29,7 @@ from pydantic import PrivateAttr
 from agentprm.budget import Usage, metered, share_usage
 from agentprm.lm import ChatLM, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.base import listening
+from agentprm.nodes.node import arun_of, run_of
 from agentprm.replies import answer_span, finished_text, json_object, parse_finding
 from agentprm.routines import Routine, wait
 
@@ -94,16 +94,20 @@ def reported(
         on_loop: Does it in an event loop.
     """
 
-    def work(_: str) -> tuple[T, Usage]:
-        with metered() as meter:
-            result = sync()
-        if meter.untold["prompt_tokens"]:
-            manager = CallbackManager.configure(**_configured())
-            for run in manager.on_chat_model_start({"name": name}, [[HumanMessage(about)]]):
-                run.on_llm_end(_cost(name, meter.untold))
+    def work() -> tuple[T, Usage]:
+        with metered() as meter, run_of(name, about) as run:
+            result = run.context.run(sync)
+            if meter.untold["prompt_tokens"]:
+                run.context.run(_tell, name, about, meter.untold)
+            run.output = result, meter.usage
         return result, meter.usage
 
-    async def work_on_loop(_: str) -> tuple[T, Usage]:
+    async def work_on_loop() -> tuple[T, Usage]:
+        async with arun_of(name, about) as run:
+            run.output = result, usage = await asyncio.create_task(told(), context=run.context)
+        return result, usage
+
+    async def told() -> tuple[T, Usage]:
         with metered() as meter:
             result = await on_loop()
         if meter.untold["prompt_tokens"]:
@@ -112,8 +116,14 @@ def reported(
                 await run.on_llm_end(_cost(name, meter.untold))
         return result, meter.usage
 
-    run: RunnableLambda[str, tuple[T, Usage]] = RunnableLambda(work, work_on_loop, name=name)
-    return (yield from wait(run.invoke, run.ainvoke, about))
+    return (yield from wait(work, work_on_loop))
+
+
+def _tell(name: str, about: str, usage: Usage) -> None:
+    """Tells callbacks a cost as that of a model of this name."""
+    manager = CallbackManager.configure(**_configured())
+    for run in manager.on_chat_model_start({"name": name}, [[HumanMessage(about)]]):
+        run.on_llm_end(_cost(name, usage))
 
 
 class AnsweringModel(BaseChatModel):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context
 from types import MethodType
 from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args
 
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import (
+    ensure_config,
+    get_async_callback_manager_for_config,
+    get_callback_manager_for_config,
+    patch_config,
+    set_config_context,
+)
 from langgraph.config import get_config, get_stream_writer
 from langgraph.runtime import get_runtime
 from langgraph.types import Overwrite
@@ -40,14 +50,17 @@ __all__ = [
     "SETTINGS",
     "Node",
     "NodeRoutine",
+    "Run",
     "SearchNode",
     "State",
     "apply_update",
+    "arun_of",
     "check_context",
     "checked_setting",
     "emit",
     "emit_proposed",
     "overridden",
+    "run_of",
     "state_mapping",
 ]
 
@@ -202,6 +215,55 @@ def emit(event: SearchEvent) -> None:
     writer(event)
 
 
+class Run:
+    """A run in callbacks and traces.
+
+    Attributes:
+        context: In which its work is done, so that what is called there shows below it.
+        output: What it gave; set by whoever does the work.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.output: Any = None
+
+
+@contextmanager
+def run_of(name: str, input: Any, config: RunnableConfig | None = None) -> Iterator[Run]:
+    """Reports the block as a run of its own.
+
+    It is what `Runnable` does for its subclasses, which looks at the work's signature each time besides.
+    """
+    config = ensure_config(config)
+    name, run_id = config.get("run_name") or name, config.pop("run_id", None)
+    reported = get_callback_manager_for_config(config).on_chain_start(None, input, name=name, run_id=run_id)
+    try:
+        with set_config_context(patch_config(config, callbacks=reported.get_child())) as context:
+            run = Run(context)
+            yield run
+    except BaseException as error:
+        reported.on_chain_error(error)
+        raise
+    reported.on_chain_end(run.output)
+
+
+@asynccontextmanager
+async def arun_of(name: str, input: Any, config: RunnableConfig | None = None) -> AsyncIterator[Run]:
+    """Async twin of `run_of`."""
+    config = ensure_config(config)
+    name, run_id = config.get("run_name") or name, config.pop("run_id", None)
+    manager = get_async_callback_manager_for_config(config)
+    reported = await manager.on_chain_start(None, input, name=name, run_id=run_id)
+    try:
+        with set_config_context(patch_config(config, callbacks=reported.get_child())) as context:
+            run = Run(context)
+            yield run
+    except BaseException as error:
+        await reported.on_chain_error(error)
+        raise
+    await reported.on_chain_end(run.output)
+
+
 def apply_update(state: State, update: State) -> dict[str, Any]:
     """`state` after a node's `update`, by the reducers of `ReasoningState`; for running nodes by hand."""
     result = dict(state)
@@ -296,13 +358,27 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     def invoke(self, input: State, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
         """Runs the node on `input` and returns the update."""
-        return self._call_with_config(self._run, input, config)
+        if self._is_begun(config):
+            return self._run(input)
+        with run_of(self.name, input, config) as run:
+            run.output = run.context.run(self._run, input)
+        return cast(dict[str, Any], run.output)
 
     async def ainvoke(
         self, input: State, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Async twin of `invoke`; blocking work runs in a thread."""
-        return await self._acall_with_config(self._arun, input, config)
+        if self._is_begun(config):
+            return await self._arun(input)
+        async with arun_of(self.name, input, config) as run:
+            run.output = await asyncio.create_task(self._arun(input), context=run.context)
+        return cast(dict[str, Any], run.output)
+
+    def _is_begun(self, config: RunnableConfig | None) -> bool:
+        """Whether LangGraph has begun a run of this name for the node: a second one says nothing more."""
+        if config is None or (config.get("metadata") or {}).get("langgraph_node") != self.name:
+            return False
+        return "seq:step:1" in getattr(config.get("callbacks"), "tags", ())
 
     def setting(self, name: str) -> Any:
         """The attribute `name`, or what the run's `context` puts in its place."""

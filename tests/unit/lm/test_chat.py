@@ -9,6 +9,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import FakeListChatModel, FakeMessagesListChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import ConfigurableField, RunnableLambda
@@ -16,6 +17,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 from agentprm.budget import metered
 from agentprm.errors import CapabilityError, ConfigurationError, TransientModelError
 from agentprm.lm import ChatLM, LanguageModel, Prompt, SamplingParams, as_language_model, require
+from agentprm.lm.chat import estimated_tokens
 from agentprm.lm.retries import Retries
 from tests.unit.lm.toy_engine import Loopback
 
@@ -192,6 +194,18 @@ def test_usage_reported():
     spent = meter.usage
     assert (spent["model_calls"], spent["prompt_tokens"], spent["completion_tokens"]) == (2, 200, 14)
     assert spent["computed_tokens"] == 2 * (100 - 60 + 7)
+
+
+@pytest.mark.parametrize("prefix", ["", "Search: who"])
+def test_the_estimate_is_langchains(prefix):
+    turns = (
+        ("system", "Be brief."),
+        ("user", "Who built it, and when?"),
+        ("assistant", "Ann, 1859, I think"),
+    )
+    for messages in (turns, turns[1:2], (("user", ""),)):
+        asked = [*messages, ("assistant", prefix)] if prefix else messages
+        assert estimated_tokens(Prompt(messages, prefix)) == count_tokens_approximately(list(asked))
 
 
 async def test_usage_estimated():

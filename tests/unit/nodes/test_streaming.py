@@ -1,6 +1,7 @@
 """The answer's tokens are streamed as they come, and only they; every model call shows in callbacks."""
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables import RunnableLambda
 
 from agentprm.budget import record
+from agentprm.errors import InputError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.base import listener
-from agentprm.nodes import JudgeAnswer
+from agentprm.nodes import Answer, JudgeAnswer
 from agentprm.nodes.models import AnsweringModel
 from agentprm.rewards import VerdictReward
 from agentprm.testing import ScriptedChatModel
@@ -215,6 +218,54 @@ def test_rewards_show_in_callbacks():
     graph = create_reasoning_graph(language_model(), store(), good_reward()).compile()
     graph.invoke({"question": QUESTION}, {"callbacks": [Names()]})
     assert "FakeReward" in names
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_node_of_a_graph_shows_as_one_run_and_its_calls_below_it(how):
+    runs, begun = {}, []
+
+    class Runs(BaseCallbackHandler):
+        def on_chain_start(self, serialized, inputs, *, run_id, parent_run_id=None, **kwargs):
+            runs[run_id] = kwargs.get("name")
+            begun.append((kwargs.get("name"), runs.get(parent_run_id)))
+
+        def on_chat_model_start(self, serialized, messages, *, run_id, parent_run_id=None, **kwargs):
+            begun.append(("model", runs.get(parent_run_id)))
+
+    graph = create_rag_graph(Told(), store()).compile()
+    if how == "sync":
+        graph.invoke({"question": "Where?"}, {"callbacks": [Runs()]})
+    else:
+        asyncio.run(graph.ainvoke({"question": "Where?"}, {"callbacks": [Runs()]}))
+    assert begun.count(("answer", "LangGraph")) == 1
+    assert [above for name, above in begun if name == "model"] == ["answer"]
+    assert ("answer", "answer") not in begun
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_node_that_is_no_node_of_a_graph_shows_as_a_run(how, chained):
+    names = []
+
+    class Names(BaseCallbackHandler):
+        def on_chain_start(self, serialized, inputs, **kwargs):
+            names.append(kwargs.get("name"))
+
+        def on_chain_error(self, error, **kwargs):
+            names.append(type(error).__name__)
+
+    answer = Answer(Told(), name="answer")
+    runnable = RunnableLambda(lambda question: {"question": question}) | answer if chained else answer
+    config = {"callbacks": [Names()]}
+    for asked in ("Where?", " "):
+        question = asked if chained else {"question": asked}
+        with contextlib.nullcontext() if asked == "Where?" else pytest.raises(InputError):
+            if how == "sync":
+                runnable.invoke(question, config)
+            else:
+                asyncio.run(runnable.ainvoke(question, config))
+    assert names.count("answer") == 2
+    assert names.count("InputError") == 1 + chained
 
 
 def test_nobody_listens_to_several_samples():
