@@ -54,6 +54,8 @@ from agentprm.retrievers import default_retriever
 from agentprm.retrievers.titles import Titles, titles_of
 
 Plan = list[str]
+_TOLD = ("reader", "gold answers")
+_AT_ONCE = 8  # plans that a model writes side by side
 _ALIKE = 0.5  # word F1 from which a sub-question counts as a gold one
 
 
@@ -62,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="collections of questions")
     parser.add_argument("--planner", nargs="*", default=[], help="folders of trained planners")
     parser.add_argument("--rows", nargs="*", help="only these planners: question, gold, syntax, model, …")
+    parser.add_argument(
+        "--findings", nargs="*", choices=_TOLD, default=_TOLD, help="whose findings fill the plans"
+    )
     parser.add_argument("--limit", type=int, help="only so many questions of each")
     parser.add_argument("--device", help="of the language models and of the reader")
     parser.add_argument("--out", help="JSONL log, to resume from")
@@ -86,8 +91,8 @@ def run(folder: Path, args: argparse.Namespace) -> None:
     titles: Titles | None = None
     reader: Reader | None = None
     rows: dict[str, list[dict[str, Any]]] = {}
-    for name, make in planners(args).items():
-        for told in ("reader", "gold answers"):
+    for name, make in planners(args, [question.text for question in questions]).items():
+        for told in args.findings:
             row = name if told == "reader" else f"{name}, {told}"
             if name == "question" and told != "reader":
                 continue
@@ -112,8 +117,8 @@ def run(folder: Path, args: argparse.Namespace) -> None:
     print(table(rows))
 
 
-def planners(args: argparse.Namespace) -> dict[str, Callable[[QaQuestion], Plan]]:
-    """From names to what plans a question."""
+def planners(args: argparse.Namespace, texts: Sequence[str]) -> dict[str, Callable[[QaQuestion], Plan]]:
+    """From names to what plans a question of these."""
     how: dict[str, Callable[[QaQuestion], Plan]] = {
         "question": lambda question: [question.text],
         "gold": lambda question: _wanted(question) or [question.text],
@@ -123,13 +128,20 @@ def planners(args: argparse.Namespace) -> dict[str, Callable[[QaQuestion], Plan]
     models: dict[int, Any] = {}  # opened when they are first asked
 
     def written(place: int, request: Callable[[str], Any], folder: str | None) -> Callable[[str], Plan]:
+        plans: dict[str, Plan] = {}
+
         def plan(text: str) -> Plan:
-            if place not in models:
-                models[place] = TransformersLM(folder or packaged.language_model_folder(), **options)
-            params = SamplingParams(max_tokens=160, temperature=0.0)
-            reply = finished_text(models[place].sample([request(text)], 1, params)[0][0])
-            steps = followable(parse_plan(reply))
-            return compared(text, steps if 0 < len(steps) <= 8 else [text])
+            if text not in plans:
+                if place not in models:
+                    models[place] = TransformersLM(folder or packaged.language_model_folder(), **options)
+                at = texts.index(text)
+                part = [text for text in texts[at : at + _AT_ONCE] if text not in plans]
+                params = SamplingParams(max_tokens=160, temperature=0.0)
+                replies = models[place].sample([request(text) for text in part], 1, params)
+                for asked, (reply,) in zip(part, replies, strict=True):
+                    steps = followable(parse_plan(finished_text(reply)))
+                    plans[asked] = compared(asked, steps if 0 < len(steps) <= 8 else [asked])
+            return plans[text]
 
         return plan
 
