@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=0, help="questions whose steps the model proposes")
     parser.add_argument("--jobs", type=int, default=1, help="questions sampled at once")
     parser.add_argument("--out", type=Path, help="folder to write, for data and train")
-    parser.add_argument("--encoder-steps", type=int, help="steps that the encoder learns, all if not given")
+    parser.add_argument(
+        "--encoder-steps", type=int, help="most steps that the encoder learns; 0 for no encoder"
+    )
     parser.add_argument("--max-steps", type=int, help="of each training, for a try")
     parser.add_argument("--data", type=Path, help="trajectories")
     parser.add_argument("--critics", nargs="*", default=[], help="folders of critics")
@@ -226,7 +228,7 @@ def train(args: argparse.Namespace) -> int:
             args.out / name,
             dev=dev,
             critic=CriticSettings(rank=rank, alpha=2 * rank or 1),
-            settings=TrainSettings(seed=args.seed, max_steps=args.max_steps, precision="fp32", **how),
+            settings=TrainSettings(seed=args.seed, max_steps=args.max_steps, **how),
             reader=remembering_reader(),
         )
         if report is None:
@@ -236,11 +238,14 @@ def train(args: argparse.Namespace) -> int:
         seconds = time.monotonic() - begun
         print(f"{name}: {len(records[:most])} steps, held-out loss {loss:.3f}, {seconds:.0f} s.", flush=True)
 
-    numbers = {"epochs": 60, "learning_rate": 2e-2, "batch_tokens": 512, "evaluate_every": 100}
+    numbers = {
+        "epochs": 60, "learning_rate": 2e-2, "batch_tokens": 512, "evaluate_every": 100, "precision": "fp32",
+    }  # fmt: skip
     fit("numbers", "labels.jsonl", 0, None, **numbers)
     fit("outcome", "outcomes.jsonl", 0, None, **numbers)
-    encoder = {"epochs": 2, "learning_rate": 8e-4, "batch_tokens": 8192, "evaluate_every": 100}
-    fit("encoder", "labels.jsonl", 16, args.encoder_steps, **encoder)
+    encoder = {"epochs": 2, "learning_rate": 8e-4, "batch_tokens": 4096, "evaluate_every": 100}
+    if args.encoder_steps != 0:
+        fit("encoder", "labels.jsonl", 16, args.encoder_steps, **encoder)
     return 0
 
 
