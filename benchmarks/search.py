@@ -48,7 +48,7 @@ from agentprm.evaluation import (
     run_questions,
 )
 from agentprm.evaluation.report import percent, question_scores
-from agentprm.lm import LanguageModel, as_language_model
+from agentprm.lm import LanguageModel, TransformersLM, as_language_model
 from agentprm.readers import Reader
 from agentprm.retrievers import FaissStore
 from agentprm.rewards import FunctionReward, RewardStep
@@ -117,6 +117,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--passages", type=int, default=2, help="passages that a step reads in the mode step")
     parser.add_argument("--max-steps", type=int, help="most steps of a path; the graph's own if not given")
     parser.add_argument("--model", help="name, path or address; the packaged model if not given")
+    parser.add_argument("--dtype", help="precision of a model given by name or folder, such as bfloat16")
     parser.add_argument("--reader", help="folder of a span reader; the packaged one if not given")
     parser.add_argument("--reward", help="reward model; what suits the reader or model if not given")
     parser.add_argument("--device", help="torch device of the packaged model and the reader")
@@ -130,6 +131,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
+    if args.dtype and not args.model:
+        parser.error("--dtype needs --model: the packaged model has its own")
     if args.table and not args.out:
         parser.error("--table needs the logs; name them with --out")
     if len(args.out) > 1 and not args.table:
@@ -203,6 +206,8 @@ def run_name(system: str, data: str, args: argparse.Namespace) -> str:
         key |= {
             name: getattr(args, name) for name in ("tokens", "candidates", "passages", "max_steps", "reward")
         }
+    if args.dtype:
+        key["dtype"] = args.dtype
     if args.embeddings:
         key["embeddings"] = args.embeddings
     return json.dumps(key)
@@ -212,6 +217,13 @@ def logged(run: str, questions: Sequence[QaQuestion], logs: Sequence[str]) -> li
     """What the logs hold of a run, in the order of the questions."""
     found = {record["question_id"]: record for log in logs for record in read_records(log, run)}
     return [found[q.id] for q in questions if q.id in found and found[q.id]["question"] == q.text]
+
+
+def language_model(name: str | None, dtype: str | None, device: Mapping[str, str]) -> LanguageModel:
+    """The packaged model, or one by name, folder or address, in a precision of choice."""
+    if name is None:
+        return packaged.default_language_model(**device)
+    return TransformersLM(name, dtype=dtype, **device) if dtype else as_language_model(name)
 
 
 class Parts:
@@ -225,9 +237,7 @@ class Parts:
     def __init__(self, args: argparse.Namespace, store: FaissStore) -> None:
         device = {"device": args.device} if args.device else {}
         self.args, self.store = args, store
-        self.model: LanguageModel = (
-            as_language_model(args.model) if args.model else packaged.default_language_model(**device)
-        )
+        self.model = language_model(args.model, args.dtype, device)
         self.reader: Reader = span_reader(args.reader, device)
 
     def graph(self, system: str) -> Any:
