@@ -36,6 +36,7 @@ __all__ = [
     "parse_finding",
     "parse_lines",
     "parse_proposal",
+    "short_answer",
     "without_thought",
 ]
 
@@ -62,6 +63,27 @@ def without_thought(text: str) -> str:
     """The answer in a model's reply, without the thinking before it; empty if it never came to one."""
     start, end = answer_span(text)
     return text[start:end].lstrip() if start else text[:end]
+
+
+_VERB_FIRST = re.compile(
+    r"\W*(?:is|are|was|were|am|do|does|did|has|have|had|can|could|would|will|should|shall|may|might|must)\b",
+    re.IGNORECASE,
+)
+_ASKS_WHICH = re.compile(r"\b(?:who|whom|whose|what|which|when|where|why|how)\b", re.IGNORECASE)
+_OFFERS = re.compile(r"\bor\b", re.IGNORECASE)
+_SAYS_WHETHER = re.compile(r"[\s*_\"'(]*(yes|no)\b[\s*_\"')]*(?:[,.;:!\u2013\u2014-]|$)", re.IGNORECASE)
+
+
+def short_answer(question: str, reply: str) -> str:
+    """The yes or no with which a reply to a question of whether begins; else the reply as it is.
+
+    "No, Everest is not in Peru." becomes "No". A question that offers a choice ("Is it A or B?") or asks
+    for a thing ("Who …?") keeps its reply, and so does one in another language than English.
+    """
+    if _OFFERS.search(question) or not (_VERB_FIRST.match(question) or not _ASKS_WHICH.search(question)):
+        return reply
+    said = _SAYS_WHETHER.match(reply)
+    return said[1] if said else reply
 
 
 def begins_thinking(text: str) -> bool:

@@ -20,7 +20,7 @@ from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
 from agentprm.nodes.reading import ModelOrReader, quote_of
 from agentprm.prompts import PROMPTS, Prompts, in_form, known_text, reply_params
 from agentprm.readers.base import Reader
-from agentprm.replies import json_object
+from agentprm.replies import json_object, short_answer
 from agentprm.routines import Routine, wait
 from agentprm.state import (
     ReasoningState,
@@ -68,6 +68,10 @@ class AnswerForm:
     def plain(self) -> bool:
         """Whether nothing is asked for, so that an answer is a few words on a line."""
         return self.form is None and self.language is None and self.response_format is None
+
+    def shortest(self, question: str, answer: str) -> str:
+        """The answer as it is given: where nothing is asked for, a yes or no without its explanation."""
+        return short_answer(question, answer) if self.plain else answer
 
     def prompts(self, prompts: Prompts) -> Prompts:
         """The prompts with answers asked for in this form."""
@@ -216,6 +220,7 @@ class Answer(Node):
         else:
             cited = supporting(answer, documents, state["question"])
             places = _sentences(cited, [(answer, state["question"])])
+            answer = self.form.shortest(state["question"], answer)
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {
             "answer": answer,
@@ -298,6 +303,7 @@ class AnswerFromSteps(SearchNode):
                 message = yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)
         found = next((s["thought"] for s in reversed(path) if s["thought"]), "")
         answer = str(message.text) or answer or found
+        answer = self.form.shortest(state["question"], answer)
         cited = documents_of(state, list(dict.fromkeys(i for s in path for i in s.get("cited_ids", []))))
         emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
         update: dict[str, Any] = {

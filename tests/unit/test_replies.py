@@ -11,6 +11,7 @@ from agentprm.replies import (
     inert,
     parse_finding,
     parse_proposal,
+    short_answer,
     without_thought,
 )
 from agentprm.rerank.labels import parse_label
@@ -208,3 +209,24 @@ def test_readers_are_linear(piece, end, monkeypatch):
         read(text)
         read(text[6:])
     assert time.perf_counter() - start < 20  # quadratic ones take minutes
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "short"),
+    [
+        ("Is Everest in Peru?", "No, Everest is in Nepal.", "No"),
+        ("Was he the man who wrote it?", "**Yes**, he was.", "Yes"),
+        ("is Everest high", "yes", "yes"),
+        ("Did it rain? ", "No.", "No"),
+        ("Hydrogen is lighter than helium?", "Yes - by far.", "Yes"),
+        ("Is anyone there?", "No one is.", "No one is."),
+        ("Is Everest in Peru?", "Nothing says so.", "Nothing says so."),
+        ("Is Everest in Peru or in Nepal?", "No, in Nepal.", "No, in Nepal."),
+        ("Who wrote it?", "No, nobody did.", "No, nobody did."),
+        ("In which year was it?", "Yes, in 1990.", "Yes, in 1990."),
+        ("Is Everest in Peru?", "Everest is not in Peru. No, never.", "Everest is not in Peru. No, never."),
+        ("Is Everest in Peru?", "", ""),
+    ],
+)
+def test_yes_and_no_stand_alone_where_a_question_asks_whether(question, reply, short):
+    assert short_answer(question, reply) == short

@@ -305,3 +305,17 @@ def test_what_is_streamed_is_the_answer_however_the_reply_is_made(thought, words
     answer = writer.said(chunks[-1]).text
     said = "".join(chunk.text for chunk in chunks)
     assert said == answer
+
+
+@pytest.mark.parametrize(
+    ("form", "answer"), [(None, "No"), ("one sentence", "No, he was born in Portsmouth.")]
+)
+def test_a_yes_or_no_is_told_whole_and_answered_short(form, answer):
+    reply = "No, he was born in Portsmouth."
+    graph = create_rag_graph(streamed_chat(reply), store(), reader=None, form=form).compile()
+    question = {"question": "Was Brunel born in London?"}
+    result = graph.invoke(question)
+    assert result["answer"] == answer
+    assert result["citations"], "the whole reply says which passage it rests on"
+    parts = [chunk.text for chunk, _ in graph.stream(question, stream_mode="messages")]
+    assert reply in ("".join(parts), parts[-1])
