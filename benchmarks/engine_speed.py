@@ -67,7 +67,11 @@ def precision(
     text = torch.tensor([ids[:PREFILL]], device=model.device)
     with torch.no_grad():
         exact = model(text, use_cache=False).logits[0].float().log_softmax(-1)
-        return [[name, *_figures(make, text, exact, repeats, clock)] for name, make in variants]
+        rows = []
+        for name, make in variants:
+            rows.append([name, *_figures(make, text, exact, repeats, clock)])
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)  # kept, whatever the next one does
+        return rows
 
 
 def _figures(
