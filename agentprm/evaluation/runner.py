@@ -255,27 +255,34 @@ def read_records(log: str | os.PathLike[str], run: str | None = None) -> list[Qa
         InputError: If the file is not such a log.
     """
     path = Path(log)
+    records = []
     try:
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:  # line by line: logs grow large
+            for number, line in enumerate(file, start=1):
+                record = _record(line, path, number)
+                if record is not None and (run is None or record["run"] == run):
+                    records.append(record)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The log {path} cannot be read: {error}. Choose another file.") from error
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if line.startswith(_BEGINNING) or _BEGINNING.startswith(line):
-                continue  # cut off by a kill
-            raise _foreign(path, number) from error
-        if not isinstance(record, dict) or not record.keys() >= _KEYS:
-            raise _foreign(path, number)
-        if run is None or record["run"] == run:
-            records.append(cast("QaRecord", record))
     return records
+
+
+def _record(line: str, path: Path, number: int) -> QaRecord | None:
+    """The record of a line; `None` if there is none on it, or a kill has cut it off."""
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        beginning = line.rstrip("\n")
+        if line.startswith(_BEGINNING) or _BEGINNING.startswith(beginning):
+            return None
+        raise _foreign(path, number) from error
+    if not isinstance(record, dict) or not record.keys() >= _KEYS:
+        raise _foreign(path, number)
+    return cast("QaRecord", record)
 
 
 _KEYS = QaRecord.__annotations__.keys() - {"trace"}
@@ -290,7 +297,7 @@ def _foreign(path: Path, number: int) -> InputError:
 
 def _open_log(path: Path) -> TextIO:
     try:
-        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        torn = _is_torn(path)
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise InputError(
@@ -300,3 +307,12 @@ def _open_log(path: Path) -> TextIO:
     if torn:
         file.write("\n")
     return file
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the last line has no end."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

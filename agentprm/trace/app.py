@@ -17,6 +17,7 @@ from uuid import UUID
 from agentprm.errors import AgentPRMError, MissingDependencyError
 from agentprm.trace.html import live_html, shown
 from agentprm.trace.schema import Trace, load_trace, trace_of
+from agentprm.trace.text import shown_line
 
 try:
     from starlette.applications import Starlette
@@ -102,9 +103,10 @@ async def _threads(request: Request) -> Response:
     rows = []
     for thread in found:
         values = thread.get("values")
-        name = escape(str((values if isinstance(values, Mapping) else {}).get("question") or "(no question)"))
+        asked = (values if isinstance(values, Mapping) else {}).get("question")
+        name = escape(shown_line(str(asked or "(no question)"), 300))
         key = escape(str(thread["thread_id"]))
-        rows.append(f'<li><a href="agentprm/{key}">{name[:300]}</a> {escape(str(thread["status"]))}</li>')
+        rows.append(f'<li><a href="agentprm/{key}">{name}</a> {escape(str(thread["status"]))}</li>')
     policy = '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'">'
     body = f"<h1>Searches</h1><ul>{''.join(rows)}</ul>" if rows else "<p>No thread has run yet.</p>"
     head = f"<!doctype html><meta charset=utf-8>{policy}<title>agentprm</title>"

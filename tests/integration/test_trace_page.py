@@ -10,6 +10,7 @@ from agentprm.budget import empty_usage
 from agentprm.trace import to_html, trace_of
 
 webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
@@ -147,8 +148,29 @@ def test_search_filter_and_keys(shown):
     assert len(rows(browser)) > 1  # what leads to it stays
 
 
+def test_search_reads_passages_too(shown):
+    trace = search(9)
+    trace["documents"][3]["text"] += " The Saltash bridge."
+    browser = shown(trace)
+    browser.find_element(By.ID, "find").send_keys("saltash")
+    hits = [row.text for row in rows(browser) if "nohit" not in row.get_attribute("class")]
+    assert [hit.split()[0] for hit in hits] == ["1.1", "2.3"]  # steps 3 and 8 were given passage 3
+
+
+def test_what_is_scrolled_to_stays_while_the_tree_grows(shown):
+    browser = shown(search(300))
+    place = "return document.querySelector('.tree').scrollTop"
+    browser.find_element(By.CLASS_NAME, "tree").send_keys(Keys.END)
+    before = browser.execute_script(place)
+    assert before > 1000
+    browser.execute_script("draw([views[0].trace])")
+    assert browser.execute_script(place) == before
+
+
 def test_two_traces_stand_side_by_side(shown):
-    browser = shown(search(5, answer="Portsmouth"), search(9, answer="Paris"))
+    first = {**search(5, answer="Portsmouth"), "settings": {"setup": "td", "budget": {"tokens": 9}}}
+    browser = shown(first, search(9, answer="Paris"))
+    assert 'setup: td · budget: {"tokens":9}' in browser.find_element(By.CLASS_NAME, "head").text
     boxes = browser.find_elements(By.CLASS_NAME, "trace")
     assert [box.find_element(By.CSS_SELECTOR, ".answer b").text for box in boxes] == ["Portsmouth", "Paris"]
     assert boxes[0].rect["y"] == boxes[1].rect["y"]
@@ -180,11 +202,17 @@ def test_a_running_search_is_followed(browser, tmp_path):
     from agentprm.trace import save_trace
     from agentprm.trace.app import file_app
 
+    def holds(condition):
+        try:
+            return condition()
+        except StaleElementReferenceException:  # the page was drawn anew meanwhile
+            return False
+
     def wait(condition):
         end = time.monotonic() + 30
-        while not condition() and time.monotonic() < end:
+        while not holds(condition):
+            assert time.monotonic() < end
             time.sleep(0.05)
-        assert condition()
 
     file = tmp_path / "run.json"
     server = uvicorn.Server(uvicorn.Config(file_app(file), port=0, log_level="error"))
@@ -198,6 +226,13 @@ def test_a_running_search_is_followed(browser, tmp_path):
         save_trace({**search(6), "answer": ""}, file)
         wait(lambda: len(rows(browser)) == 6)
         assert browser.find_element(By.ID, "state").text == "live"
+        tree = browser.find_element(By.CLASS_NAME, "tree")
+        assert browser.switch_to.active_element == tree  # keys work without a click
+        tree.send_keys(Keys.HOME)
+        save_trace({**search(7), "answer": ""}, file)
+        wait(lambda: len(rows(browser)) == 7)
+        browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)  # and still after a change
+        assert browser.find_element(By.CSS_SELECTOR, ".detail h2").text.startswith("1.1 ")
         rows(browser)[2].click()
         selected = browser.find_element(By.CSS_SELECTOR, ".row[aria-selected=true] .text").text
         browser.find_element(By.ID, "find").send_keys("bridge 1")
