@@ -22,6 +22,7 @@ from agentprm.nodes import (
     ScoreSteps,
 )
 from agentprm.nodes.answer import ResponseFormat
+from agentprm.nodes.select_steps import after_selection
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards import ProcessRewardModel, as_reward, default_reward
 
@@ -117,12 +118,6 @@ def create_glore_graph(
         response_format=response_format,
     )
     builder.add_node("answer", answer)
-    builder.add_conditional_edges("review", _on)
+    builder.add_conditional_edges("review", after_selection)
     builder.add_edge("answer", END)
     return builder
-
-
-def _on(state: ReasoningGraphState) -> Literal["propose", "refine", "answer"]:
-    if state.get("prm_stop_reason"):
-        return "answer"
-    return "refine" if state.get("prm_weak") else "propose"

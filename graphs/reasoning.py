@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
-from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
@@ -17,7 +17,6 @@ from agentprm.graphs.state import (
     DeltaGraphState,
     DeltaSearched,
     Question,
-    RagGraphState,
     ReasoningGraphState,
     SearchContext,
     Searched,
@@ -46,8 +45,10 @@ from agentprm.nodes import (
     SelectSteps,
 )
 from agentprm.nodes.answer import ResponseFormat
+from agentprm.nodes.node import Accept
 from agentprm.nodes.plan_question import Planner
 from agentprm.nodes.rerank import pairwise_compressor
+from agentprm.nodes.select_steps import after_selection
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.questions.decomposing import decompose
 from agentprm.readers.base import Reader
@@ -55,7 +56,6 @@ from agentprm.rerank import Comparator
 from agentprm.rewards import ProcessRewardModel, ReaderGrounding, as_reward, default_reward
 from agentprm.search import PAV, Greedy, Plain, Strategy, Tree, ValueFunction
 from agentprm.search.named import strategy_called, value_called
-from agentprm.search.tree import Accept
 
 __all__ = ["create_reasoning_graph"]
 
@@ -303,11 +303,7 @@ def create_reasoning_graph(
 
     first = next(iter(strategy.ask(Tree([])).expand), None)
     widths = {"": first.children} if first is not None and first.children is not None else {}
-
-    def begin(state: RagGraphState) -> dict[str, Any]:
-        return {**begin_search(state), "prm_widths": widths}  # also of the first steps
-
-    builder.add_node("begin", begin, input_schema=inside)
+    builder.add_node("begin", partial(begin_search, widths=widths), input_schema=inside)
     builder.add_edge(START, "begin")
     previous = "begin"
     for node in way:
@@ -335,7 +331,7 @@ def create_reasoning_graph(
     if recalling is not None and recalling.by == "thought":
         on = recalling.name
     ways: Any = {"propose": on, "refine": "refine", "answer": "answer"}
-    builder.add_conditional_edges("select", _after_selection, ways)
+    builder.add_conditional_edges("select", after_selection, ways)
     if recalling is not None:
         keeping = CommitExperience(store=recalling.own_store, namespace=recalling.namespace)
         builder.add_node(keeping.name, keeping, input_schema=inside)
@@ -373,14 +369,3 @@ def _check_plan(*, one_finding: bool, query_reward: bool, recall: bool, shown: b
             "experience and analogies are shown where steps are proposed, and in the mode 'plan' none are: "
             "leave them out, or use the mode 'step'."
         )
-
-
-class _Selected(TypedDict, total=False):
-    prm_stop_reason: str
-    prm_weak: list[str]
-
-
-def _after_selection(state: _Selected) -> Literal["propose", "refine", "answer"]:
-    if state.get("prm_stop_reason"):
-        return "answer"
-    return "refine" if state.get("prm_weak") else "propose"

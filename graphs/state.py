@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from langchain_core.documents import Document
@@ -15,8 +15,7 @@ from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes.node import check_context, checked_setting
-from agentprm.search.tree import Accept
+from agentprm.nodes.node import Accept, check_context, checked_setting
 from agentprm.state import (
     Citation,
     RagState,
@@ -192,8 +191,13 @@ def begin(state: RagGraphState) -> dict[str, Any]:
     return update
 
 
-def begin_search(state: RagGraphState) -> dict[str, Any]:
-    """`begin`, with an empty search tree."""
+def begin_search(state: RagGraphState, *, widths: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """`begin`, with an empty search tree.
+
+    Args:
+        state: The state.
+        widths: How many first steps the strategy wants, under "", if it says so.
+    """
     return {
         **begin(state),
         "prm_steps": Overwrite([]),
@@ -201,6 +205,6 @@ def begin_search(state: RagGraphState) -> dict[str, Any]:
         "prm_frontier": [],
         "prm_weak": [],
         "prm_plan": [],
-        "prm_widths": {},
+        "prm_widths": dict(widths or {}),
         "prm_examples": {},
     }

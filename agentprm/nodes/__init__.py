@@ -2,7 +2,7 @@
 
 What lives where, in the order in which a search uses it:
 
-- `node`: what all nodes share. `models`: how they call models. `tree`: what they ask of a search tree.
+- `node`: what all nodes share. `models`: how they call models.
 - `condense_question`: a follow-up becomes a question that stands alone.
 - `decide_retrieval`: whether passages are needed at all. `choices`: a model chooses one of a few words.
 - `route`: which way a question goes; thinking it over without a search.

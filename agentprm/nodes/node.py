@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from types import MethodType
-from typing import Annotated, Any, ClassVar, TypeAlias, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -33,7 +33,6 @@ from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError, unknown_name
 from agentprm.events import SearchEvent
 from agentprm.rounds import Round, merge_rounds
-from agentprm.search.tree import Accept
 from agentprm.state import (
     Citation,
     Judgement,
@@ -48,6 +47,7 @@ from agentprm.state import (
 
 __all__ = [
     "SETTINGS",
+    "Accept",
     "Node",
     "NodeRoutine",
     "Run",
@@ -63,6 +63,9 @@ __all__ = [
     "run_of",
     "state_mapping",
 ]
+
+Accept = Literal["if_better", "always"]
+"""Whether a refined step must be better, or is taken always."""
 
 Check = Callable[[str, Any], Any]
 

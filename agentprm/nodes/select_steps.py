@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from langgraph.types import interrupt
+from typing_extensions import TypedDict
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import Accept, NodeRoutine, SearchNode, emit
 from agentprm.rewards import ProcessRewardModel
 from agentprm.search.named import strategy_called
-from agentprm.search.strategy import Strategy
-from agentprm.search.tree import Accept, Tree, replaced, weak_steps
+from agentprm.search.strategy import Strategy, Tree, step_value
 from agentprm.state import ReasoningState, Step, StepStatus, open_steps
 
-__all__ = ["SelectSteps"]
+__all__ = ["SelectSteps", "after_selection"]
 
 
 class SelectSteps(SearchNode):
@@ -87,10 +87,10 @@ class SelectSteps(SearchNode):
         # Whether a step that needs no search may come, is for who proposes to say.
         spent = budget.exhausted(state.get("prm_usage"), but=READING)
         cut = state.get("prm_stop_reason", "")
-        weak = [] if cut or spent else weak_steps(fresh, steps, self.setting("threshold"))
+        weak = [] if cut or spent else _weak_steps(fresh, steps, self.setting("threshold"))
         if weak:
             return {"prm_weak": [step["id"] for step in weak]}
-        out = replaced(fresh, self.setting("accept"))
+        out = _replaced(fresh, self.setting("accept"))
         if self.human and not (cut or spent):
             out |= _left_out(state["question"], [step for step in fresh if step["id"] not in out])
         tree = self.tree([{**s, "status": "rejected"} if s["id"] in out else s for s in steps])
@@ -128,6 +128,52 @@ class SelectSteps(SearchNode):
         widths = {e.parent or "": e.children for e in asked.expand if e.children is not None}
         frontier = [expansion.parent or "" for expansion in asked.expand]
         return {**update, "prm_frontier": frontier, "prm_widths": widths}
+
+
+class _Selected(TypedDict, total=False):
+    prm_stop_reason: str
+    prm_weak: list[str]
+
+
+def after_selection(state: _Selected) -> Literal["propose", "refine", "answer"]:
+    """Where a search goes on after a selection or a review; a conditional edge of LangGraph."""
+    if state.get("prm_stop_reason"):
+        return "answer"
+    return "refine" if state.get("prm_weak") else "propose"
+
+
+def _weak_steps(fresh: Sequence[Step], steps: Iterable[Step], threshold: float | None) -> list[Step]:
+    """The best of each group of siblings, where even that is weak and none was refined yet (ReARTeR).
+
+    Args:
+        fresh: Valued candidates that no strategy has seen.
+        steps: The whole tree: a choice is refined once, also if nothing usable came of it.
+        threshold: A best value of at most this much is weak; `None` switches refinement off.
+    """
+    if threshold is None:
+        return []
+    settled = {step["parent_id"] for step in steps if "refines" in step}
+    # Of a plan several steps may be done at once, one below the other.
+    settled |= {step["id"] for step in fresh}
+    groups: dict[str | None, list[Step]] = {}
+    for step in fresh:
+        groups.setdefault(step["parent_id"], []).append(step)
+    best = [max(group, key=step_value) for parent, group in groups.items() if parent not in settled]
+    return [step for step in best if step_value(step) <= threshold]
+
+
+def _replaced(fresh: Sequence[Step], accept: Accept) -> set[str]:
+    """Ids of the candidates that a refinement takes the place of.
+
+    Args:
+        fresh: Valued candidates, refinements of one another included.
+        accept: `if_better` lets both stand, and their values decide; with `always` the refinement is
+            taken whatever its value, as the paper does.
+    """
+    if accept == "if_better":
+        return set()
+    refined = {step["parent_id"] for step in fresh if "refines" in step}
+    return {step["id"] for step in fresh if step["parent_id"] in refined and "refines" not in step}
 
 
 def _left_out(question: str, fresh: list[Step]) -> set[str]:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from agentprm.errors import ConfigurationError
-from agentprm.search.strategy import Ask, Voting, check_count
-from agentprm.search.tree import Expansion, Tree
+from agentprm.search.strategy import Ask, Expansion, Tree, Voting, check_count
 from agentprm.state import Step
 
 __all__ = ["ABMCTS", "MCTS", "Statistics"]

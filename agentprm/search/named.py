@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from agentprm.errors import ConfigurationError, unknown_name
 from agentprm.search.mcts import ABMCTS, MCTS
-from agentprm.search.strategies import DVTS, Beam, BestOfN, Greedy
-from agentprm.search.strategy import Strategy
+from agentprm.search.strategies import DVTS, Beam, BestOfN
+from agentprm.search.strategy import Greedy, Strategy
 from agentprm.search.value import PAV, TD, Plain, Snell, Space, ValueFunction, check_space
 
 __all__ = ["STRATEGIES", "VALUES", "strategy_called", "value_called"]

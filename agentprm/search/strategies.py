@@ -1,46 +1,14 @@
-"""Strategies that go down level by level: greedy, best of n, beam, diverse subtrees."""
+"""Strategies that go down level by level to several answers: best of n, beam, diverse subtrees."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentprm.search.strategy import Ask, Voting, check_count
-from agentprm.search.tree import Expansion, Tree
+from agentprm.search.strategy import Ask, Expansion, Tree, Voting, check_count
 from agentprm.state import Step
 
-__all__ = ["DVTS", "Beam", "BestOfN", "Greedy"]
-
-
-@dataclass(frozen=True)
-class Greedy:
-    """Commits the best of the siblings at each step and drops the others (step-level best of M, ReARTeR).
-
-    The cheapest of the searches: as many steps are worked on as candidates are proposed per step of one path.
-    """
-
-    def ask(self, tree: Tree) -> Ask:
-        """See `Strategy.ask`."""
-        path, _ = _descent(tree, tree.children(None))
-        end = path[-1] if path else None
-        committed = tuple(step["id"] for step in path)
-        # Of a plan several steps may be done at once, one below the other, also below one that lost.
-        rejected = tuple(step["id"] for step in tree.candidates if step["id"] not in committed)
-        place = end["id"] if end else None
-        stop = ""
-        expand: tuple[Expansion, ...] = ()
-        if end is not None and tree.ends(end):
-            stop = "answered" if end["final_answer"] is not None else "max_steps"
-        elif tree.expanded(place):
-            stop = "no candidate"
-        else:
-            expand = _unless_running(tree, [Expansion(place)])
-        return Ask(expand=expand, rejected=rejected, committed=committed, stop=stop)
-
-    def answer(self, tree: Tree) -> Step | None:
-        """The end of the path."""
-        path, _ = _descent(tree, tree.children(None))
-        return path[-1] if path else None
+__all__ = ["DVTS", "Beam", "BestOfN"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +35,11 @@ class BestOfN(Voting):
         if self.agreed(tree):
             return Ask(stop="answered")
         if not tree.expanded(None):
-            return Ask(expand=_unless_running(tree, [Expansion(None, self.n)]))
+            return Ask(expand=tree.unless_running([Expansion(None, self.n)]))
         ends = [step for step in tree.leaves() if not tree.ends(step) and not tree.expanded(step["id"])]
         if not ends and not tree.running:
             return Ask(stop=self.ended(tree))
-        return Ask(expand=_unless_running(tree, [Expansion(step["id"], 1) for step in ends]))
+        return Ask(expand=tree.unless_running([Expansion(step["id"], 1) for step in ends]))
 
 
 @dataclass(frozen=True)
@@ -98,7 +66,7 @@ class Beam(Voting):
         rejected: list[str] = []
         level: Sequence[Step] = tree.children(None)
         if not tree.expanded(None):
-            return Ask(expand=_unless_running(tree, [Expansion(None)]))
+            return Ask(expand=tree.unless_running([Expansion(None)]))
         if self.agreed(tree):
             return Ask(stop="answered")
         while True:
@@ -107,7 +75,7 @@ class Beam(Voting):
             growing = [step for step in kept if not tree.ends(step)]
             missing = [step for step in growing if not tree.expanded(step["id"])]
             if missing or any(step["id"] in tree.running for step in growing):
-                asked = _unless_running(tree, [Expansion(step["id"]) for step in missing])
+                asked = tree.unless_running([Expansion(step["id"]) for step in missing])
                 return Ask(expand=asked, rejected=tuple(rejected))
             level = [child for step in growing for child in tree.children(step["id"])]
             if not level:
@@ -140,12 +108,12 @@ class DVTS(Voting):
     def ask(self, tree: Tree) -> Ask:
         """See `Strategy.ask`."""
         if not tree.expanded(None):
-            return Ask(expand=_unless_running(tree, [Expansion(None, self.subtrees * self.candidates)]))
+            return Ask(expand=tree.unless_running([Expansion(None, self.subtrees * self.candidates)]))
         rejected: list[str] = []
         expand: list[Expansion] = []
         first = tree.children(None)
         for subtree in range(self.subtrees):
-            path, out = _descent(tree, first[subtree :: self.subtrees])
+            path, out = tree.descent(first[subtree :: self.subtrees])
             rejected += out
             if path and not tree.ends(path[-1]) and not tree.expanded(path[-1]["id"]):
                 expand.append(Expansion(path[-1]["id"], self.candidates))
@@ -153,24 +121,8 @@ class DVTS(Voting):
             return Ask(rejected=tuple(rejected), stop="answered")
         if not expand and not tree.running:
             return Ask(rejected=tuple(rejected), stop=self.ended(tree))
-        return Ask(expand=_unless_running(tree, expand), rejected=tuple(rejected))
-
-
-def _descent(tree: Tree, level: Sequence[Step]) -> tuple[list[Step], list[str]]:
-    """The path of the best siblings from these on, and the ids of those that lost on the way."""
-    path: list[Step] = []
-    rejected: list[str] = []
-    while level:
-        best = max(level, key=tree.value)
-        rejected += [step["id"] for step in level if step is not best]
-        path.append(best)
-        level = tree.children(best["id"])
-    return path, rejected
+        return Ask(expand=tree.unless_running(expand), rejected=tuple(rejected))
 
 
 def _best(tree: Tree, level: Sequence[Step], width: int) -> list[Step]:
     return sorted(level, key=tree.value, reverse=True)[:width]  # stable: the earlier of equals
-
-
-def _unless_running(tree: Tree, expansions: Sequence[Expansion]) -> tuple[Expansion, ...]:
-    return tuple(e for e in expansions if e.parent not in tree.running)

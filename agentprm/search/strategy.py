@@ -1,26 +1,176 @@
-"""What a strategy is: which steps to go on from, and which one to answer from.
+"""What a strategy sees of the steps of a search, what it is, and the simplest one.
 
-A strategy is a pure function of the tree. It keeps nothing, so it goes on from any checkpoint, takes results
-in any order, and gives the same tree under the same seed. `ask` says what may be expanded side by side;
-telling it the outcome is nothing but putting the new steps into the tree.
+A strategy says which steps to go on from, and which one to answer from. It is a pure function of the tree. It
+keeps nothing, so it goes on from any checkpoint, takes results in any order, and gives the same tree under
+the same seed. `ask` says what may be expanded side by side; telling it the outcome is nothing but putting the
+new steps into the tree.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 
 from agentprm.errors import ConfigurationError
-from agentprm.rewards.aggregation import majority, weighted_majority
-from agentprm.search.tree import Expansion, Tree
+from agentprm.rewards.aggregation import Aggregation, aggregate, majority, weighted_majority
 from agentprm.state import Step, merge_steps
 from agentprm.text import normalize_unicode
 
-__all__ = ["Ask", "Strategy", "Vote", "Voting", "check_count", "explore"]
+__all__ = [
+    "Ask",
+    "Expansion",
+    "Greedy",
+    "Strategy",
+    "Tree",
+    "Vote",
+    "Voting",
+    "check_count",
+    "explore",
+    "step_value",
+]
 
 Vote = Literal["best", "majority", "weighted"]
+
+_NUMBERS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A step that is to get children.
+
+    Attributes:
+        parent: Its id; `None` for the root, the question itself.
+        children: How many; `None` leaves it to whoever proposes them.
+    """
+
+    parent: str | None
+    children: int | None = None
+
+
+class Tree:
+    """A read-only view of the steps of a search.
+
+    Candidates are the steps that have a value and were not rejected; what was simulated, could not be parsed
+    or waits for its score is no candidate. All orders are those of the ids, so that a strategy sees the same
+    tree whatever the order in which results came.
+
+    Args:
+        steps: The flat list, in any order.
+        max_steps: Depth from which steps are not gone on from.
+        space: Of the values: probabilities, or logits.
+        aggregation: How the scores of a path make one, for the choice among answers.
+        running: Expansions that were asked for and whose children are still to come.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Step],
+        *,
+        max_steps: int = 5,
+        space: Literal["probability", "logit"] = "probability",
+        aggregation: Aggregation = "last",
+        running: Sequence[Expansion] = (),
+    ) -> None:
+        self.max_steps, self.space, self.aggregation = max_steps, space, aggregation
+        self.running = {expansion.parent: expansion for expansion in running}
+        grown = sorted((s for s in steps if s["status"] != "simulated"), key=lambda s: _order(s["id"]))
+        self._by_id = {step["id"]: step for step in grown}
+        self._expanded = {step["parent_id"] for step in grown}
+        self.candidates = [s for s in grown if s["value"] is not None and s["status"] != "rejected"]
+        self._children: dict[str | None, list[Step]] = {}
+        for step in self.candidates:
+            self._children.setdefault(step["parent_id"], []).append(step)
+        asked = sum(e.children or 1 for e in running)
+        #: Steps that were sampled so far, merged duplicates counted, and those that are running.
+        self.size = sum(step.get("samples", 1) for step in grown) + asked
+
+    def __getitem__(self, step_id: str) -> Step:
+        return self._by_id[step_id]
+
+    def children(self, parent: str | None) -> list[Step]:
+        """The candidates after a step, or for `None` the first ones."""
+        return self._children.get(parent, [])
+
+    def expanded(self, step_id: str | None) -> bool:
+        """Whether children of the step were proposed already, usable or not."""
+        return step_id in self._expanded
+
+    def ends(self, step: Step) -> bool:
+        """Whether nothing comes after the step: it answers, or the path is as long as it may be."""
+        return step["final_answer"] is not None or step["depth"] >= self.max_steps
+
+    def path(self, step: Step) -> list[Step]:
+        """The steps from the root down to this one."""
+        path = [step]
+        while (parent := path[-1]["parent_id"]) is not None:
+            path.append(self._by_id[parent])
+        return path[::-1]
+
+    def value(self, step: Step) -> float:
+        """What the value function made of the step's scores, in the reward's space."""
+        return step_value(step)
+
+    def unit(self, step: Step) -> float:
+        """The value in the units of a probability: logits go through the logistic function."""
+        return _unit(self.value(step), self.space)
+
+    def quality(self, step: Step) -> float:
+        """One score of the whole path to the step, from the scores of the reward alone.
+
+        Values that look at progress or ahead, as PAV's, guide the search; an answer is judged by what
+        the reward says of it.
+        """
+        scores = [s["score"] for s in self.path(step) if s["score"] is not None]
+        return aggregate(scores, self.aggregation) if scores else -math.inf
+
+    def weight(self, step: Step) -> float:
+        """The quality as the weight of a vote, at least 0."""
+        return max(_unit(self.quality(step), self.space), 0.0)
+
+    def descent(self, level: Sequence[Step]) -> tuple[list[Step], list[str]]:
+        """The path of the best siblings from these on, and the ids of those that lost on the way."""
+        path: list[Step] = []
+        rejected: list[str] = []
+        while level:
+            best = max(level, key=self.value)
+            rejected += [step["id"] for step in level if step is not best]
+            path.append(best)
+            level = self.children(best["id"])
+        return path, rejected
+
+    def unless_running(self, expansions: Sequence[Expansion]) -> tuple[Expansion, ...]:
+        """Those of the expansions that were not asked for before."""
+        return tuple(e for e in expansions if e.parent not in self.running)
+
+    def answers(self) -> list[Step]:
+        """The candidates that answer the question."""
+        return [step for step in self.candidates if step["final_answer"] is not None]
+
+    def leaves(self) -> list[Step]:
+        """The candidates without candidates after them."""
+        return [step for step in self.candidates if not self._children.get(step["id"])]
+
+
+def _unit(value: float, space: Literal["probability", "logit"]) -> float:
+    if space == "probability":
+        return value
+    return 0.5 * (1 + math.tanh(value / 2))  # the logistic function, without overflow
+
+
+@lru_cache(maxsize=4096)  # a growing tree is looked at again and again
+def _order(step_id: str) -> tuple[str | int, ...]:
+    """Ids by their numbers, so that 1.10 comes after 1.9; texts and numbers alternate, and so compare."""
+    return tuple(int(part) if part.isdecimal() else part for part in _NUMBERS.split(step_id))
+
+
+def step_value(step: Step) -> float:
+    """The value of a step; below all others if it has none."""
+    return -math.inf if step["value"] is None else step["value"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +200,37 @@ class Strategy(Protocol):
     def answer(self, tree: Tree) -> Step | None:
         """The step that the answer is taken from, best so far; `None` while there is no candidate."""
         ...
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Commits the best of the siblings at each step and drops the others (step-level best of M, ReARTeR).
+
+    The cheapest of the searches: as many steps are worked on as candidates are proposed per step of one path.
+    """
+
+    def ask(self, tree: Tree) -> Ask:
+        """See `Strategy.ask`."""
+        path, _ = tree.descent(tree.children(None))
+        end = path[-1] if path else None
+        committed = tuple(step["id"] for step in path)
+        # Of a plan several steps may be done at once, one below the other, also below one that lost.
+        rejected = tuple(step["id"] for step in tree.candidates if step["id"] not in committed)
+        place = end["id"] if end else None
+        stop = ""
+        expand: tuple[Expansion, ...] = ()
+        if end is not None and tree.ends(end):
+            stop = "answered" if end["final_answer"] is not None else "max_steps"
+        elif tree.expanded(place):
+            stop = "no candidate"
+        else:
+            expand = tree.unless_running([Expansion(place)])
+        return Ask(expand=expand, rejected=rejected, committed=committed, stop=stop)
+
+    def answer(self, tree: Tree) -> Step | None:
+        """The end of the path."""
+        path, _ = tree.descent(tree.children(None))
+        return path[-1] if path else None
 
 
 @dataclass(frozen=True, kw_only=True)
