@@ -12,8 +12,8 @@ What lives where, from a question to its answer:
 - Judgement: `rewards` scores steps, `search` makes values of scores and chooses.
 - Around it: `integrations` for agents, `cli` for the shell, `scale` for many questions, `evaluation`, `trace`
   to see a search, `training` for models of your own, `testing` without models, `demo` documents.
-- Used everywhere: `errors`, `text` of any language, `memory` of what was computed, `routines`
-  for sync and async from one piece of code, `forking` for locks.
+- Used everywhere: `errors`, `text` of any language, `routines` for sync and async from one piece of code,
+  `forking` for locks.
 """
 
 from importlib import import_module

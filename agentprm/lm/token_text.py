@@ -10,7 +10,6 @@ from agentprm.engine.tokenizing import PromptText, as_data, continued, neutral_m
 from agentprm.errors import ModelServerError
 from agentprm.lm.base import Prompt
 from agentprm.lm.json_http import JsonHttp, Refused
-from agentprm.memory import Memory
 
 __all__ = ["LocalText", "ServerText", "TokenText"]
 
@@ -50,7 +49,7 @@ class ServerText:
 
     def __init__(self, http: JsonHttp, root: str, model: str, template_kwargs: dict[str, object]) -> None:
         self._http, self._root, self._model, self._kwargs = http, root, model, template_kwargs
-        self._heads = Memory[object, tuple[list[int], str | None]](_HEADS)
+        self._heads: dict[object, tuple[list[int], str | None]] = {}  # those used last at the end
 
     async def tokens(self, prompt: Prompt, continuations: Sequence[str] = ()) -> list[list[int]]:
         """See `TokenText.tokens`."""
@@ -68,8 +67,9 @@ class ServerText:
 
     async def _head(self, prompt: Prompt) -> tuple[list[int], str | None]:
         """Ids and text of the rendered conversation; no text if it does not tokenize to the ids."""
-        known = self._heads.get(prompt.messages)
+        known = self._heads.pop(prompt.messages, None)
         if known is not None:
+            self._heads[prompt.messages] = known
             return known
         messages = neutral_messages(prompt)
         body = {"model": self._model, "add_generation_prompt": True, "chat_template_kwargs": self._kwargs}
@@ -79,7 +79,9 @@ class ServerText:
             ids = await self._without_template(messages, body)
         text = await self._post("/detokenize", {"model": self._model, "tokens": ids}, "prompt", str)
         known = (ids, text if await self._encode(text, False) == ids else None)
-        self._heads.keep({prompt.messages: known})
+        self._heads[prompt.messages] = known
+        if len(self._heads) > _HEADS:
+            del self._heads[next(iter(self._heads))]
         return known
 
     async def _without_template(self, messages: list[dict[str, str]], body: dict[str, object]) -> list[int]:

@@ -12,11 +12,10 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Prompt, as_language_model, require
-from agentprm.memory import Memory
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank.asking import shown
 from agentprm.rerank.comparator import Comparator, Comparison, DocumentPair, token_of
-from agentprm.rewards.base import sigmoid
+from agentprm.rewards.base import Memory, sigmoid
 from agentprm.text import one_line
 
 __all__ = ["QueryLikelihoodComparator"]

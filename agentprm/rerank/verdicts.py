@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from agentprm.forking import ForkSafeLock
-from agentprm.memory import Memory
+from agentprm.rewards.base import Memory
 
 __all__ = ["VERDICTS", "VerdictCache"]
 

@@ -2,19 +2,20 @@
 
 What lives where, in the order in which a score comes about:
 
-- `base`: the contract `ProcessRewardModel`; `PrefixReward`, its short form for rewards of one's own; the
-  check of what any reward gives. `function`: functions as rewards.
+- `base`: the contract `ProcessRewardModel`; `PrefixReward`, its short form for rewards of one's own, and the
+  memory of what was scored; the check of what any reward gives. `function`: functions as rewards.
 - `loading`, `known_families`: from a name to a reward, `load_reward`. `default`: the reward of
   a model that was given none.
-- `step_text`: a step as text, and everything that is scored as text, each prefix once (`agentprm.memory`).
+- `step_text`: a step as text, and everything that is scored as text, each prefix once.
   `templates`: texts as the tokens that a reward was trained on;
   `verdict_templates`, `graded_templates`, `genprm`: as prompts that ask for a verdict.
 - `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
   off a model in this process, whose parts `checkpoints` and `heads` load. `served_reward`,
   `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
 - `verdict`: written by a model; `verdict_tokens`: its probability. `likelihood`: from likelihoods, without
-  training; `reading`: likewise from a reader. `step_critic`: by a small encoder that was trained to.
-- `fused`, `checked` (with `checkers`), `calibration` (with `separation`): rewards around rewards.
+  training, several as one; `reading`: likewise from a reader. `step_critic`: by a small encoder that was
+  trained to.
+- `routed`, `checked` (with `checkers`), `calibration` (with `separation`): rewards around rewards.
 - `aggregation`: from the scores of steps to one of a trajectory. `labels`: from labelled steps to training.
 """
 
@@ -34,14 +35,21 @@ from agentprm.rewards.calibration import Calibrated, Calibration
 from agentprm.rewards.checked import Checked, check_weights
 from agentprm.rewards.default import default_reward
 from agentprm.rewards.function import FunctionReward, as_reward
-from agentprm.rewards.fused import Fused, NearestType, RoutedReward, reliability
 from agentprm.rewards.genprm import GenPRM
 from agentprm.rewards.graded_templates import Principled, Rubric
 from agentprm.rewards.known_families import Family
 from agentprm.rewards.labels import LabelledRow, labelled_row, step_cross_entropy
-from agentprm.rewards.likelihood import Grounding, LikelihoodReward, Relevance, SelfJudgement
+from agentprm.rewards.likelihood import (
+    Fused,
+    Grounding,
+    LikelihoodReward,
+    Relevance,
+    SelfJudgement,
+    reliability,
+)
 from agentprm.rewards.loading import families, load_reward, register, register_readout
 from agentprm.rewards.reading import ReaderGrounding
+from agentprm.rewards.routed import NearestType, RoutedReward
 from agentprm.rewards.step_text import StepText, as_trajectory
 from agentprm.rewards.templates import (
     ChatPrefix,

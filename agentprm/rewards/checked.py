@@ -8,8 +8,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.memory import PrefixMemory
-from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories, sigmoid, step_key
+from agentprm.rewards.base import (
+    PrefixMemory,
+    ProcessRewardModel,
+    Trajectory,
+    check_trajectories,
+    sigmoid,
+    step_key,
+)
 from agentprm.rewards.checkers.base import Checker, CheckResult
 
 __all__ = ["DEFAULT_WEIGHTS", "Checked", "check_weights"]

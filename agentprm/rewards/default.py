@@ -7,8 +7,7 @@ from typing import Any
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel
-from agentprm.rewards.fused import Fused
-from agentprm.rewards.likelihood import Grounding, Relevance
+from agentprm.rewards.likelihood import Fused, Grounding, Relevance
 from agentprm.rewards.step_text import StepText
 from agentprm.rewards.verdict import VerdictReward
 from agentprm.rewards.verdict_templates import Judge

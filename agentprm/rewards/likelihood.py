@@ -2,7 +2,7 @@
 
 `Grounding` asks how likely the evidence makes the finding, `Relevance` how likely it makes the question,
 `SelfJudgement` how likely the model finds it that the step is right. Even a very small model reads well
-enough for the first two, where it cannot judge on request.
+enough for the first two, where it cannot judge on request. `Fused` makes one reward of several.
 """
 
 from __future__ import annotations
@@ -11,19 +11,31 @@ import asyncio
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from agentprm.documents import joined
-from agentprm.errors import CapabilityError, ConfigurationError
+from agentprm.errors import CapabilityError, ConfigurationError, InputError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.prompts import PROMPTS, Prompts, known_text
-from agentprm.rewards.base import PrefixReward, Trajectory, sigmoid
+from agentprm.rewards.base import PrefixReward, ProcessRewardModel, Trajectory, sigmoid
+from agentprm.rewards.separation import auc
 from agentprm.text import one_line
 
-__all__ = ["Grounding", "LikelihoodReward", "Relevance", "SelfJudgement"]
+__all__ = [
+    "Fused",
+    "Fusion",
+    "Grounding",
+    "LikelihoodReward",
+    "Relevance",
+    "SelfJudgement",
+    "common_space",
+    "reliability",
+]
 
 Continuations = tuple[list[Prompt], list[list[str]]]
 """Prompts, and the continuations of each whose log-likelihoods are wanted."""
+
+Fusion = Literal["geometric_mean", "mean", "min"]
 
 
 class LikelihoodReward(PrefixReward):
@@ -200,3 +212,134 @@ class SelfJudgement(LikelihoodReward):
     def read(self, question: str, prefixes: Sequence[Trajectory], rows: list[list[float]]) -> list[float]:
         """See `LikelihoodReward.read`."""
         return [sigmoid(yes - no) for yes, no in rows]
+
+
+class Fused(ProcessRewardModel):
+    """An ensemble: every reward scores, and their scores become one.
+
+    Args:
+        rewards: At least one. All score in one space, which becomes the ensemble's.
+        how: `geometric_mean` (a step must please all of them; probabilities only), `mean` or `min`
+            (the most sceptical decides).
+        weights: Shares of the rewards in the mean, at least 0 and not all 0; equal by default.
+            `reliability` measures them on labelled steps.
+
+    Raises:
+        ConfigurationError: If there is no reward, the spaces differ, or an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        rewards: Sequence[ProcessRewardModel],
+        how: Fusion = "geometric_mean",
+        *,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        if not rewards:
+            raise ConfigurationError("Fused needs at least one reward.")
+        if how not in get_args(Fusion):
+            raise ConfigurationError(f"Unknown fusion {how!r}; use one of {list(get_args(Fusion))}.")
+        self.space = common_space(rewards, "Fused")
+        if how == "geometric_mean" and self.space != "probability":
+            raise ConfigurationError(
+                f"Fused multiplies probabilities; {type(rewards[0]).__name__} scores in {self.space} space. "
+                "Use how='mean' or 'min', or calibrate the rewards first."
+            )
+        if weights is not None and how == "min":
+            raise ConfigurationError("A minimum has no weights; use how='mean' or 'geometric_mean'.")
+        self.rewards, self.how = list(rewards), how
+        self.weights = _shares(weights, len(self.rewards))
+
+    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """See `ProcessRewardModel.score`."""
+        return self._fuse([reward.score(question, trajectories) for reward in self.rewards])
+
+    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """Async twin of `score`; the rewards are asked one after the other."""
+        return self._fuse([await reward.ascore(question, trajectories) for reward in self.rewards])
+
+    def model_calls(self, steps: int) -> int:
+        """See `ProcessRewardModel.model_calls`."""
+        return sum(reward.model_calls(steps) for reward in self.rewards)
+
+    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """See `ProcessRewardModel.remarks`: what all of them say."""
+        return _together([reward.remarks(question, trajectories) for reward in self.rewards])
+
+    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """Async twin of `remarks`."""
+        return _together([await reward.aremarks(question, trajectories) for reward in self.rewards])
+
+    def __repr__(self) -> str:
+        return f"Fused({self.rewards!r}, {self.how!r})"
+
+    def _fuse(self, parts: list[list[list[float]]]) -> list[list[float]]:
+        return [
+            [self._one(scores) for scores in zip(*rows, strict=True)] for rows in zip(*parts, strict=True)
+        ]
+
+    def _one(self, scores: Sequence[float]) -> float:
+        if any(map(math.isnan, scores)):
+            return math.nan  # a step that one of them could not score has no score
+        if self.how == "min":
+            return min(scores)
+        if self.how == "mean":
+            return math.fsum(w * s for w, s in zip(self.weights, scores, strict=True))
+        return float(math.prod(s**w for w, s in zip(self.weights, scores, strict=True)))
+
+
+def _together(rows: list[list[str]]) -> list[str]:
+    return ["; ".join(filter(None, said)) for said in zip(*rows, strict=True)]
+
+
+def reliability(
+    scores: Sequence[Sequence[float]], labels: Sequence[bool], *, names: Sequence[str] | None = None
+) -> list[float]:
+    """Weights for `Fused` from how well each reward tells right steps from wrong ones.
+
+    The weight of a reward is `2 AUC - 1`, what it is better than chance by; a reward that is no better
+    gets 0 and could be left out.
+
+    Args:
+        scores: For each reward, its scores of the same labelled steps.
+        labels: Whether each step is right.
+        names: For the error message.
+
+    Raises:
+        InputError: If no reward is better than chance, or as `agentprm.rewards.separation.auc`.
+    """
+    weights = [max(0.0, 2 * auc(row, labels) - 1) for row in scores]
+    if not any(weights):
+        raise InputError(
+            f"None of {list(names) if names else len(scores)} tells right steps from wrong ones better than "
+            "chance on these labels, so there is nothing to weigh."
+        )
+    return weights
+
+
+def common_space(rewards: Sequence[ProcessRewardModel], name: str) -> Literal["probability", "logit"]:
+    """The space in which all of these rewards score.
+
+    Raises:
+        ConfigurationError: If there are two.
+    """
+    spaces = {reward.space for reward in rewards}
+    if len(spaces) > 1:
+        found = ", ".join(f"{type(reward).__name__}: {reward.space}" for reward in rewards)
+        raise ConfigurationError(
+            f"The rewards of {name} must score in one space ({found}). Calibrate those that score in "
+            "logit space (agentprm.rewards.Calibrated)."
+        )
+    return spaces.pop()
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1 / count] * count
+    values = [float(weight) for weight in weights]
+    if len(values) != count:
+        raise ConfigurationError(f"{count} rewards need as many weights, not {len(values)}.")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in values) or not any(values):
+        raise ConfigurationError(f"Weights must be finite, at least 0 and not all 0, not {values}.")
+    total = math.fsum(values)
+    return [weight / total for weight in values]

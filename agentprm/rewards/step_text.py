@@ -14,8 +14,14 @@ from typing import Literal
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, ContextLengthError, InputError
 from agentprm.forking import ForkSafeLock
-from agentprm.memory import PrefixMemory, Recall
-from agentprm.rewards.base import ProcessRewardModel, RewardStep, Trajectory, check_trajectories
+from agentprm.rewards.base import (
+    PrefixMemory,
+    ProcessRewardModel,
+    Recall,
+    RewardStep,
+    Trajectory,
+    check_trajectories,
+)
 from agentprm.text import cut_words, one_line
 
 __all__ = [

@@ -12,9 +12,15 @@ from agentprm.budget import record
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
-from agentprm.memory import PrefixMemory, Recall
 from agentprm.replies import without_thought
-from agentprm.rewards.base import ProcessRewardModel, Trajectory, check_trajectories, sigmoid
+from agentprm.rewards.base import (
+    PrefixMemory,
+    ProcessRewardModel,
+    Recall,
+    Trajectory,
+    check_trajectories,
+    sigmoid,
+)
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Continuation, Found, Judge, VerdictTemplate, Writing
 from agentprm.rewards.verdict_tokens import listed_probability

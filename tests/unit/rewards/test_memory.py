@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentprm.errors import ConfigurationError
-from agentprm.memory import Memory
+from agentprm.rewards.base import Memory
 
 KEYS = st.lists(st.integers(0, 6), max_size=5)
 
