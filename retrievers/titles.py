@@ -64,10 +64,19 @@ class Titles:
         return speaking[0] if len(speaking) == 1 else None
 
 
+_RANKS = {
+    "king", "queen", "prince", "princess", "emperor", "empress", "sultan", "duke", "duchess", "count",
+    "countess", "baron", "baroness", "lord", "lady", "sir", "dame", "saint", "pope", "president", "general",
+    "captain", "dr", "mr", "mrs",
+}  # fmt: skip
+
+
 def _covers(name: str, mention: Mention) -> bool:
     """Whether a mention is all of a name that bears meaning, and not a word of it."""
-    outside = name[: mention.start] + " " + name[mention.end :]
-    return not any(word.text[0].isupper() or word.text[0].isdigit() for word in words(outside))
+    before, after = words(name[: mention.start]), words(name[mention.end :])
+    if len(words(name[mention.start : mention.end])) > 1:  # "King Albert" is not any Albert
+        before = [word for word in before if word.text.casefold() not in _RANKS]
+    return not any(word.text[0].isupper() or word.text[0].isdigit() for word in [*before, *after])
 
 
 def titles_of(retriever: object) -> Titles | None:

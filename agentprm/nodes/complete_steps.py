@@ -27,6 +27,9 @@ from agentprm.text import one_line, same_text
 
 __all__ = ["BeginSteps", "CompleteSteps"]
 
+# A yes or no of which a reader is less sure gives way to the words of a passage.
+_SURE = 0.75
+
 
 class CompleteSteps(SearchNode):
     """Writes the finding of each proposed step from its passages and from what is known.
@@ -99,17 +102,22 @@ class CompleteSteps(SearchNode):
         if cut and not rest and not decided:
             return cut
         shown = [shown_to(state, step, self.setting("passages")) for step in rest]
+        given = {step["id"]: passages for step, passages in zip(rest, shown, strict=True)}
         if isinstance(self.model, Reader):
             read = yield from read_steps(self.model, state, rest, shown, self.findings)
-            given = {step["id"]: passages for step, passages in zip(rest, shown, strict=True)}
             read = [_checked(step, given.get(step["id"], [])) for step in read]
         else:
             read = yield from self._written(self.model, state, rest, shown)
         finished: list[Step] = []
         for step in [*decided, *read]:
             if step["thought"] and _concludes(state, step):
-                quoted = isinstance(self.model, Reader)
-                answer = one_of(state["question"], step["thought"]) if quoted else step["thought"]
+                answer = step["thought"]
+                if isinstance(self.model, Reader):
+                    cited = given.get(step["id"], [])
+                    title = next(
+                        (title_of(d) for d in cited if str(d.id) in step.get("cited_ids", [])[:1]), ""
+                    )
+                    answer = one_of(state["question"], answer, title)
                 finished.append({**step, "final_answer": answer})
             else:
                 finished.append(step)
@@ -265,13 +273,20 @@ def _finished(step: Step, passages: list[Document], completion: Completion) -> S
 
 
 def _checked(step: Step, passages: Sequence[Document]) -> Step:
-    """A step that a reader answered with no, with yes where a passage says so in the question's words."""
-    if step["thought"].casefold() != "no" or "confidence" not in step:
+    """A step that a reader answered with yes or no, with what a passage says in the question's words.
+
+    A reader that only guesses, as span readers do, is hardly surer of the one than of the other.
+    """
+    if step["thought"].casefold() not in ("yes", "no") or step.get("confidence", 1.0) >= _SURE:
         return step
-    for passage in passages:
-        if states(one_line(step["query"]), title_of(passage), passage.page_content):
-            sure = max(step["confidence"], 1 - step["confidence"])
-            return {**step, "thought": "yes", "confidence": sure, "cited_ids": [str(passage.id)]}
+    query = one_line(step["query"])
+    said = {str(p.id): states(query, title_of(p), p.page_content) for p in passages}
+    for told, answer in ((True, "yes"), (False, "no")):
+        cited = [name for name, value in said.items() if value is told]
+        if cited:
+            kept = step["thought"].casefold() == answer
+            sure = step["confidence"] if kept else 1 - step["confidence"] / 2
+            return {**step, "thought": answer, "confidence": sure, "cited_ids": cited[:1]}
     return step
 
 

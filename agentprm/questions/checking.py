@@ -11,7 +11,7 @@ import re
 from agentprm.questions.comparing import alternatives, split_pair
 from agentprm.questions.countries import countries
 from agentprm.questions.reducing import NAME
-from agentprm.text import fold, terms
+from agentprm.text import fold, sentence_ends, terms
 
 __all__ = ["checks", "states"]
 
@@ -150,16 +150,17 @@ _SAID_BY = {
     "documentary": "documentaries",
     "band": "group duo trio quartet",
     "plant": "plants flowering shrub tree herb cacti cactus",
+    "animation": "animator animated",
     "magazine": "periodical",
     "city": "municipality capital",
 }
 
 
-def states(question: str, title: str, text: str) -> bool:
-    """Whether a passage about what a question of yes and no begins with says yes to it, by its words.
+def states(question: str, title: str, text: str) -> bool | None:
+    """What a passage says to a question of yes and no by its words; `None` if it is about something else.
 
-    "Is Ann Lee an American singer?" is answered so by a passage titled "Ann Lee" that has the word "singer"
-    and names the United States or what belongs to them.
+    "Is Ann Lee an American singer?" is answered with yes by a passage titled "Ann Lee" that has the word
+    "singer" and names the United States or what belongs to them, and with no by one that does not.
 
     Args:
         question: The question.
@@ -169,16 +170,18 @@ def states(question: str, title: str, text: str) -> bool:
     match = _CHECK.fullmatch(fold(question).strip())
     name = re.sub(r"^the\s+|\s*\([^()]*\)\s*$", "", fold(title).strip(), flags=re.IGNORECASE)
     if match is None or not name or not match["rest"].casefold().startswith(f"{name.casefold()} "):
-        return False
+        return None
     said = match["rest"][len(name) :]
-    nations = countries(said)
-    if not nations <= countries(text):
-        return False
+    nations = countries(said, states=False)
     if nations:
-        said = " ".join(word for word in said.split() if not countries(word.strip(".,")))
+        said = " ".join(word for word in said.split() if not countries(word.strip(".,"), states=False))
     wanted = [word for word in terms(said) if word not in _EMPTY and not (nations and word in _LANDS)]
+    if not wanted and not nations:
+        return None
     held = {_stem(word) for word in terms(text)}
-    return bool(wanted or nations) and all(
+    ends = sentence_ends(text)
+    # Further on, a text names countries that its subject has less to do with.
+    return nations <= countries(text[: ends[1]] if len(ends) > 1 else text) and all(
         any(_stem(other) in held for other in [word, *_SAID_BY.get(_stem(word), "").split()])
         for word in wanted
     )

@@ -248,14 +248,24 @@ def likelier(question: str, plan: Sequence[str], findings: Sequence[tuple[str, f
     return given.options[yes.index(max(yes))]
 
 
-def one_of(question: str, answer: str) -> str:
-    """The option of a question that an answer is most like; the answer itself where it gives no options."""
+def one_of(question: str, answer: str, title: str = "") -> str:
+    """The option of a question that an answer is most like; the answer itself where it gives no options.
+
+    Args:
+        question: What is asked.
+        answer: What was found.
+        title: Title of the passage that says so. An answer that is like no option is said of the one that
+            it names.
+    """
     given = alternatives(question)
     if given is None or not answer.strip() or _REFERENCE.search(question):
         return answer
-    said = set(_name(answer))
-    shares = [len(said & set(_name(option))) / max(1, len(_name(option))) for option in given.options]
-    return given.options[shares.index(max(shares))] if max(shares) else answer
+    for text in (answer, re.sub(r"\s*\([^()]*\)\s*$", "", title)):
+        said = set(_name(text))
+        shares = [len(said & set(_name(option))) / max(1, len(_name(option))) for option in given.options]
+        if max(shares):
+            return given.options[shares.index(max(shares))]
+    return answer
 
 
 def _all_of(findings: Sequence[str]) -> str | None:
@@ -286,9 +296,10 @@ def shared(question: str, findings: Sequence[str]) -> bool | None:
     names = [_name(finding) for finding in findings]
     if all(name == names[0] for name in names):
         return True
-    # "Paris" and "Paris, France": one says more of the same. Two different names are two things.
+    # "Paris" and "Paris, France", "Rome" and "Trastevere, Rome": one says more of the same. Two different
+    # names are two things.
     first, *others = sorted(names, key=len)
-    return all(other[: len(first)] == first for other in others)
+    return all(first in (other[: len(first)], other[-len(first) :]) for other in others)
 
 
 def _chosen(given: Alternatives, values: Sequence[Sequence[str]]) -> str | None:

@@ -214,10 +214,10 @@ _CAPITALS = frozenset(("us", "uk", "prc", "uae", "usa"))  # of which "us" is a w
 
 
 @cache
-def _names() -> tuple[dict[tuple[str, ...], str], int]:
+def _names(states: bool) -> tuple[dict[tuple[str, ...], str], int]:
     table: dict[tuple[str, ...], str] = {}
-    states = ", ".join(state.strip() for state in _STATES.split(","))
-    for line in [*_TABLE.strip().splitlines(), f"United States, {states}"]:
+    listed = ", ".join(state.strip() for state in _STATES.split(","))
+    for line in [*_TABLE.strip().splitlines(), *([f"United States, {listed}"] if states else [])]:
         country, *others = line.split(", ")
         for name in (country, *others):
             table[_key(name)] = country
@@ -228,17 +228,21 @@ def _key(text: str) -> tuple[str, ...]:
     return tuple(word.text.casefold() for word in words(fold(text)))
 
 
-def countries(text: str) -> frozenset[str]:
+def countries(text: str, *, states: bool = True) -> frozenset[str]:
     """The countries that a text names, itself or by an adjective; each by its usual name.
 
     Nations of the United Kingdom count as it, and states that are no more as themselves, except that the
     Russian and the Ottoman Empire, West Germany and Austria-Hungary count as what most of them became.
 
+    Args:
+        text: A text.
+        states: Whether a state of the United States names them.
+
     Example:
         >>> sorted(countries("a Danish-American film director"))
         ['Denmark', 'United States']
     """
-    table, longest = _names()
+    table, longest = _names(states)
     written = [word.text for word in words(fold(text))]
     small = [word.casefold() for word in written]
     found: set[str] = set()

@@ -155,6 +155,11 @@ _TAIL = re.compile(
 _PROPERTIES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
     (re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE), questions)
     for pattern, questions in (
+        (r"born in the same country", ("In which country was {} born?",)),
+        (r"born (?:in|at) the same (?:place|city|town|village|state|county|province|region)",
+         ("Where was {} born?",)),
+        (r"died? (?:in|at) the same (?:place|city|town|village|country|state|county|province|region)",
+         ("Where did {} die?",)),
         (r"lived? (?:the )?(?:long|short)\w*|longer li\w+", ("When was {} born?", "When did {} die?")),
         (r"died?|dead|death|pass(?:ed)? away", ("When did {} die?",)),
         (r"born|birth|older|oldest|younger|youngest|elder", ("When was {} born?",)),
@@ -305,6 +310,8 @@ def _relation_of(phrase: str) -> tuple[str, str] | None:
 def _related(relation: str, rest: str, steps: list[str]) -> str:
     referent = _resolve(rest, steps)
     relation = relation.strip().lower()
+    if relation == "name" and referent.startswith("#"):
+        return referent  # a finding is a name already
     for one in _KINSHIP.get(relation, (relation,)):
         steps.append(_question(one).format(referent))
         referent = f"#{len(steps)}"

@@ -108,13 +108,17 @@ def _contained(match: re.Match[str]) -> str:
     return f"In which {match['noun']} is {match['name']}?"
 
 
-_RANK = r"(?:first|second|third|younger|youngest|older|oldest|elder|eldest|only|former|current|last|late|new)"
+_RANK = (
+    r"(?:first|second|third|younger|youngest|older|oldest|elder|eldest|only|former|current|last|late|new|original|"
+    r"executive|main|lead|principal|associate|assistant|co)"
+)
 
 
 def _related(match: re.Match[str]) -> str:
-    asked, rank = _RELATIONS[match["relation"].lower()], match.groupdict().get("rank")
+    parts = match.groupdict()
+    asked, rank = _RELATIONS[match["relation"].lower()], parts.get("rank") or parts.get("more")
     if rank:
-        asked = f"Who is the {rank}{match['relation']} of {{}}?"
+        asked = f"{'Who' if asked.startswith('Who') else 'What'} is the {rank}{match['relation']} of {{}}?"
     return asked.format(match["name"])
 
 
@@ -171,6 +175,11 @@ _NO_NAME = (
 _GOES_ON = re.compile(
     rf"\s(?!(?:{_FINITE}|of|in|at|on|by|from|for|with|as|to|and|or|but|that|who|which|where|when|while|during|under)\b)[a-z]"
 )
+_NO_PART = (
+    r"(?:the|an?|of|in|that|who|which|whose|where|is|was|are|were|did|does|do|has|had|by|for|with|and|or|to|on|"
+    r"at|both|also|all|each)\b(?!-)"
+)
+_KIND = rf"(?:(?!{_NO_PART})[\w'\u2019-]+\s){{0,5}}?(?!{_NO_PART})[a-z][a-z-]+"
 _PLACE = rf"\bthe\s(?P<noun>{_PLACES})"
 _TITLED = (
     r"(?:(?:the\s)?(?:[a-z]+\s){0,3}(?:film|song|movie|album|book|novel|band|show|series|game|play|comedy)\s"
@@ -193,7 +202,8 @@ _FORMS: tuple[tuple[re.Pattern[str], Step], ...] = tuple(
          _lived),
         (rf"(?<![#\w])(?P<name>{NAME})['\u2019]s?\s(?P<relation>{_RELATION})(?![\w-])(?!\s(?:of|in)\b)",
          _related),
-        (rf"\b(?:(?:[Tt]he|[Tt]his|an?)\s)?(?P<rank>{_RANK}\s)?(?P<relation>{_RELATION})\sof\s{_TITLED}"
+        # the lead singer of Up: what stands before a relation belongs to it
+        (rf"\b(?:(?:[Tt]he|[Tt]his|an?)\s(?P<rank>{_KIND}\s)?|(?P<more>{_RANK}\s)?)(?P<relation>{_RELATION})\sof\s{_TITLED}"
          rf"{_NO_NAME}(?P<name>{NAME})(?!['\u2019]s|\s(?:who|that|which|whose)\b)", _related),
     )
 )  # fmt: skip
@@ -203,11 +213,6 @@ _DID = (
     rf"{_FINITE}\s(?:{_LOWER}\s){{0,8}}?{NAME}(?:,?\s(?:in|at|on|by|from|for|with|as|of|to|and|during|under)\s"
     rf"(?:{_LOWER}\s){{0,4}}?(?:{NAME}|\d{{4}}))*"
 )
-_NO_PART = (
-    r"(?:the|an?|of|in|that|who|which|whose|where|is|was|are|were|did|does|do|has|had|by|for|with|and|or|to|on|"
-    r"at|both|also|all|each)\b(?!-)"
-)
-_KIND = rf"(?:(?!{_NO_PART})[\w'\u2019-]+\s){{0,5}}?(?!{_NO_PART})[a-z][a-z-]+"
 _PREDICATE = (
     rf"(?:{_VERB}|[a-z]{{3,}}(?:ed|en)|born|held|made|set|known|built|won|wrote|led|became|sang|took|ran|fought|taught|"
     r"gave|left|went|began)\b"
@@ -260,7 +265,7 @@ def reduced(question: str) -> list[str]:
         ['In which state is Dodge City Airport located?', 'What is the population of #1?']
     """
     text = question.strip().rstrip(" ?").strip()
-    return _ending_clause(text) or _nested(text)
+    return _ending_clause(text) or _nested(text) or _closed_clause(text)
 
 
 # ... a South Korean boy group that was formed by who
@@ -301,6 +306,23 @@ def _ending_clause(text: str) -> list[str]:
             return [first, f"#1 has {rest}?"]
         return [first, f"#1 {'is' if verb.strip() in _STATES else 'was'} {verb}{rest}?"]
     return [first, f"#1 {match['verb']}{rest}?"]
+
+
+# When was the man who led the strike of 1926 born: what follows the clause is the last word
+_CLOSED = re.compile(
+    rf"(?P<head>(?:[Ww]hen|[Ww]here|[Ii]n\s(?:what|which)\s[a-z]+)\s(?P<aux>was|were|is|did))\s[Tt]he\s"
+    rf"(?P<noun>{_KIND}|(?:{_KIND}\s)?{_WORD}),?\s(?:who|that|which)\s(?P<did>(?:[a-z]+ly\s|also\s|once\s)?{_FINITE}\s.+?),?\s"
+    r"(?P<last>(?:(?:first|originally)\s)?(?:born|buried|educated|founded|formed|established|released|published|built|"
+    r"located|based|recorded|opened|held|die|live|study|begin|start|end|open))"
+)
+_OPEN = re.compile(r"\b(?:is|was|are|were|been|be|has|had|did|does|to)$")
+
+
+def _closed_clause(text: str) -> list[str]:
+    match = _CLOSED.fullmatch(text)
+    if match is None or _OPEN.search(match["did"]):
+        return []
+    return [f"Which {match['noun']} {match['did']}?", f"{match['head']} #1 {match['last']}?"]
 
 
 _NOTHING_MORE = re.compile(

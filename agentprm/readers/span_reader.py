@@ -280,9 +280,10 @@ class SpanReader(Reader):
                 first, last = row.offsets[start], row.offsets[end]
                 assert first is not None
                 assert last is not None
-                begin, stop = body + first[0], body + last[1]
-                text = passages[number][place].page_content[begin:stop]
-                found[number].append(_Found(text, odds, place, begin, stop))
+                content = passages[number][place].page_content
+                begin, stop = trimmed(content, body + first[0], body + last[1])
+                if begin < stop:
+                    found[number].append(_Found(content[begin:stop], odds, place, begin, stop))
         return [_ranked(some, total, n) for some, total in zip(found, totals, strict=True)]
 
     def _score(self, rows: list[Window], n: int) -> list[tuple[list[tuple[float, int, int]], float]]:
@@ -348,6 +349,29 @@ class _Found(NamedTuple):
     passage: int
     start: int
     end: int
+
+
+_NEXT = re.compile(r"[.!?]\s+(?:He|She|It|They|His|Her|Its|Their|The|This|These|In|On|At)\b")
+_PAIRS = (("(", ")"), ("[", "]"), ("\u201c", "\u201d"))
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without a sentence that begins in it, and without half a pair of brackets or quotation marks."""
+    if (match := _NEXT.search(text, start, end)) and match.start() > start:
+        end = match.start()
+    for opening, closing in _PAIRS:
+        said = text[start:end]
+        if said.count(opening) > said.count(closing):
+            place = said.rindex(opening)
+            start, end = (start, start + len(said[:place].rstrip())) if place else (start + 1, end)
+        elif said.count(closing) > said.count(opening) and said.endswith(closing):
+            end -= 1
+    if text.count('"', start, end) % 2:
+        if text[start] == '"':
+            start += 1
+        elif text[end - 1] == '"':
+            end -= 1
+    return start, end
 
 
 def _body(title: str, content: str) -> int:

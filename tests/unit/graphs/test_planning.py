@@ -346,6 +346,15 @@ def test_a_name_of_several_titles_is_that_which_speaks_of_its_passage():
     assert titles.resolve("Ann Lee") == "Ann Lee"  # nothing tells
 
 
+def test_a_rank_before_a_name_is_no_part_of_its_title():
+    titles = Titles(
+        fake_store([Document(id=t, page_content=t, metadata={"title": t}) for t in ("Ann Lee", "Ann")])
+    )
+    assert titles.resolve("Queen Ann Lee") == "Ann Lee"
+    assert titles.resolve("Queen Ann") == "Queen Ann"
+    assert titles.resolve("Rose Ann Lee") == "Rose Ann Lee"
+
+
 def test_the_titles_of_a_retriever_are_those_of_its_store():
     store, _ = world()
     assert titles_of(default_retriever(store)) is not None
@@ -401,6 +410,20 @@ def test_an_answer_to_this_or_that_is_one_of_both():
     assert result["answer"] == "Mario Soffici"
     # what is quoted stays as it stands there
     assert result["prm_steps"][-1]["thought"] == "Soffici"
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ({"yes": 0.55}, "no"),  # the passage about Up does not say so
+        ({"yes": 0.95}, "yes"),
+    ],
+)
+def test_a_yes_gives_way_to_the_words_of_the_passage_where_it_is_a_guess(said, answer):
+    result = run("Are Mario Soffici and Up both directors?", reader=ScriptedReader({"Is": said}))
+    assert told(result)["Is Mario Soffici a director?"] == "yes"
+    assert told(result)["Is Up a director?"] == answer
+    assert result["answer"] == answer
 
 
 def test_a_no_gives_way_to_the_words_of_the_passage():

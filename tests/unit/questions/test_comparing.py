@@ -259,3 +259,24 @@ def test_the_option_with_the_likelier_yes(findings, option):
 def test_an_answer_is_one_of_the_options(said, answer):
     assert one_of("Who was more popular, Ann Lee or Bob Ray?", said) == answer
     assert one_of("Who was popular?", said) == said
+
+
+@pytest.mark.parametrize(
+    ("title", "answer"),
+    [("Bob Ray (band)", "Bob Ray"), ("Paris", "four members"), ("", "four members")],
+)
+def test_what_is_like_no_option_is_said_of_the_one_that_its_passage_is_about(title, answer):
+    assert one_of("Who was more popular, Ann Lee or Bob Ray?", "four members", title) == answer
+    assert one_of("Who was more popular, Ann Lee or Bob Ray?", "Ann", title) == "Ann Lee"
+
+
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [
+        (["Trastevere, Rome", "Rome"], True),
+        (["Rome", "Rome, Italy"], True),
+        (["Rome", "Romeo"], False),
+    ],
+)
+def test_a_place_in_another_is_the_same_place(found, same):
+    assert shared("Were both born in the same place?", found) is same

@@ -105,6 +105,18 @@ CASES = {
         "Three Men is a play by which playwright?",
         "#1 was born in which year?",
     ],
+    "In which year was the King who made the 1925 Honours born?": [
+        "Which King made the 1925 Honours?",
+        "In which year was #1 born?",
+    ],
+    "When was the former Danish cricketer who made his ODI debut during the 2000 Trophy born ?": [
+        "Which former Danish cricketer made his ODI debut during the 2000 Trophy?",
+        "When was #1 born?",
+    ],
+    "Where did the general that besieged the town for two years die?": [
+        "Which general besieged the town for two years?",
+        "Where did #1 die?",
+    ],
     "The sonata is in the hand of a German musician whose godfather is whom?": [
         "The sonata is in the hand of which German musician?",
         "#1's godfather is whom?",
@@ -128,6 +140,8 @@ def test_what_is_described_is_asked_for_first(question, plan):
         "It stimulates the release of the Lee hormone from what gland?",
         "Up is a series based on what technique?",  # the clause is about Up itself
         "Where did the band form that made the album Up?",
+        "Where is the painting that was built?",  # nothing is asked behind the clause
+        "When was the house which Ann built?",
         "Which city is the seat of Ann County?",
         "What landlocked country is the birth place of the Swedish artist Ann?",
         "There was a king. Who was the son of Ann Lee?",

@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.readers import Reader, ReaderAnswer, SpanReader
-from agentprm.readers.span_reader import SpanModel, SpanSettings, load_encoder, windows
+from agentprm.readers.span_reader import SpanModel, SpanSettings, load_encoder, trimmed, windows
 
 PASSAGES = [
     Document("Anna was born in Rome. The mother of Anna was Dora.", metadata={"title": "Anna"}),
@@ -211,3 +211,27 @@ def test_a_question_for_something_is_not_answered_by_yes(
     (found,) = reader.candidates([question], [PASSAGES[:1]], n=3)
     bias[1] = before
     assert (found[0].text == "yes") is boolean
+
+
+@pytest.mark.parametrize(
+    ("span", "kept"),
+    [
+        ("Eleanor. He was born", "Eleanor"),
+        ("Henry J. Kaiser", "Henry J. Kaiser"),
+        ("St. Louis", "St. Louis"),
+        ("Ava (Inwa", "Ava"),
+        ("(Inwa", "Inwa"),
+        ("Inwa)", "Inwa"),
+        ("Ava (Inwa)", "Ava (Inwa)"),
+        ('"Rugrats', "Rugrats"),
+        ('Rugrats"', "Rugrats"),
+        ('"Rugrats"', '"Rugrats"'),
+        ('a 12" single', 'a 12" single'),
+        ('"', ""),
+        ("(", ""),
+    ],
+)
+def test_a_quotation_is_cut_where_a_sentence_begins_and_holds_no_half_of_a_pair(span: str, kept: str) -> None:
+    text = f"He met {span} there."
+    start, end = trimmed(text, 7, 7 + len(span))
+    assert text[start:end] == kept
