@@ -91,6 +91,7 @@ def run(folder: Path, args: argparse.Namespace) -> None:
     titles: Titles | None = None
     reader: Reader | None = None
     rows: dict[str, list[dict[str, Any]]] = {}
+    followed: dict[tuple[str, str, tuple[str, ...]], dict[str, Any]] = {}  # by question, findings and plan
     for name, make in planners(args, [question.text for question in questions]).items():
         for told in args.findings:
             row = name if told == "reader" else f"{name}, {told}"
@@ -109,8 +110,10 @@ def run(folder: Path, args: argparse.Namespace) -> None:
                         continue
                     plan = known.get(json.dumps([data.name, name, question.id]), {}).get("plan")
                     plan = plan or make(question)
-                    known[key] = measured(question, plan, retriever, titles, reader, answers)
+                    same = followed.get((question.id, told, tuple(plan)))
+                    known[key] = same or measured(question, plan, retriever, titles, reader, answers)
                     _keep(args.out, key, known[key])
+                followed[question.id, told, tuple(known[key]["plan"])] = known[key]
                 rows.setdefault(row, []).append(known[key])
             print(f"{data.name}: {row}", file=sys.stderr, flush=True)
     print(f"\n{data.name}: {len(questions)} questions.\n")
@@ -267,7 +270,7 @@ def _known(log: str | None) -> dict[str, dict[str, Any]]:
 def _keep(log: str | None, key: str, row: dict[str, Any]) -> None:
     if log is not None:
         with Path(log).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, **row}) + "\n")
+            file.write(json.dumps({**row, "key": key}) + "\n")
 
 
 if __name__ == "__main__":
