@@ -75,8 +75,11 @@ _NOTHING = cast(dict[str, float], empty_usage())
 
 def add_usage(left: Usage | None, right: Usage | None) -> Usage:
     """Sum of two usages; the reducer of `prm_usage`. A missing side or field counts as zero."""
-    one, two = cast(dict[str, float], left or {}), cast(dict[str, float], right or {})
-    total = {key: nothing + one.get(key, 0) + two.get(key, 0) for key, nothing in _NOTHING.items()}
+    one, two = cast(dict[str, float], left or _NOTHING), cast(dict[str, float], right or _NOTHING)
+    try:
+        total = {key: one[key] + two[key] for key in _NOTHING}
+    except KeyError:
+        total = {key: nothing + one.get(key, 0) + two.get(key, 0) for key, nothing in _NOTHING.items()}
     if read := one.get("read_tokens", 0) + two.get("read_tokens", 0):
         total["read_tokens"] = read
     return cast(Usage, total)
@@ -84,17 +87,17 @@ def add_usage(left: Usage | None, right: Usage | None) -> Usage:
 
 def share_usage(usage: Usage, parts: int) -> list[Usage]:
     """Splits `usage` into `parts` nearly equal shares that add up to it exactly."""
-    shares = [empty_usage() for _ in range(parts)]
-    for key in add_usage(usage, None):
-        amount = usage[key]  # type: ignore[literal-required]
-        for index, share in enumerate(shares):
-            if key == "seconds":
-                share["seconds"] = amount / parts
-            else:
-                part = amount // parts + (index < amount % parts)
-                if part or key != "read_tokens":
-                    share[key] = part  # type: ignore[literal-required]
-    return shares
+    if not parts:
+        return []
+    whole = cast(dict[str, float], add_usage(usage, None))
+    least = {key: amount / parts if key == "seconds" else amount // parts for key, amount in whole.items()}
+    shares = [dict(least) for _ in range(parts)]
+    for key, amount in whole.items():
+        for share in shares[: int(amount % parts) if key != "seconds" else 0]:
+            share[key] += 1
+    if not least.get("read_tokens", 1):  # none is missing rather than 0
+        shares = [{k: v for k, v in share.items() if v or k != "read_tokens"} for share in shares]
+    return cast(list[Usage], shares)
 
 
 class _Meter:

@@ -196,8 +196,7 @@ def supporting(claim: str, documents: Sequence[Document], query: str = "") -> li
     Returns:
         At most one document.
     """
-    wanted = _words(claim)
-    if not wanted:
+    if not documents or not (wanted := _words(claim)):
         return []
     asked = _words(query) - wanted
     best: tuple[float, float] = (0.0, 0.0)

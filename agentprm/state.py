@@ -321,6 +321,8 @@ def ancestors(state: ReasoningState, step: Step) -> list[Step]:
 
 def documents_of(state: ReasoningState, ids: Sequence[str]) -> list[Document]:
     """The passages with these ids, in this order; unknown ids are left out."""
+    if not ids:
+        return []
     by_id = {d.id: d for d in [*state.get("documents", []), *state.get("prm_documents", [])]}
     return [by_id[i] for i in ids if i in by_id]
 

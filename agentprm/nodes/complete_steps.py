@@ -241,7 +241,8 @@ def finding_prompt(
             passages=passages_text(passages), known=known, query=query, prefill=prefill
         )
     )
-    return replace(prompt, prefix=prompt.prefix + step.get("begun", ""))
+    begun = step.get("begun")
+    return replace(prompt, prefix=prompt.prefix + begun) if begun else prompt
 
 
 def shown_to(state: ReasoningState, step: Step, most: int) -> list[Document]:
@@ -262,11 +263,12 @@ def _concludes(state: ReasoningState, step: Step) -> bool:
 
 def _finished(step: Step, passages: list[Document], completion: Completion) -> Step:
     """The step with the finding that a completion, after what was begun, gives."""
-    text = step.get("begun", "") + completion.text
-    thought = parse_finding(finished_text(replace(completion, text=text)))
+    if begun := step.get("begun"):
+        completion = replace(completion, text=begun + completion.text)
+    thought = parse_finding(finished_text(completion))
     done: Step = {**step, "thought": thought, "status": "completed"}
     if not thought:
-        done["status"], done["output"] = "unparsed", text[:500]
+        done["status"], done["output"] = "unparsed", completion.text[:500]
     else:
         done["cited_ids"] = [str(d.id) for d in supporting(thought, passages, step["query"])]
     return done

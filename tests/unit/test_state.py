@@ -122,6 +122,24 @@ def test_shares_of_usage_add_up(counts, parts):
     }
 
 
+def test_shares_tell_what_readers_read_where_it_is_any():
+    shares = share_usage({**empty_usage(), "read_tokens": 2, "reward_calls": 5, "seconds": 3.0}, 3)
+    assert [share.get("read_tokens") for share in shares] == [1, 1, None]
+    assert [share["reward_calls"] for share in shares] == [2, 2, 1]
+    assert [share["seconds"] for share in shares] == [1.0] * 3
+    assert share_usage(empty_usage(), 0) == []
+
+
+def test_usages_of_which_fields_are_missing_add_up():
+    assert add_usage({"model_calls": 2}, {"seconds": 0.5, "of_another_version": 3}) == {
+        **empty_usage(),
+        "model_calls": 2,
+        "seconds": 0.5,
+    }
+    assert add_usage(None, {**empty_usage(), "read_tokens": 4})["read_tokens"] == 4
+    assert "read_tokens" not in add_usage(None, {**empty_usage(), "read_tokens": 0})
+
+
 def test_meters_nest_and_do_not_leak():
     record(model_calls=5)
     with metered() as outer:
