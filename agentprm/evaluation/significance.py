@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from agentprm.errors import InputError
-from agentprm.evaluation.bootstrap import Interval, bootstrap_interval, resampled_means
+from agentprm.evaluation.bootstrap import Interval, interval_of, resampled_means
 
 __all__ = ["PairedComparison", "compare_paired", "randomisation_test"]
 
 _BLOCK = 1_000_000  # signs held at a time
+_MANY = 3_000  # pairs from which on equal ones are exchanged together
 _EQUAL = 1e-12  # sums that differ by rounding alone are equal
 
 
@@ -56,7 +57,7 @@ def compare_paired(
     # One is added to both counts (Davison and Hinkley, 1997): no p-value of 0 from finitely many resamples.
     tail = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
     return PairedComparison(
-        bootstrap_interval(pairs, level=level, resamples=resamples, seed=seed),
+        interval_of(pairs, means, level),
         min(1.0, 2 * (int(tail) + 1) / (resamples + 1)),
         randomisation_test(first, second, resamples=resamples, seed=seed),
     )
@@ -88,6 +89,10 @@ def randomisation_test(
         codes = np.arange(2**pairs.size)[:, None] >> np.arange(pairs.size)
         return float(np.mean(np.abs((1 - 2 * (codes & 1)) @ pairs) >= least))
     generator = np.random.default_rng(seed)
+    sizes, counts = np.unique(np.abs(pairs), return_counts=True)
+    if pairs.size > _MANY and sizes.size * 10 <= pairs.size:
+        kept = generator.binomial(counts, 0.5, size=(resamples, sizes.size))  # how many keep their sign
+        return (int(np.count_nonzero(np.abs((2 * kept - counts) @ sizes) >= least)) + 1) / (resamples + 1)
     block = max(1, _BLOCK // pairs.size)
     hits = 0
     for start in range(0, resamples, block):

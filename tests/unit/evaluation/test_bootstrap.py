@@ -46,6 +46,22 @@ def test_same_seed_same_interval_and_blocks_change_nothing(monkeypatch):
     assert bootstrap_interval(VALUES, seed=5) == whole
 
 
+def test_many_values_are_drawn_like_few(monkeypatch):
+    """Twenty thousand questions: equal values are drawn together, and each is still drawn by itself."""
+    values = (
+        np.random.default_rng(1).choice([0.0, 0.4, 0.5, 1.0], size=20_000, p=[0.5, 0.1, 0.1, 0.3]).tolist()
+    )
+    together = bootstrap_interval(values, resamples=4000)
+    monkeypatch.setattr("agentprm.evaluation.bootstrap._MANY", 10**9)
+    monkeypatch.setattr("agentprm.evaluation.bootstrap._BLOCK", 10**7)
+    alone = bootstrap_interval(values, resamples=400)
+    half = 1.96 * np.std(values) / np.sqrt(20_000)
+    for interval, error in ((together, 0.05), (alone, 0.15)):
+        assert interval.mean == pytest.approx(np.mean(values))
+        assert interval.low == pytest.approx(interval.mean - half, abs=error * half)
+        assert interval.high == pytest.approx(interval.mean + half, abs=error * half)
+
+
 def test_one_value_and_equal_values():
     assert bootstrap_interval([0.5]) == (0.5, 0.5, 0.5)
     assert bootstrap_interval([1.0] * 9) == (1.0, 1.0, 1.0)

@@ -42,6 +42,17 @@ def test_the_sampled_test_is_near_that_of_scipy(shift, binary):
     assert ours == pytest.approx(of_scipy(first, second), abs=3 * np.sqrt(2 * 0.25 / 20_000))
 
 
+@pytest.mark.parametrize("gains", [4100, 4160, 4220])
+def test_many_pairs_are_exchanged_like_few(gains):
+    """Of pairs that differ by one each, that many gains or more among 8,000 have a binomial probability."""
+    first = np.repeat([1.0, 0.0, 1.0], [gains, 8000 - gains, 2000])
+    second = np.repeat([0.0, 1.0, 1.0], [gains, 8000 - gains, 2000])
+    exact = stats.binomtest(gains, 8000).pvalue
+    ours = compare_paired(first, second, resamples=20_000)
+    assert ours.randomisation_p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 20_000) + 1e-4)
+    assert ours.bootstrap_p == pytest.approx(exact, abs=0.02)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.04, 0.1])
 def test_the_bootstrap_is_near_that_of_scipy(shift):
     first, second = simulated(120, shift, 3)
