@@ -23,6 +23,7 @@ from agentprm.readers.base import Reader
 from agentprm.replies import json_object, short_answer
 from agentprm.routines import Routine, wait
 from agentprm.state import (
+    Citation,
     ReasoningState,
     Step,
     as_messages,
@@ -34,7 +35,7 @@ from agentprm.state import (
 )
 from agentprm.text import one_line
 
-__all__ = ["Answer", "AnswerForm", "AnswerFromSteps", "ResponseFormat", "spoken", "written_answer"]
+__all__ = ["Answer", "AnswerForm", "AnswerFromSteps", "GatheredAnswer", "ResponseFormat", "spoken"]
 
 #: A pydantic model, or the JSON schema of an object.
 ResponseFormat = type[BaseModel] | Mapping[str, Any]
@@ -232,24 +233,17 @@ class Answer(Node):
         return update
 
 
-class AnswerFromSteps(SearchNode):
-    """Answers from the committed steps of a search; where nothing was committed, from memory.
-
-    A path that concluded has its answer already. Otherwise, and where an answer in another form is
-    asked for, one call sums up what was found. If the
-    budget has no call left, the last finding is the answer. The citations are the passages that
-    support the findings on the path; `documents` are all that it read,
-    those that hold what was found first.
+class GatheredAnswer(Node):
+    """Base of the nodes that answer from what a search or a loop has gathered; goes before their own base.
 
     Args:
         model: A language model, or any LangChain chat model.
-        max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
-        form: How an answer should look, instead of a few words: "one sentence", "two paragraphs".
-        language: Language of the answer, for instance "German".
-        response_format: Schema of the answer, a pydantic model or a JSON schema: the answer is JSON, and
-            comes from a chat model that can be held to a schema.
-        prompts: Templates; `recall` and `summarise` are used.
-        speak: Also append the answer to `messages`, for graphs that converse.
+        max_tokens: Most tokens of the answer.
+        form: How an answer should look.
+        language: Language of the answer.
+        response_format: Schema of the answer.
+        prompts: Templates.
+        speak: Also append the answer to `messages`.
         keys: Own names for `question`, `messages`, `documents`, `answer` and `citations`.
         budget: Bounds of the search.
     """
@@ -280,6 +274,53 @@ class AnswerFromSteps(SearchNode):
             settings=("max_tokens",),
         )
 
+    def written(self, state: ReasoningState, prompt: Prompt) -> Routine[tuple[AIMessage, str]]:
+        """What the model answers, or why the budget has no call left for it."""
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        spent = budget.exhausted(usage, but=WRITING)
+        if spent or not budget.affordable("model_calls", 1, usage):
+            return AIMessage(""), f"budget: {spent or 'model_calls'}"
+        return (yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)), ""
+
+    def answered(
+        self, state: ReasoningState, message: AIMessage, citations: list[Citation], reason: str
+    ) -> dict[str, Any]:
+        """The update with an answer, which is said in the stream and, if wanted, in the conversation."""
+        answer = str(message.text)
+        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [c["doc_id"] for c in citations]})
+        update: dict[str, Any] = {
+            "answer": answer,
+            "citations": citations,
+            "prm_stop_reason": reason or ("answered" if answer else "no answer"),
+        }
+        if self.speak:
+            update["messages"] = spoken(state, message)
+        return update
+
+
+class AnswerFromSteps(GatheredAnswer, SearchNode):
+    """Answers from the committed steps of a search; where nothing was committed, from memory.
+
+    A path that concluded has its answer already. Otherwise, and where an answer in another form is
+    asked for, one call sums up what was found. If the
+    budget has no call left, the last finding is the answer. The citations are the passages that
+    support the findings on the path; `documents` are all that it read,
+    those that hold what was found first.
+
+    Args:
+        model: A language model, or any LangChain chat model.
+        max_tokens: Most tokens of the answer; a model that continues no prefix gets at least 256.
+        form: How an answer should look, instead of a few words: "one sentence", "two paragraphs".
+        language: Language of the answer, for instance "German".
+        response_format: Schema of the answer, a pydantic model or a JSON schema: the answer is JSON, and
+            comes from a chat model that can be held to a schema.
+        prompts: Templates; `recall` and `summarise` are used.
+        speak: Also append the answer to `messages`, for graphs that converse.
+        keys: Own names for `question`, `messages`, `documents`, `answer` and `citations`.
+        budget: Bounds of the search.
+    """
+
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
         frontier = state.get("prm_frontier", [])
@@ -288,33 +329,21 @@ class AnswerFromSteps(SearchNode):
         answer = path[-1]["final_answer"] if path else None
         message = AIMessage("")
         if answer is None or not self.form.plain:
-            budget: SearchBudget = self.setting("budget")
-            usage = state.get("prm_usage")
-            spent = budget.exhausted(usage, but=WRITING)
-            if spent or not budget.affordable("model_calls", 1, usage):
-                reason = reason or f"budget: {spent or 'model_calls'}"
-            else:
-                template = self.prompts.summarise if path else self.prompts.recall
-                prompt = template.render(
-                    prefill=self.model.capabilities.prefill,
-                    question=one_line(state["question"]),
-                    known=known_text(path),
-                )
-                message = yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)
+            template = self.prompts.summarise if path else self.prompts.recall
+            prompt = template.render(
+                prefill=self.model.capabilities.prefill,
+                question=one_line(state["question"]),
+                known=known_text(path),
+            )
+            message, short = yield from self.written(state, prompt)
+            reason = reason or short
         found = next((s["thought"] for s in reversed(path) if s["thought"]), "")
-        answer = str(message.text) or answer or found
-        answer = self.form.shortest(state["question"], answer)
+        answer = self.form.shortest(state["question"], str(message.text) or answer or found)
+        message = message.model_copy(update={"content": answer})
         cited = documents_of(state, list(dict.fromkeys(i for s in path for i in s.get("cited_ids", []))))
-        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
-        update: dict[str, Any] = {
-            "answer": answer,
-            "citations": cite(cited, _places(state, path, cited)),
-            "documents": documents_of(state, evidence_ids(path)),
-            "prm_stop_reason": reason or ("answered" if answer else "no answer"),
-        }
-        if self.speak:
-            update["messages"] = spoken(state, message.model_copy(update={"content": answer}))
-        return update
+        citations = cite(cited, _places(state, path, cited))
+        documents = documents_of(state, evidence_ids(path))
+        return {**self.answered(state, message, citations, reason), "documents": documents}
 
 
 def _quoted(

@@ -55,7 +55,7 @@ class CondenseQuestion(Node):
             raise ConfigurationError(f"turns must be at least 1, not {turns}.")
         self.model = as_language_model(model)
         self.turns, self.max_tokens, self.prompts = turns, max_tokens, prompts
-        super().__init__(name=name, reads=(), writes=("question",), keys=keys, budget=budget)
+        super().__init__(name=name, writes=("question",), keys=keys, budget=budget)
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""

@@ -289,7 +289,6 @@ class DecideRetrieval(Node):
         self.threshold, self.speak = threshold, speak
         super().__init__(
             name=name,
-            reads=(),
             writes=("need", "route", "answer", "citations"),
             keys=keys,
             budget=budget,

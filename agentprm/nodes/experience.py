@@ -326,9 +326,7 @@ class CommitExperience(_StoreNode):
         if outcome is not None and not callable(outcome):
             raise ConfigurationError(f"outcome must be a function of the state, not {outcome!r}.")
         self.outcome, self.hold = outcome, hold
-        super().__init__(
-            store, namespace, name=name, reads=("answer", "score", *_READS), writes=(), keys=keys
-        )
+        super().__init__(store, namespace, name=name, reads=("answer", "score", *_READS), keys=keys)
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""

@@ -12,18 +12,15 @@ from itertools import chain, zip_longest
 from typing import Any, ClassVar
 
 from langchain_core.documents import Document
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langgraph.types import Overwrite
 
 from agentprm.budget import WRITING, SearchBudget, empty_usage
 from agentprm.documents import cite, distinct_documents, joined, supporting
 from agentprm.errors import InputError
-from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes.answer import AnswerForm, ResponseFormat, spoken, written_answer
+from agentprm.nodes.answer import GatheredAnswer
 from agentprm.nodes.node import Node, NodeRoutine, emit
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
-from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rounds import Round, evidence_lines, rounds_of, seen_ids
 from agentprm.state import ReasoningState, as_messages, merge_documents, open_question
 from agentprm.text import one_line
@@ -35,38 +32,14 @@ class GatherNode(Node):
     """Base of the nodes of a loop that gathers evidence.
 
     Bounds of the budget count from the start of the loop, and one model call is kept back for the answer.
-    Once the loop has ended, the nodes of its rounds do nothing more.
-
-    Args:
-        name: Name of the node.
-        reads: Channels that it reads, besides the question and the rounds.
-        writes: Channels that it writes, besides its cost.
-        keys: Own names for channels.
-        budget: Bounds of the loop.
-        settings: Names of attributes that the run's `context` may override.
+    Once the loop has ended, the nodes of its rounds do nothing more. `reads` names channels besides the
+    question and the rounds.
     """
+
+    also_reads = ("prm_rounds", "prm_documents", "prm_usage", "prm_stop_reason")
 
     #: Whether the node plans a round.
     opens: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        reads: Sequence[str] = (),
-        writes: Sequence[str] = (),
-        keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | Mapping[str, Any] | None = None,
-        settings: Sequence[str] = (),
-    ) -> None:
-        super().__init__(
-            name=name,
-            reads=(*reads, "prm_rounds", "prm_documents", "prm_usage", "prm_stop_reason"),
-            writes=writes,
-            keys=keys,
-            budget=budget,
-            settings=settings,
-        )
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
@@ -228,7 +201,7 @@ def documents_of_rounds(state: ReasoningState, rounds: Sequence[Round]) -> list[
     return [by_id[i] for i in dict.fromkeys(seen_ids(rounds)) if i in by_id]
 
 
-class AnswerFromRounds(GatherNode):
+class AnswerFromRounds(GatheredAnswer, GatherNode):
     """Answers from what the rounds have gathered; where they gathered nothing, from memory.
 
     Only what was kept is read: the best note, the pool of facts, or the findings of goals. If the budget
@@ -247,32 +220,6 @@ class AnswerFromRounds(GatherNode):
         budget: Bounds of the loop.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel | BaseChatModel | str,
-        *,
-        max_tokens: int = 48,
-        form: str | None = None,
-        language: str | None = None,
-        response_format: ResponseFormat | None = None,
-        prompts: Prompts = PROMPTS,
-        speak: bool = False,
-        keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | Mapping[str, Any] | None = None,
-        name: str = "answer",
-    ) -> None:
-        self.model = as_language_model(model)
-        self.form = AnswerForm(form, language, response_format)
-        self.form.schema(self.model)
-        self.max_tokens, self.prompts, self.speak = max_tokens, self.form.prompts(prompts), speak
-        super().__init__(
-            name=name,
-            writes=("answer", "citations", "documents"),
-            keys=keys,
-            budget=budget,
-            settings=("max_tokens",),
-        )
-
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`; the answer comes after the end of the loop."""
         return (yield from self.work(state, rounds_of(state)))
@@ -284,36 +231,24 @@ class AnswerFromRounds(GatherNode):
         stated = rounds[-1]["answer"] if rounds else None
         message = AIMessage("")
         if stated is None or not self.form.plain:
-            budget: SearchBudget = self.setting("budget")
-            usage = state.get("prm_usage")
-            spent = budget.exhausted(usage, but=WRITING)
-            if spent or not budget.affordable("model_calls", 1, usage):
-                reason = reason or f"budget: {spent or 'model_calls'}"
-            else:
-                goals = any(one["goal"] for one in rounds)
-                prompts = self.prompts
-                template = (prompts.summarise if goals else prompts.answer) if lines else prompts.recall
-                prompt = template.render(
-                    prefill=self.model.capabilities.prefill,
-                    question=question,
-                    known="\n".join(lines),
-                    passages=joined(lines),
-                )
-                message = yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)
+            goals, prompts = any(one["goal"] for one in rounds), self.prompts
+            template = (prompts.summarise if goals else prompts.answer) if lines else prompts.recall
+            prompt = template.render(
+                prefill=self.model.capabilities.prefill,
+                question=question,
+                known="\n".join(lines),
+                passages=joined(lines),
+            )
+            message, short = yield from self.written(state, prompt)
+            reason = reason or short
         found = next((one["note"] for one in reversed(rounds) if one["kept"] and one["note"]), "")
-        answer = str(message.text) or stated or found
+        message = message.model_copy(update={"content": str(message.text) or stated or found})
         kept = [one for one in rounds if one["kept"]] or rounds
         documents = documents_of_rounds(state, kept)
         facts = {fact["doc_id"] for one in kept for fact in one["facts"]}
         documents = [d for d in documents if not facts or d.id in facts]
-        cited = supporting(answer, documents, state["question"])
-        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
-        update: dict[str, Any] = {
-            "answer": answer,
-            "citations": cite(cited),
+        citations = cite(supporting(str(message.text), documents, state["question"]))
+        return {
+            **self.answered(state, message, citations, reason),
             "documents": merge_documents([], documents),
-            "prm_stop_reason": reason or ("answered" if answer else "no answer"),
         }
-        if self.speak:
-            update["messages"] = spoken(state, message.model_copy(update={"content": answer}))
-        return update

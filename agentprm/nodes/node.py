@@ -303,20 +303,23 @@ class Node(Runnable[Any, dict[str, Any]]):
     """
 
     name: str
+    #: Channels that all nodes of the class read.
+    also_reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
         *,
         name: str,
-        reads: Sequence[str],
-        writes: Sequence[str],
+        reads: Sequence[str] = (),
+        writes: Sequence[str] = (),
         keys: Mapping[str, str] | None = None,
         budget: SearchBudget | Mapping[str, Any] | None = None,
         settings: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.budget = SearchBudget.of(budget)
-        self._keys = {channel: channel for channel in ["question", "messages", *reads, *writes]}
+        channels = ["question", "messages", *reads, *self.also_reads, *writes]
+        self._keys = {channel: channel for channel in channels}
         for channel, key in (keys or {}).items():
             if channel not in self._keys or channel.startswith("prm_"):
                 usable = sorted(c for c in self._keys if not c.startswith("prm_"))
@@ -448,43 +451,19 @@ def _listed(documents: Any, key: str) -> Sequence[Any]:
     )
 
 
-_TREE = ("prm_steps", "prm_documents", "prm_frontier", "prm_usage", "prm_stop_reason")
-
-
 class SearchNode(Node):
     """Base of the nodes that grow, value or read a search tree.
 
     A tree exists only where a search made it: `StartSearch` plants it, `ProposeSteps` grows it, and
     nothing else does. Where there is none, these nodes say so instead of taking a plain answer for one.
-    Bounds count from the start of the search.
-
-    Args:
-        name: Name of the node.
-        reads: Channels that it reads, besides the question and the tree.
-        writes: Channels that it writes, besides its cost.
-        keys: Own names for channels.
-        budget: Bounds of the search.
-        settings: Names of attributes that the run's `context` may override.
+    Bounds count from the start of the search. `reads` names channels besides the question and the tree.
     """
 
+    also_reads = ("prm_steps", "prm_documents", "prm_frontier", "prm_usage", "prm_stop_reason")
     #: Whether the node may be the first to work on a tree.
     plants: ClassVar[bool] = False
     #: Whether the cost of a run is shared out over the steps that it returns.
     shares_usage: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        reads: Sequence[str] = (),
-        writes: Sequence[str] = (),
-        keys: Mapping[str, str] | None = None,
-        budget: SearchBudget | Mapping[str, Any] | None = None,
-        settings: Sequence[str] = (),
-    ) -> None:
-        super().__init__(
-            name=name, reads=(*reads, *_TREE), writes=writes, keys=keys, budget=budget, settings=settings
-        )
 
     def _read(self, input: Any) -> ReasoningState:
         state = super()._read(input)

@@ -215,9 +215,7 @@ class Rerank(Node):
         name: str = "rerank",
     ) -> None:
         self.reranker, self.top_k = compressor_of(reranker), top_k
-        super().__init__(
-            name=name, reads=(), writes=("documents",), keys=keys, budget=budget, settings=("top_k",)
-        )
+        super().__init__(name=name, writes=("documents",), keys=keys, budget=budget, settings=("top_k",))
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""

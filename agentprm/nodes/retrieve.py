@@ -113,9 +113,7 @@ class Retrieve(Node):
     ) -> None:
         self.searcher = Searcher(retriever, k, type(self).__name__)
         self.k = self.searcher.k
-        super().__init__(
-            name=name, reads=(), writes=("documents",), keys=keys, budget=budget, settings=("k",)
-        )
+        super().__init__(name=name, writes=("documents",), keys=keys, budget=budget, settings=("k",))
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""

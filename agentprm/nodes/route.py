@@ -105,7 +105,7 @@ class Route(Node):
         if self.default not in self.modes:
             raise ConfigurationError(f"default must be one of {list(self.modes)}, not {self.default!r}.")
         self.template = template
-        super().__init__(name=name, reads=(), writes=("route",), keys=keys, budget=budget)
+        super().__init__(name=name, writes=("route",), keys=keys, budget=budget)
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""

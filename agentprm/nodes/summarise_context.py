@@ -108,7 +108,7 @@ class SummariseContext(Node):
         self.max_tokens, self.template = max_tokens, template
         self.count = count or count_tokens_approximately
         self.store, self.namespace = store, tuple(namespace)
-        super().__init__(name=name, reads=(), writes=(), keys=keys, budget=budget, settings=("max_tokens",))
+        super().__init__(name=name, keys=keys, budget=budget, settings=("max_tokens",))
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
