@@ -119,6 +119,8 @@ def _answered(
         )
     if not args.json:
         _show(found)
+    for note in found.notes:
+        tell(progress, note)
     if experiment.out is not None:
         write_reports(found, experiment.out)
     return found

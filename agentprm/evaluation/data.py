@@ -52,12 +52,14 @@ class QaDataset:
         titles: Titles of the passages by id (empty ones too); `agentprm.retrievers.load_folder` reads their
             texts.
         folder: Where it lies; `None` without passages.
+        left_out: How many questions there were besides, of which nothing is known that could be measured.
     """
 
     name: str
     questions: tuple[QaQuestion, ...]
     titles: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    left_out: int = 0
 
     @property
     def passages(self) -> frozenset[str]:
@@ -93,6 +95,9 @@ def dataset_from(frame: Any, name: str = "frame") -> QaDataset:
 def read_dataset(path: str | os.PathLike[str]) -> QaDataset:
     """Reads a folder in the BEIR layout, or a file of questions in JSON Lines.
 
+    A folder of BEIR holds the queries of all splits and the qrels of one: of queries without answers those
+    that have no gold passage are left out, unless no query has any.
+
     Raises:
         InputError: If the folder or a file is missing, a line cannot be read (the message names file and
             line), an id occurs twice, or none of the gold passages is in the corpus.
@@ -125,7 +130,8 @@ def read_dataset(path: str | os.PathLike[str]) -> QaDataset:
             f"No gold passage of {path} is in its corpus.jsonl; the files do not belong together. "
             "Fetch the three files from one source."
         )
-    return QaDataset(path.resolve().name, questions, titles, path)
+    known = tuple(question for question in questions if question.answers or question.gold) or questions
+    return QaDataset(path.resolve().name, known, titles, path, len(questions) - len(known))
 
 
 _ID, _TEXT, _ANSWERS = ("_id", "id"), ("text", "question"), ("answers", "answer")

@@ -129,6 +129,7 @@ def evaluate_rewards(
     if not rewards or not data.items:
         raise InputError("There is nothing to measure; give at least one reward and one item.")
     summaries = []
+    notes = [_NOTES[data.kind]]
     for name, given in rewards.items():
         reward = as_reward(given)
         rows, usage = _scored(data, name, reward, journal, executor, on_item)
@@ -139,6 +140,11 @@ def evaluate_rewards(
         if kept:
             how = aggregation or reward.aggregation or "last"
             measures, pairs = _measure(data.kind, kept, gate, threshold, how)
+            if data.kind == "processbench" and "F1" not in measures:
+                notes.append(
+                    f"{name} has no F1: to fit a threshold on one half for the other needs scores of two "
+                    "solutions with an error and two without. Give more of them, or a threshold."
+                )
         steps = sum(len(path) for item, _ in kept for path in item.trajectories)
         summaries.append(
             RewardSummary(
@@ -150,7 +156,7 @@ def evaluate_rewards(
                 usage["seconds"] / steps if steps else 0.0,
             )
         )
-    return RewardEvaluation(data.name, data.kind, len(data.items), tuple(summaries), (_NOTES[data.kind],))
+    return RewardEvaluation(data.name, data.kind, len(data.items), tuple(summaries), tuple(notes))
 
 
 def _scored(
@@ -215,17 +221,16 @@ def _measure(kind: str, kept: _Kept, gate: float, threshold: float | None, how: 
 def _processbench(kept: _Kept, gate: float, threshold: float | None) -> _Measured:
     scores = [rows[0] for _, rows in kept]
     labels = [int(item.labels) for item, _ in kept]
-    if threshold is not None:
-        predictions = processbench_predictions(scores, threshold)
-    else:
-        predictions = _crossed(scores, labels)
-    result = processbench_f1(predictions, labels)
-    measures = {
-        "F1": result.f1,
-        "errors found": result.error_accuracy,
-        "right accepted": result.correct_accuracy,
-        "F1 at its gate": processbench_f1(processbench_predictions(scores, gate), labels).f1,
-    }
+    measures: dict[str, float] = {}
+    if -1 in labels and max(labels) >= 0:
+        own = processbench_predictions(scores, gate)
+        predictions = own if threshold is not None else _crossed(scores, labels)
+        if predictions:
+            result = processbench_f1(predictions, labels)
+            measures["F1"] = result.f1
+            measures["errors found"] = result.error_accuracy
+            measures["right accepted"] = result.correct_accuracy
+        measures["F1 at its gate"] = processbench_f1(own, labels).f1
     if any(len(row) > 1 for row in scores):
         measures["lowest is last"] = final_minimum_share(scores)
     # After the first wrong step nobody has labelled anything.
@@ -238,14 +243,14 @@ def _processbench(kept: _Kept, gate: float, threshold: float | None) -> _Measure
 
 
 def _crossed(scores: Sequence[Sequence[float]], labels: Sequence[int]) -> list[int]:
-    """Predictions for each half of the solutions with the threshold that is best on the other half."""
+    """Predictions for each half of the solutions with the threshold that is best on the other half.
+
+    None where a half would lack solutions with an error, or without.
+    """
     right = [i for i, label in enumerate(labels) if label == -1]
     wrong = [i for i, label in enumerate(labels) if label != -1]
     if min(len(right), len(wrong)) < 2:
-        raise InputError(
-            "ProcessBench needs two solutions with an error and two without to fit its threshold on one half "
-            "of them; give more, or a threshold."
-        )
+        return []
     halves = [right[k::2] + wrong[k::2] for k in (0, 1)]
     predictions = [0] * len(labels)
     for own, other in (halves, halves[::-1]):
@@ -353,7 +358,7 @@ def _table(found: RewardEvaluation) -> tuple[list[str], list[list[str]]]:
 
 def reward_markdown(found: RewardEvaluation) -> str:
     """The report as Markdown."""
-    notes = "\n\n".join(found.notes)
+    notes = "\n\n".join(map(plain_markdown, found.notes))
     return f"# {plain_markdown(_title(found))}\n\n{markdown_rows(*_table(found))}\n\nPer cent. {notes}\n"
 
 

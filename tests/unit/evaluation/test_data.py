@@ -19,7 +19,8 @@ def folder(tmp_path):
     corpus = [{"_id": "d1", "title": "Ä", "text": "one"}, {"_id": 2, "text": "two"}]
     queries = [
         {"_id": "q1", "text": "What?", "answers": ["x", "y"], "type": "bridge"},
-        {"_id": "q2", "text": "Who?"},
+        {"_id": "q2", "text": "Who?", "answers": []},
+        {"_id": "q3", "text": "Where?", "answers": ["here"]},
     ]
     write(data, "corpus.jsonl", corpus)
     write(data, "queries.jsonl", queries)
@@ -31,10 +32,17 @@ def test_reads_everything(folder):
     data = read_dataset(folder)
     assert data.name == "tiny"
     assert data.passages == {"d1", "2"}
-    first, second = data.questions
+    first, last = data.questions
     assert (first.id, first.text, first.answers, first.gold) == ("q1", "What?", ("x", "y"), {"d1"})
     assert first.extra == {"type": "bridge"}
-    assert (second.answers, second.gold) == ((), frozenset())
+    assert (last.answers, last.gold) == (("here",), frozenset())
+    assert data.left_out == 1  # the query of another split: neither answers nor gold passages
+
+
+def test_questions_alone_are_all_read(folder):
+    write(folder, "queries.jsonl", [{"_id": "q8", "text": "Who?"}, {"_id": "q9", "text": "Why?"}])
+    data = read_dataset(folder)
+    assert ([question.id for question in data.questions], data.left_out) == (["q8", "q9"], 0)
 
 
 def test_reads_the_original_place_of_qrels_and_none(folder):

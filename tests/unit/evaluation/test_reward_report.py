@@ -81,6 +81,27 @@ def test_processbench(tmp_path):
     assert strict.measures["errors found"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("unscored", "left"), [(("q",), {"F1 at its gate", "lowest is last"}), ((), {"F1", "errors found"})]
+)
+def test_processbench_of_few_solutions_says_why_there_is_no_f1(tmp_path, unscored, left):
+    """A reward that has no score for most of the solutions does not keep the others from their report."""
+
+    def some(question, steps):
+        return math.nan if question in unscored else value(question, steps)
+
+    data = read_reward_set(written(tmp_path, PROCESSBENCH))
+    found = evaluate_rewards(data, {"whole": FakeReward(value), "some": FakeReward(some)})
+    assert found.rewards[0].measures["F1"] == 1
+    assert left <= found.rewards[1].measures.keys()
+    told = [note for note in found.notes if "some has no F1" in note]
+    assert len(told) == (1 if unscored else 0)
+    right = [row for row in PROCESSBENCH if row["label"] == -1]
+    only = evaluate_rewards(read_reward_set(written(tmp_path, right)), {"r": FakeReward(value)})
+    assert "F1" not in only.rewards[0].measures
+    assert "r has no F1" in only.notes[1]
+
+
 def test_prmbench(tmp_path):
     found = measured(tmp_path, PRMBENCH)
     # of three steps one right is held right, one wrong wrong, one right wrong
@@ -157,7 +178,7 @@ def test_the_reports(tmp_path):
     found = evaluate_rewards(data, {"<b>": FakeReward(value)})
     assert "<b>" not in reward_html(found).split("<body>")[1]
     assert "<svg" in reward_html(found)
-    assert "| <b> | 100.0 |" in reward_markdown(found)
+    assert "| &lt;b> | 100.0 |" in reward_markdown(found)
 
 
 @pytest.mark.parametrize(
