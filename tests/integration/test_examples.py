@@ -112,3 +112,25 @@ def test_reasoning_packaged(tmp_path, monkeypatch):
     assert result["prm_usage"]["computed_tokens"] < result["prm_usage"]["prompt_tokens"]
     # Asked again on the same thread it searches afresh and comes to the same end.
     assert module.main(database=tmp_path / "state.sqlite")["answer"] == result["answer"]
+
+
+@pytest.mark.models
+@pytest.mark.slow
+def test_train_reader(tmp_path, capsys):
+    pytest.importorskip("peft")
+    from agentprm.demo import corpus_path
+
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join((corpus_path() / "corpus.jsonl").open(encoding="utf-8").readlines()[:40]))
+    run = partial(load("train_reader").main, corpus, question="Who wrote Moby-Dick?", steps=2)
+    learned = run(tmp_path / "learned")
+    said = capsys.readouterr().out
+    fresh = run(tmp_path / "fresh", from_scratch=True)
+    # Two small steps leave what the packaged reader knows; a plain encoder knows nothing after them.
+    assert learned["trained"]["gold_em"] > 0.5 > fresh["trained"]["gold_em"]
+    assert learned["packaged"] == fresh["packaged"]
+    better = learned["trained"]["among_em"] > learned["packaged"]["among_em"]
+    assert ("It reads better now." in said) == better
+    assert said.splitlines()[-1].startswith("Who wrote Moby-Dick?")
+    # What was made and trained is not made again.
+    assert run(tmp_path / "learned") == learned
