@@ -13,7 +13,8 @@ from agentprm.errors import ConfigurationError
 from agentprm.nodes.node import Accept, NodeRoutine, SearchNode, emit
 from agentprm.rewards import ProcessRewardModel
 from agentprm.search.named import strategy_called
-from agentprm.search.strategy import Strategy, Tree, step_value
+from agentprm.search.strategies import FirstPath
+from agentprm.search.strategy import Strategy, Tree, Voting, step_value
 from agentprm.state import ReasoningState, Step, StepStatus, open_steps
 
 __all__ = ["SelectSteps", "after_selection"]
@@ -78,6 +79,12 @@ class SelectSteps(SearchNode):
             aggregation=(reward.aggregation if reward else None) or "last",
         )
 
+    def _strategy(self, budget: SearchBudget) -> Strategy:
+        """The strategy, which finishes one path first if it looks for several and may be cut off."""
+        if budget != SearchBudget() and isinstance(self.strategy, Voting):
+            return FirstPath(self.strategy)
+        return self.strategy
+
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
         yield from ()
@@ -94,7 +101,7 @@ class SelectSteps(SearchNode):
         if self.human and not (cut or spent):
             out |= _left_out(state["question"], [step for step in fresh if step["id"] not in out])
         tree = self.tree([{**s, "status": "rejected"} if s["id"] in out else s for s in steps])
-        asked = self.strategy.ask(tree)
+        asked = self._strategy(budget).ask(tree)
         # An answer among candidates that the budget cut short is not the search's own.
         found = asked.stop if asked.stop == "answered" else ""
         stop = cut or found or (f"budget: {spent}" if spent else "") or asked.stop

@@ -8,7 +8,7 @@ the tree of valued steps where to go on and what to answer from: `Greedy` commit
 
 from agentprm.search.mcts import ABMCTS, MCTS
 from agentprm.search.named import STRATEGIES, strategy_called
-from agentprm.search.strategies import DVTS, Beam, BestOfN
+from agentprm.search.strategies import DVTS, Beam, BestOfN, FirstPath
 from agentprm.search.strategy import Ask, Expansion, Greedy, Strategy, Tree, Vote, Voting, explore
 from agentprm.search.subgoals import SENTENCES, SUBGOALS, allowed_subgoals, critic_context, pending_query
 from agentprm.search.value import PAV, TD, Plain, Snell, ValueFunction, check_space
@@ -26,6 +26,7 @@ __all__ = [
     "Beam",
     "BestOfN",
     "Expansion",
+    "FirstPath",
     "Greedy",
     "Plain",
     "Snell",

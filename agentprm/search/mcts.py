@@ -203,6 +203,10 @@ class ABMCTS(Voting):
             places[self._place(statistics, chance)] += 1
         return Ask(expand=tuple(Expansion(place, count) for place, count in places.items()))
 
+    def wanted(self, parent: str | None) -> int:
+        """See `Voting.wanted`."""
+        return 1
+
     def arms(self, statistics: Statistics, place: str | None) -> tuple[Sequence[float], Sequence[float]]:
         """The results of widening at a step, and those of going deeper."""
         tree = statistics.tree

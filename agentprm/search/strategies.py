@@ -1,4 +1,7 @@
-"""Strategies that go down level by level to several answers: best of n, beam, diverse subtrees."""
+"""Strategies that go down level by level to several answers: best of n, beam, diverse subtrees.
+
+`FirstPath` has a strategy that looks for several answers finish one path first.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from agentprm.search.strategy import Ask, Expansion, Tree, Voting, check_count
 from agentprm.state import Step
 
-__all__ = ["DVTS", "Beam", "BestOfN"]
+__all__ = ["DVTS", "Beam", "BestOfN", "FirstPath"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,20 @@ class BestOfN(Voting):
         if self.agreed(tree):
             return Ask(stop="answered")
         if not tree.expanded(None):
-            return Ask(expand=tree.unless_running([Expansion(None, self.n)]))
+            return Ask(expand=tree.unless_running([Expansion(None, self.wanted(None))]))
         ends = [step for step in tree.leaves() if not tree.ends(step) and not tree.expanded(step["id"])]
         if not ends and not tree.running:
             return Ask(stop=self.ended(tree))
-        return Ask(expand=tree.unless_running([Expansion(step["id"], 1) for step in ends]))
+        expand = [Expansion(step["id"], self.wanted(step["id"])) for step in ends]
+        return Ask(expand=tree.unless_running(expand))
+
+    def wanted(self, parent: str | None) -> int:
+        """See `Voting.wanted`."""
+        return self.n if parent is None else 1
+
+    def order(self, tree: Tree, siblings: Sequence[Step]) -> Sequence[Step]:
+        """As they were proposed: the reward has no say in which of the paths comes first."""
+        return siblings
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ class DVTS(Voting):
     def ask(self, tree: Tree) -> Ask:
         """See `Strategy.ask`."""
         if not tree.expanded(None):
-            return Ask(expand=tree.unless_running([Expansion(None, self.subtrees * self.candidates)]))
+            return Ask(expand=tree.unless_running([Expansion(None, self.wanted(None))]))
         rejected: list[str] = []
         expand: list[Expansion] = []
         first = tree.children(None)
@@ -116,12 +128,59 @@ class DVTS(Voting):
             path, out = tree.descent(first[subtree :: self.subtrees])
             rejected += out
             if path and not tree.ends(path[-1]) and not tree.expanded(path[-1]["id"]):
-                expand.append(Expansion(path[-1]["id"], self.candidates))
+                expand.append(Expansion(path[-1]["id"], self.wanted(path[-1]["id"])))
         if self.agreed(tree):
             return Ask(rejected=tuple(rejected), stop="answered")
         if not expand and not tree.running:
             return Ask(rejected=tuple(rejected), stop=self.ended(tree))
         return Ask(expand=tree.unless_running(expand), rejected=tuple(rejected))
+
+    def wanted(self, parent: str | None) -> int:
+        """See `Voting.wanted`."""
+        return self.candidates * (self.subtrees if parent is None else 1)
+
+
+@dataclass(frozen=True)
+class FirstPath:
+    """Finishes one path before it lets a strategy spread, for a search that a budget may cut off.
+
+    Strategies that grow paths side by side have none that is finished when the budget ends them early. So
+    until there is one, only the end of the best path so far is gone on from, with as many children as the
+    strategy asks for there, as a greedy search would; where it is dead, the next best. From then on the
+    strategy alone decides, and finds the path in its tree. With enough left to spend, strategies of
+    independent paths, `BestOfN` and `DVTS`, come to the same tree as without; a beam has the path besides,
+    and tree searches have it as a first simulation that was played out to its end.
+
+    Args:
+        strategy: The strategy.
+    """
+
+    strategy: Voting
+
+    def ask(self, tree: Tree) -> Ask:
+        """See `Strategy.ask`."""
+        asked = self.strategy.ask(tree)
+        if asked.stop or any(map(tree.ends, tree.candidates)):
+            return asked
+        end = self._end(tree)
+        if end is None:
+            return asked
+        expansion = Expansion(end["id"], self.strategy.wanted(end["id"]))
+        return Ask(expand=tree.unless_running([expansion]))
+
+    def answer(self, tree: Tree) -> Step | None:
+        """See `Strategy.answer`."""
+        return self.strategy.answer(tree)
+
+    def _end(self, tree: Tree) -> Step | None:
+        """The step that was not gone on from which is best, going down from the root."""
+        waiting = list(reversed(self.strategy.order(tree, tree.children(None))))
+        while waiting:
+            step = waiting.pop()
+            if not tree.expanded(step["id"]):
+                return step
+            waiting += reversed(self.strategy.order(tree, tree.children(step["id"])))
+        return None
 
 
 def _best(tree: Tree, level: Sequence[Step], width: int) -> list[Step]:

@@ -278,6 +278,14 @@ class Voting:
         weights = [tree.weight(step) for step in answers]
         return answers[weighted_majority(said, weights, normalize=normalize_unicode)]
 
+    def wanted(self, parent: str | None) -> int | None:
+        """How many children the strategy asks for at a step, or at the root; `None` leaves it open."""
+        return None
+
+    def order(self, tree: Tree, siblings: Sequence[Step]) -> Sequence[Step]:
+        """Siblings in the order in which a first path tries them: the best one first."""
+        return sorted(siblings, key=tree.value, reverse=True)  # stable: the earlier of equals
+
     def ended(self, tree: Tree) -> str:
         """Why a search that has nothing to expand is over."""
         if tree.answers():

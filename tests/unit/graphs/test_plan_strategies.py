@@ -110,6 +110,26 @@ def test_what_several_paths_ask_is_read_once():
     assert sorted(question for question, _ in reader.asked) == ["Where is Down?", "Where is Up?"]
 
 
+LONG = {
+    "directed": {"Ann Lee": 0.5, "Bob Ray": 0.4, "Mario Soffici": 0.05},
+    "Ann Lee": {"Paris": 0.6, "Ann": 0.2},
+    "Bob Ray": {"Oslo": 0.9, "Bonn": 0.05},
+    "Mario Soffici": {"Rome": 0.95},
+    "Paris lie": {"Paris": 0.5},
+}
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "greedy"])
+def test_a_search_that_a_budget_cuts_off_has_finished_a_path_first(strategy):
+    plan = ["Who directed Up?", "Where was #1 born?", "Where does #2 lie?"]
+    compiled = graph(strategy, ScriptedReader(LONG), planner=lambda question: plan, budget={"retrievals": 3})
+    result = compiled.invoke({"question": QUESTION})  # or the language model would be asked to sum up
+    ends = [step for step in result["prm_steps"] if step["final_answer"] and step["status"] == "committed"]
+    assert [step["depth"] for step in ends] == [3]
+    assert result["answer"] == ends[0]["final_answer"]
+    assert result["prm_usage"]["retrievals"] == 3
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

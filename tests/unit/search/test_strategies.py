@@ -14,9 +14,11 @@ from agentprm.search import (
     DVTS,
     MCTS,
     STRATEGIES,
+    Ask,
     Beam,
     BestOfN,
     Expansion,
+    FirstPath,
     Greedy,
     Tree,
     explore,
@@ -336,6 +338,83 @@ def test_a_search_goes_on_from_any_tree(name, cut):
     part, _ = explore(strategy_called(name), toy.expand, most=cut)
     again, again_end = explore(strategy_called(name), toy.expand, steps=part)
     assert (again, again_end) == (whole, end)
+
+
+@pytest.mark.parametrize("name", ["beam", "dvts", "uct", "puct"])
+@given(seed=st.integers(0, 10**6), most=st.integers(1, 39), exact=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_cut_anywhere_a_first_path_answers_as_well_as_the_best_siblings_do(name, seed, most, exact):
+    toy = Toy(seed=seed, exact=exact)
+    _, end = explore(FirstPath(strategy_called(name)), toy.expand, most=most)
+    if most <= 6:  # two of the three choices on the way are made
+        assert end["final_answer"] is None
+        return
+    assert end["final_answer"] is not None
+    assert end["score"] >= greedy_leaf(toy, toy.children(""))["score"]
+    if exact:
+        assert end["score"] == toy.best()["score"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "before"),
+    [
+        (BestOfN(n=3, vote="majority"), 5),
+        (BestOfN(n=3), 5),
+        (DVTS(subtrees=3, candidates=1), 5),
+        (ABMCTS(), 3),
+    ],
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_first_path_is_finished_with_the_children_that_the_strategy_asks_for(strategy, before, seed):
+    toy = Toy(seed=seed)
+    steps, end = explore(FirstPath(strategy), toy.expand, most=before)
+    assert len(steps) == before
+    assert end["final_answer"] is not None
+    if not isinstance(strategy, DVTS):  # whose first steps compete; those of independent samples do not
+        assert end["id"] == "1.1.1"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_where_all_may_be_spent_the_first_path_is_what_the_strategy_grows_or_comes_on_top(seed):
+    toy = Toy(branching=4, seed=seed)
+    for strategy in (BestOfN(n=4), DVTS(subtrees=2, candidates=2), MCTS(nodes=1000)):
+        plain, end = explore(strategy, toy.expand)
+        steps, first_end = explore(FirstPath(strategy), toy.expand)
+        assert ids(steps) == ids(plain)
+        assert first_end["id"] == end["id"]
+    for width in (1, 2, 3):
+        plain, end = explore(Beam(width=width), toy.expand)
+        steps, first_end = explore(FirstPath(Beam(width=width)), toy.expand)
+        assert ids(steps) >= ids(plain)
+        assert len(steps) <= len(plain) + 4 * 3
+        assert first_end["score"] >= max(end["score"], greedy_leaf(toy, toy.children(""))["score"])
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "greedy"])
+@pytest.mark.parametrize("cut", range(1, 14, 3))
+def test_a_search_with_a_first_path_goes_on_from_any_tree(name, cut):
+    toy, strategy = Toy(seed=3), FirstPath(strategy_called(name))
+    whole, end = explore(strategy, toy.expand)
+    part, _ = explore(strategy, toy.expand, most=cut)
+    assert explore(strategy, toy.expand, steps=part) == (whole, end)
+
+
+def test_a_first_path_avoids_dead_ends_and_waits_for_what_runs():
+    tree = [
+        step("1", value=0.9),
+        step("2", value=0.5),
+        step("3", value=0.7),
+        step("1.1", value=None, status="unparsed"),
+        step("3.1", value=0.6),
+        step("3.2", value=0.8),
+    ]
+    strategy = FirstPath(Beam(width=3))
+    assert strategy.ask(Tree(tree)).expand == (Expansion("3.2"),)
+    assert strategy.ask(Tree(tree, running=[Expansion("3.2")])) == Ask()
+    finished = [*tree, step("3.2.1", value=0.1, answer="a")]
+    assert strategy.ask(Tree(finished)) == Beam(width=3).ask(Tree(finished))
+    dead = [*tree[:2], tree[3], step("2.1", value=None, status="unparsed")]
+    assert strategy.ask(Tree(dead)).stop == "no candidate"
 
 
 @pytest.mark.parametrize(("agree", "paths"), [(1, 1), (2, 2), (3, 4)])
