@@ -55,11 +55,14 @@ def _on_the_right(x: float) -> bool:
 
 
 def _apart(names: Sequence[tuple[str, float, float]]) -> list[float]:
-    """Heights of the names of points (text, place, height): the nearest where none lies on another."""
-    line, wide = 13.0, 6.5
-    placed: list[tuple[float, float, float]] = []
+    """Heights of the names of points (text, place, height): the nearest where none lies on another.
+
+    Nor does one lie on a point, where there is room.
+    """
+    line, wide, dot = 13.0, 6.5, 6.0
+    placed = [(x - dot, x + dot, y + dot + 4) for _, x, y in names]  # the points, as if they were names
     for text, x, wanted in names:
-        left = x - len(text) * wide if _on_the_right(x) else x
+        left = x - 8 - len(text) * wide if _on_the_right(x) else x + 8
         right = left + len(text) * wide
         beside = [y for low, high, y in placed if low < right and left < high]
         steps = sorted(range(-40, 41), key=lambda step: (abs(step), step))
@@ -69,7 +72,7 @@ def _apart(names: Sequence[tuple[str, float, float]]) -> list[float]:
             if 10 <= y <= _HEIGHT - _BOTTOM and all(abs(y - other) >= line for other in beside)
         )
         placed.append((left, right, next(free, wanted)))
-    return [y for *_, y in placed]
+    return [y for *_, y in placed[len(names) :]]
 
 
 def grouped_bars(groups: Mapping[str, Mapping[str, float]], y_label: str) -> str:
