@@ -357,10 +357,19 @@ def json_object(reply: str) -> dict[str, Any] | None:
     if not body.startswith("{"):
         return None
     try:
-        value = json.loads(body)
+        value = _valid(json.loads(body))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _valid(value: Any) -> Any:
+    """A value of JSON whose texts are valid Unicode; an escape may stand for half a surrogate pair."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [_valid(item) for item in value]
+    return {_valid(key): _valid(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def finished_text(completion: Completion) -> str:

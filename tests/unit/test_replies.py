@@ -9,6 +9,7 @@ from agentprm.replies import (
     answer_span,
     finished_text,
     inert,
+    json_object,
     parse_finding,
     parse_proposal,
     short_answer,
@@ -82,6 +83,10 @@ def test_half_a_character():
     assert clean_text("a😀") == "a😀"
     assert parse_finding("Bru\ud83dnel") == "Bru\ufffdnel"
     assert parse_proposal("Search: \ud83d who?").query.encode()
+    # JSON spells it with an escape, so that only what is read from it holds one.
+    assert parse_finding(r'{"answer": "Bru\ud83dnel"}') == "Bru\ufffdnel"
+    assert parse_proposal(r'{"search": "Who \udc00 is it?"}').query == "Who \ufffd is it?"
+    assert json_object(r'{"\ud83d": [{"a": "\ud83d\ude00"}], "n": 1}') == {"\ufffd": [{"a": "😀"}], "n": 1}
 
 
 @pytest.mark.parametrize(
