@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 from typing import Any
 
@@ -128,6 +130,9 @@ def evaluate_rewards(
     """
     if not rewards or not data.items:
         raise InputError("There is nothing to measure; give at least one reward and one item.")
+    ids = Counter(item.id for item in data.items)
+    if len(ids) < len(data.items):
+        raise InputError(f"The id {ids.most_common(1)[0][0]!r} occurs twice. Make the ids unique.")
     summaries = []
     notes = [_NOTES[data.kind]]
     for name, given in rewards.items():
@@ -187,7 +192,7 @@ def _scored(
             data.items,
             kept,
             executor=executor,
-            key=lambda item: item.id,
+            key=_key,
             retry_failed=True,
             on_outcome=told,
         )
@@ -202,6 +207,12 @@ def _scored(
             whole = all(value is not None for row in entry.value for value in row)
             found.append(entry.value if whole else None)
     return found, report.usage
+
+
+def _key(item: RewardItem) -> str:
+    """Names an item and what is scored of it: one that has changed is scored again."""
+    scored = repr((item.question, item.trajectories)).encode(errors="surrogatepass")
+    return f"{item.id} {sha256(scored).hexdigest()[:16]}"
 
 
 _Kept = Sequence[tuple[RewardItem, Scores]]

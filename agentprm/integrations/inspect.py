@@ -4,7 +4,7 @@
     from agentprm.integrations.inspect import qa_task
     from inspect_ai import eval
 
-    eval(qa_task(read_dataset("my-data"), graph), model="none")
+    eval(qa_task(read_dataset("my-data"), graph), model="mockllm/model")
 
 Needs the extra `inspect`. The model of the task is not asked: the graph brings its own.
 """
@@ -46,7 +46,7 @@ def qa_task(data: QaDataset | Any, graph: Any, *, k: int = 5) -> Task:
     Args:
         data: What `read_dataset` read, or a data frame or list of rows.
         graph: A compiled graph or another runnable that takes `{"question": ...}`.
-        k: Cut-off of the recall of gold passages.
+        k: Cut-off of the recall of gold passages, which is measured where every question has some.
 
     Raises:
         ConfigurationError: If the graph cannot be run.
@@ -56,7 +56,7 @@ def qa_task(data: QaDataset | Any, graph: Any, *, k: int = 5) -> Task:
     return Task(
         dataset=MemoryDataset(samples, name=dataset.name),
         solver=graph_solver(graph),
-        scorer=answer_scorer(k=k if any(question.gold for question in dataset.questions) else None),
+        scorer=answer_scorer(k=k if all(sample.metadata["gold"] for sample in samples) else None),
     )
 
 

@@ -162,6 +162,18 @@ def test_what_was_scored_is_not_scored_again(tmp_path):
     assert len(asked) - seen == 2
 
 
+def test_an_item_that_has_changed_is_scored_again(tmp_path):
+    journal, rows = tmp_path / "scores.sqlite", [dict(row) for row in PROCESSBENCH]
+    measured(tmp_path, rows, journal=journal)
+    rows[0] |= {"steps": ["good", "good", "bad"], "label": 2}
+    reward = FakeReward(value)
+    found = evaluate_rewards(read_reward_set(written(tmp_path, rows)), {"fake": reward}, journal=journal)
+    assert reward.calls == 1
+    assert found.rewards[0].calibration.auc == 1
+    with pytest.raises(InputError, match="'a' occurs twice"):
+        measured(tmp_path, [rows[0], rows[0] | {"label": 1}])
+
+
 def test_items_without_a_score_are_told(tmp_path):
     data = read_reward_set(written(tmp_path, PROCESSBENCH))
 
