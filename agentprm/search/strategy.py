@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -234,7 +235,7 @@ class Greedy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voting:
+class Voting(ABC):
     """Base of the strategies that find several answers.
 
     Args:
@@ -253,6 +254,10 @@ class Voting:
             raise ConfigurationError(f"vote must be one of {list(get_args(Vote))}, not {self.vote!r}.")
         if self.agree is not None:
             check_count("agree", self.agree)
+
+    @abstractmethod
+    def ask(self, tree: Tree) -> Ask:
+        """See `Strategy.ask`."""
 
     def agreed(self, tree: Tree) -> bool:
         """Whether enough answers agree to stop."""
