@@ -11,7 +11,8 @@ with `/random` for a reward that scores by chance. The modes: `plan` splits the 
 reads (`plan/greedy/plain` is the default search); `step` lets the language model propose every query and the
 reader read; `step-model` lets it read as well.
 
-All searches may spend the same tokens on a question (`--tokens`) and are wide enough to spend them. A token
+All searches may spend the same tokens on a question (`--tokens`) and are wide enough to spend them; no work is
+begun once a question has taken `--seconds`. A token
 is what a language model is sent or writes, as asked, *and* what a reader reads: each passage with its
 question, every time. Both count alike, though the packaged language model has twelve times the parameters of
 the reader. "Tokens asked" and "tokens read" of a row add up to what was spent. What a language model scores
@@ -113,6 +114,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tokens", type=int, default=8000, help="tokens that a search may spend on a question"
     )
+    parser.add_argument(
+        "--seconds", type=float, help="seconds after which a search begins no further work on a question"
+    )
     parser.add_argument("--candidates", type=int, default=3, help="candidates per step, but of the default")
     parser.add_argument("--passages", type=int, default=2, help="passages that a step reads in the mode step")
     parser.add_argument("--max-steps", type=int, help="most steps of a path; the graph's own if not given")
@@ -131,6 +135,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
+    if args.seconds is not None and not args.seconds > 0:
+        parser.error("--seconds must be above 0")
     if args.dtype and not args.model:
         parser.error("--dtype needs --model: the packaged model has its own")
     if args.table and not args.out:
@@ -182,8 +188,9 @@ def run(args: argparse.Namespace) -> None:
                 log=args.out[0] if args.out else None,
                 on_record=ticker(system, len(questions)),
             )
+    bounds = f"{args.tokens:,} tokens" + (f" and {args.seconds:g} s" if args.seconds else "")
     head = (
-        f"{data.name}, {len(questions)} questions, {len(data.passages):,} passages; {args.tokens:,} tokens "
+        f"{data.name}, {len(questions)} questions, {len(data.passages):,} passages; {bounds} "
         f"per question; model {args.model or 'packaged'}, reader {args.reader or 'packaged'}, "
         f"reward {args.reward or 'default'}, seed {args.seed}. Per cent with 95 % bootstrap intervals.\n"
     )
@@ -206,6 +213,8 @@ def run_name(system: str, data: str, args: argparse.Namespace) -> str:
         key |= {
             name: getattr(args, name) for name in ("tokens", "candidates", "passages", "max_steps", "reward")
         }
+        if args.seconds:
+            key["seconds"] = args.seconds
     if args.dtype:
         key["dtype"] = args.dtype
     if args.embeddings:
@@ -263,7 +272,7 @@ class Parts:
             shallow=4 if value == "td-code" else 3,
             candidates=None if system == DEFAULT else args.candidates,
             max_steps=args.max_steps,
-            budget={"tokens": args.tokens},
+            budget={"tokens": args.tokens, "deadline_s": args.seconds},
             seed=args.seed,
         ).compile()
 

@@ -66,6 +66,20 @@ def test_every_system_runs_within_its_tokens_and_is_not_asked_twice(
     assert capsys.readouterr().out == table
 
 
+def test_a_deadline_ends_a_search_and_is_part_of_what_the_log_says(search, data, tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    options = ["--data", str(data), "--systems", "step/beam/plain", "rag-1", "--out", str(log)]
+    for more in ([], ["--seconds", "1e-9"], ["--seconds", "1e-9"], ["--seconds", "600"]):
+        assert search.main([*options, *more]) == 0
+        table = capsys.readouterr().out
+        assert ("step/beam/plain ended: budget: deadline_s" in table) == ("1e-9" in more)
+    runs = [json.loads(json.loads(line)["run"]) for line in log.read_text().splitlines()]
+    assert [run.get("seconds") for run in runs] == [None, None, 1e-9, 600.0]
+    assert [run["system"] for run in runs].count("rag-1") == 1
+    with pytest.raises(SystemExit):
+        search.parse(["--data", "demo", "--seconds", "0"])
+
+
 def test_parts_are_all_questions_and_none_twice(search, data, capsys):
     row = json.loads((data / "queries.jsonl").read_text())
     rows = [{**row, "_id": f"q{n}"} for n in range(5)]
