@@ -11,12 +11,11 @@ with `/random` for a reward that scores by chance. The modes: `plan` splits the 
 reads (`plan/greedy/plain` is the default search); `step` lets the language model propose every query and the
 reader read; `step-model` lets it read as well.
 
-All searches may spend the same tokens on a question (`--tokens`) and are wide enough to spend them; no work is
-begun once a question has taken `--seconds`. A token
-is what a language model is sent or writes, as asked, *and* what a reader reads: each passage with its
-question, every time. Both count alike, though the packaged language model has twelve times the parameters of
-the reader. "Tokens asked" and "tokens read" of a row add up to what was spent. What a language model scores
-for a reward counts, too.
+All searches may spend the same tokens on a question (`--tokens`) and are wide enough to spend them; once it
+has taken `--seconds` they begin no more work on it. A token is what a language model is sent or writes, as
+asked, *and* what a reader reads: each passage with its question, every time. Both count alike, though the
+packaged language model has twelve times the parameters of the reader. "Tokens asked" and "tokens read" of a
+row add up to what was spent. What a language model scores for a reward counts, too.
 
 Prints Markdown tables: EM, F1, recall of the gold passages, calls, tokens and seconds per question, and
 paired bootstrap differences in F1 to RAG, to the vote of most paths, to the default, and to the search with
