@@ -13,6 +13,7 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.documents import title_of
 from agentprm.lm import LanguageModel
 from agentprm.nodes.models import reported
+from agentprm.questions.comparing import alternatives
 from agentprm.readers.base import Reader, ReaderAnswer
 from agentprm.routines import Routine
 from agentprm.state import Quote, ReasoningState, Step, merge_steps, new_step, next_id
@@ -22,8 +23,11 @@ __all__ = ["ModelOrReader", "favoured", "quote_of", "read_answers", "read_steps"
 
 # What an answer from a passage counts where the question names another one.
 _ELSEWHERE = 0.3
-# Answers that are weighed by where they come from.
+# What an answer counts that only repeats words of the question.
+_REPEATED = 0.02
+# Answers that are weighed by where they come from and what they say.
 _READ = 5
+_CHOICE = re.compile(r"\b(?:or|between|which (?:one|of|is|was|are|were))\b", re.IGNORECASE)
 
 ModelOrReader: TypeAlias = LanguageModel | BaseChatModel | Reader | str
 """What can answer a question from passages: by writing, or by quoting."""
@@ -43,18 +47,29 @@ def read_answers(
 
 
 def favoured(
-    question: str, passages: Sequence[Document], answers: Sequence[ReaderAnswer]
+    question: str, passages: Sequence[Document], answers: Sequence[ReaderAnswer], whole: str = ""
 ) -> list[ReaderAnswer]:
     """The answers with those discounted that come from elsewhere than the passage that the question names.
 
     What "Who directed Up?" asks for stands in the passage titled "Up", if there is one, and not in that of
-    another film; and in "Up (2009 film)" rather if no passage bears just the name.
+    another film; and in "Up (2009 film)" rather if no passage bears just the name. Discounted are also those
+    that only repeat words of the question, which a reader quotes where it finds nothing: "Lee County" is no
+    answer to "What county borders on Lee County?".
 
     Args:
         question: A question about one thing.
         passages: What was read.
         answers: Answers from them.
+        whole: What the question is a part of.
     """
+    told = [f" {' '.join(_words(text))} " for text in (question, whole) if not _offers(text)]
+    answers = sorted(
+        (
+            replace(answer, score=answer.score * _REPEATED) if _repeats(answer.text, told) else answer
+            for answer in answers
+        ),
+        key=lambda answer: -answer.score,
+    )
     asked = _words(question)
     found = [_naming(asked, title_of(passage)) for passage in passages]
     named = [own is not None and not any(_outdone(own, other) for other in found) for own in found]
@@ -67,6 +82,16 @@ def favoured(
         for answer in answers
     ]
     return sorted(weighed, key=lambda answer: -answer.score)
+
+
+def _offers(question: str) -> bool:
+    """Whether a question says what its answer is to be chosen from."""
+    return bool(_CHOICE.search(question)) or alternatives(question) is not None
+
+
+def _repeats(answer: str, told: list[str]) -> bool:
+    said = " ".join(_words(re.sub(r"^(?:the|an?)\s", "", answer, flags=re.IGNORECASE)))
+    return bool(said) and any(f" {said} " in text for text in told)
 
 
 class _Named(NamedTuple):
@@ -143,10 +168,11 @@ def read_steps(
     rows = [answers[key] for key in asked]
     finished: dict[int, Step] = {}
     more: list[Step] = []
+    whole = one_line(state["question"])
     for own, row, told, most in zip(places, rows, known, wanted, strict=True):
         first = steps[own[0]]
         fresh: list[ReaderAnswer] = []
-        for answer in favoured(one_line(first["query"]), passages[own[0]], row):
+        for answer in favoured(one_line(first["query"]), passages[own[0]], row, whole):
             if not any(same_text(answer.text, text) for text in [*told, *(a.text for a in fresh)]):
                 fresh.append(answer)
         for place, answer in zip(own, fresh, strict=False):

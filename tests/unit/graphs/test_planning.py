@@ -281,11 +281,8 @@ def test_siblings_that_ask_the_same_find_different_things():
 def answers(question, titles, *scores):
     """Which of the passages with these titles is believed, if the reader is so sure of each."""
     passages = [Document(id=title, page_content=title, metadata={"title": title}) for title in titles]
-    read = [
-        ReaderAnswer(passage.page_content, score, 0.0, place, 0, 1)
-        for place, (passage, score) in enumerate(zip(passages, scores, strict=True))
-    ]
-    return [answer.text for answer in favoured(question, passages, read)]
+    read = [ReaderAnswer("Ann Lee", score, 0.0, place, 0, 1) for place, score in enumerate(scores)]
+    return [titles[answer.passage] for answer in favoured(question, passages, read)]
 
 
 @pytest.mark.parametrize(
@@ -307,6 +304,30 @@ def test_the_passage_that_a_question_names_is_believed_rather_than_another(quest
 def test_of_several_things_that_a_question_names_none_is_preferred():
     said = answers("Did Jazz Boat earn more than The Glass Boat?", ("Jazz Boat", "The Glass Boat"), 0.3, 0.4)
     assert said == ["The Glass Boat", "Jazz Boat"]
+
+
+@pytest.mark.parametrize(
+    ("question", "whole", "best"),
+    [
+        ("What county borders on Lee County?", "", "Ray"),
+        ("What county borders on Lee County?", "Where does the lee county of Ray end?", "Dodge County"),
+        ("Who is a child of #1?", "Who is a child of the man from the Lee County?", "Ray"),
+        ("What county is Ann's?", "", "the Lee County"),
+        ("What county is larger, Lee County or Ray?", "", "the Lee County"),  # it is to be one of them
+        ("Of Lee County and Ray, which one is larger?", "", "the Lee County"),
+        ("Lee County and Ray are old. Which was settled first?", "", "the Lee County"),
+        ("What county borders on Leeds County?", "", "the Lee County"),
+    ],
+)
+def test_what_only_repeats_the_question_is_no_answer(question, whole, best):
+    read = [
+        ReaderAnswer(text, score, 0.0, None)
+        for text, score in (("the Lee County", 0.6), ("Ray", 0.2), ("Dodge County", 0.1))
+    ]
+    assert favoured(question, [], read, whole)[0].text == best
+    # Unless the reader is all but sure.
+    sure = [ReaderAnswer("Lee County", 0.95, 0.0, None), ReaderAnswer("Dodge County", 0.01, 0.0, None)]
+    assert favoured(question, [], sure, whole)[0].text == "Lee County"
 
 
 def test_where_only_titles_with_a_bracket_are_found_those_are_named():
