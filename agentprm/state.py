@@ -193,11 +193,20 @@ class Judgement(TypedDict):
 
 
 def merge_steps(left: list[Step] | None, right: list[Step] | None) -> list[Step]:
-    """Reducer of `prm_steps`: appends new ids, updates known ones field by field, keeps the order."""
+    """Reducer of `prm_steps`: appends new ids, updates known ones field by field, keeps the order.
+
+    The usage of a known step is updated field by field as well.
+    """
     merged: dict[str, Step] = {step["id"]: step for step in left or []}
     for step in right or []:
         known = merged.get(step["id"])
-        merged[step["id"]] = step if known is None else {**known, **step}
+        if known is None:
+            merged[step["id"]] = step
+            continue
+        grown: Step = {**known, **step}
+        if (before := known.get("usage")) and (now := step.get("usage")):
+            grown["usage"] = {**before, **now}
+        merged[step["id"]] = grown
     return list(merged.values())
 
 

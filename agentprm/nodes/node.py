@@ -502,6 +502,9 @@ def _changes(known: Step | None, step: Step) -> Step:
     if known is None:
         return step
     changed = {key: value for key, value in step.items() if key == "id" or known.get(key) != value}
+    if "usage" in changed and known.get("usage"):
+        before, now = known["usage"], step["usage"]
+        changed["usage"] = {key: value for key, value in now.items() if before.get(key) != value}
     return cast(Step, changed)
 
 

@@ -86,6 +86,13 @@ def test_a_citation_keeps_what_json_can_hold():
     assert citation["metadata"] == {"page": 3, "rate": 0.5}
 
 
+def test_merge_steps_updates_the_usage_field_by_field():
+    a = {**new_step("1", None), "usage": {**empty_usage(), "model_calls": 2, "retrievals": 1}}
+    merged = merge_steps([a], [{"id": "1", "usage": {"model_calls": 3, "read_tokens": 7}}])
+    assert merged[0]["usage"] == {**empty_usage(), "model_calls": 3, "retrievals": 1, "read_tokens": 7}
+    assert a["usage"]["model_calls"] == 2, "what was there is not changed in place"
+
+
 def test_merge_steps_updates_by_id_and_keeps_the_order():
     a, b = new_step("1", None, "q"), new_step("2", None, "r")
     merged = merge_steps([a, b], [{**a, "thought": "t"}, new_step("3", None)])
