@@ -189,10 +189,10 @@ def measured(
         if finding is None:
             best = next(iter(reader.candidates([filled(asked, found)], [passages], n=1)[0]), None)
             finding = best.text if best else ""
-            if finding == "no" and any(
-                states(filled(asked, found), title_of(passage), passage.page_content) for passage in passages
-            ):
-                finding = "yes"
+            if finding in ("yes", "no"):
+                query = filled(asked, found)
+                said = {states(query, title_of(passage), passage.page_content) for passage in passages}
+                finding = "yes" if True in said else "no" if False in said else finding
             if best and titles is not None and best.passage is not None:
                 finding = titles.resolve(finding, passages[best.passage], best.start, best.end)
         found.append(finding)

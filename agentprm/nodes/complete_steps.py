@@ -111,13 +111,8 @@ class CompleteSteps(SearchNode):
         finished: list[Step] = []
         for step in [*decided, *read]:
             if step["thought"] and _concludes(state, step):
-                answer = step["thought"]
-                if isinstance(self.model, Reader):
-                    cited = given.get(step["id"], [])
-                    title = next(
-                        (title_of(d) for d in cited if str(d.id) in step.get("cited_ids", [])[:1]), ""
-                    )
-                    answer = one_of(state["question"], answer, title)
+                quoted = isinstance(self.model, Reader)
+                answer = _chosen(state, step, given.get(step["id"], [])) if quoted else step["thought"]
                 finished.append({**step, "final_answer": answer})
             else:
                 finished.append(step)
@@ -272,6 +267,12 @@ def _finished(step: Step, passages: list[Document], completion: Completion) -> S
     else:
         done["cited_ids"] = [str(d.id) for d in supporting(thought, passages, step["query"])]
     return done
+
+
+def _chosen(state: ReasoningState, step: Step, passages: Sequence[Document]) -> str:
+    """What a step quotes, or the option of the question that it, or else its passage, speaks of."""
+    source = next((p for p in passages if str(p.id) in step.get("cited_ids", [])), None)
+    return one_of(state["question"], step["thought"], title_of(source) if source else "")
 
 
 def _checked(step: Step, passages: Sequence[Document]) -> Step:
