@@ -107,8 +107,8 @@ async def all_of(call: Callable[..., Awaitable[T]], *columns: Iterable[Any]) -> 
 class Helpers:
     """Threads that stay, for calls that wait side by side: the caller's own thread makes them as well.
 
-    To start threads for each batch costs more than short calls do. Where the calls do not wait, the caller
-    has made most of them before a helper wakes up.
+    To start threads for each batch costs more than short calls do. Each helper calls the next one as it
+    begins: where calls do not wait, the caller has made them all before many have woken up.
 
     Args:
         most: Calls of a batch that are under way at a time.
@@ -143,15 +143,22 @@ class Helpers:
                     waiting.clear()
                     raise
 
-        wanted = min(self._most, len(items)) - 1
-        helpers = [self._pool.submit(copy_context().run, work) for _ in range(wanted)]
-        try:
+        most = min(self._most, len(items)) - 1
+        helpers: list[Future[None]] = []
+
+        def call_helper() -> None:
+            if waiting and len(helpers) < most:
+                helpers.append(self._pool.submit(copy_context().run, help_out))
+
+        def help_out() -> None:
+            call_helper()
             work()
-        finally:
-            # Those that have not begun have nothing left to do.
-            begun = [helper for helper in helpers if not helper.cancel()]
-        for helper in begun:
-            helper.result()
+
+        call_helper()
+        work()
+        for helper in helpers:  # each has called the next one, if at all, before it is done
+            if not helper.cancel():  # one that has not begun has nothing left to do
+                helper.result()
         return [found[place] for place in range(len(items))]
 
 
