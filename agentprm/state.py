@@ -35,6 +35,7 @@ __all__ = [
     "Quote",
     "RagState",
     "ReasoningState",
+    "Reranking",
     "Step",
     "StepStatus",
     "Subgoal",
@@ -88,6 +89,20 @@ class Quote(TypedDict):
     end: int
 
 
+class Reranking(TypedDict):
+    """How a reranker ordered passages.
+
+    Attributes:
+        method: Name of what did it.
+        before: The passages' ids in the order in which they were found.
+        scores: What it gave each passage that it kept, best first; `None` where it gives none.
+    """
+
+    method: str
+    before: list[str]
+    scores: list[float | None]
+
+
 class Step(TypedDict):
     """One reasoning step of the search tree.
 
@@ -117,6 +132,7 @@ class Step(TypedDict):
         begun: The first tokens of the thought, by which early rejection judged it.
         early_score: What early rejection gave for the query alone, or for what was begun.
         samples: How many proposals said the same and were merged into this one; missing for one.
+        reranking: How its passages were reordered; missing where they were not.
     """
 
     id: str
@@ -143,6 +159,7 @@ class Step(TypedDict):
     begun: NotRequired[str]
     early_score: NotRequired[float]
     samples: NotRequired[int]
+    reranking: NotRequired[Reranking]
 
 
 class Citation(TypedDict):

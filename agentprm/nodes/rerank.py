@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -29,7 +30,7 @@ from agentprm.rerank.cross_encoder import CrossEncoderReranker
 from agentprm.rerank.pairwise import PairwiseReranker
 from agentprm.rewards.base import ProcessRewardModel
 from agentprm.routines import Routine
-from agentprm.state import ReasoningState, Step, ancestors, documents_of, open_steps
+from agentprm.state import ReasoningState, Reranking, Step, ancestors, documents_of, open_steps
 
 __all__ = [
     "Hits",
@@ -271,11 +272,25 @@ class RerankSteps(SearchNode):
         if not hits:
             return {}
         steps: list[Step] = [
-            {**hit.step, "doc_ids": [str(d.id) for d in hit.documents]}
+            {
+                **hit.step,
+                "doc_ids": [str(d.id) for d in hit.documents],
+                "reranking": _reranking(hit.documents, hit.step["doc_ids"]),
+            }
             for hit in hits
             if hit.step is not None
         ]
         return {"prm_steps": steps, "prm_documents": [d for hit in hits for d in hit.documents]}
+
+
+def _reranking(documents: Sequence[Document], before: Sequence[str]) -> Reranking:
+    records = [document.metadata["rerank"] for document in documents]
+    scores = [None if record["score"] is None else float(record["score"]) for record in records]
+    return Reranking(
+        method=str(records[0]["method"]) if records else "",
+        before=list(before),
+        scores=[score if score is not None and math.isfinite(score) else None for score in scores],
+    )
 
 
 class PairwiseRerank(Rerank):

@@ -23,7 +23,7 @@ from agentprm.budget import Usage, add_usage, empty_usage
 from agentprm.documents import plain_document, title_of
 from agentprm.errors import InputError
 from agentprm.rounds import Round
-from agentprm.state import Citation, Step, StepStatus, merge_documents, path_to, plain
+from agentprm.state import Citation, Reranking, Step, StepStatus, merge_documents, path_to, plain
 
 __all__ = [
     "TRACE_FORMAT",
@@ -68,6 +68,7 @@ class Trace(TypedDict):
         usage: What the whole run cost.
         settings: How it was made: graph, models, seed and whatever else the caller records.
         rounds: What a loop that gathers evidence asked, found and kept, round by round; missing for others.
+        reranking: How the documents of a run without steps were reordered; missing where they were not.
     """
 
     format: str
@@ -81,6 +82,7 @@ class Trace(TypedDict):
     usage: Usage
     settings: dict[str, Any]
     rounds: NotRequired[list[Round]]
+    reranking: NotRequired[Reranking]
 
 
 def trace_schema() -> dict[str, Any]:
@@ -111,8 +113,9 @@ def trace_of(state: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     """
     if not isinstance(state.get("question"), str):
         raise InputError("The state holds no question; pass what the graph's invoke() returned.")
-    found = [*(state.get("prm_documents") or []), *(state.get("documents") or [])]
-    documents: list[Document] = merge_documents([], [plain_document(document) for document in found])
+    read = [plain_document(document) for document in state.get("documents") or []]
+    found = [plain_document(document) for document in state.get("prm_documents") or []]
+    documents: list[Document] = merge_documents([], [*found, *read])
     trace = {
         "format": TRACE_FORMAT,
         "version": TRACE_VERSION,
@@ -135,7 +138,26 @@ def trace_of(state: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     }
     if state.get("prm_rounds"):
         trace["rounds"] = plain(state["prm_rounds"], "prm_rounds")
+    if reranking := None if trace["steps"] else _reranking(read):
+        trace["reranking"] = plain(reranking, "documents")
     return _checked(trace, "The state of the run")
+
+
+def _reranking(documents: Sequence[Document]) -> Reranking | None:
+    """What the documents say of how they were reordered, if each of them does."""
+    records = [document.metadata.get("rerank") for document in documents]
+    if not records or not all(
+        isinstance(one, dict) and isinstance(one.get("method"), str) for one in records
+    ):
+        return None
+    scores = [one.get("score") for one in records]
+    places = [one.get("prior_rank") for one in records]
+    found = sorted(range(len(places)), key=lambda i: places[i] if isinstance(places[i], int) else i)
+    return Reranking(
+        method=records[0]["method"],
+        before=[str(documents[i].id) for i in found],
+        scores=[float(s) if isinstance(s, int | float) and math.isfinite(s) else None for s in scores],
+    )
 
 
 def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
@@ -290,6 +312,7 @@ _OPTIONAL_STEP_KEYS: dict[str, type | tuple[type, ...]] = {
     "begun": str,
     "early_score": (int, float),
     "samples": int,
+    "reranking": dict,
 }
 _ROUND_KEYS: dict[str, type | tuple[type, ...]] = {
     "id": str,
@@ -335,6 +358,7 @@ def _checked(data: Any, name: str) -> Trace:
         _check_step(step, f"{name}: steps[{i}]")
     _check_tree(data["steps"], name)
     _check_rounds(data.get("rounds", []), f"{name}: rounds")
+    _check_reranking(data.get("reranking"), f"{name}: reranking")
     try:
         json.dumps(data, allow_nan=False)
     except (TypeError, ValueError) as error:  # a date or a not-a-number: fine for a checkpoint, not for JSON
@@ -356,6 +380,17 @@ def _check_step(step: Any, where: str) -> None:
     if step["status"] not in get_args(StepStatus):
         raise _damaged(where, f"its status {step['status']!r:.60} is unknown")
     _check_usage(step["usage"], f"{where}.usage")
+    _check_reranking(step.get("reranking"), f"{where}.reranking")
+
+
+def _check_reranking(reranking: Any, where: str) -> None:
+    if reranking is None:
+        return
+    _check_record(reranking, {"method": str, "before": list, "scores": list}, where)
+    if not all(isinstance(key, str) for key in reranking["before"]):
+        raise _damaged(where, "its 'before' must be a list of strings")
+    if not all(isinstance(s, _NUMBER) and (s is None or math.isfinite(s)) for s in reranking["scores"]):
+        raise _damaged(where, "its 'scores' must be finite numbers or null")
 
 
 def _check_rounds(rounds: Any, where: str) -> None:

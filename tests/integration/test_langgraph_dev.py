@@ -19,7 +19,7 @@ import pytest
 from langgraph_sdk import get_sync_client
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 90
+START_SECONDS = 400
 RUN_SECONDS = 600  # seconds on a free machine, minutes on a busy one
 
 pytestmark = [pytest.mark.models, pytest.mark.slow, pytest.mark.enable_socket]
@@ -127,3 +127,22 @@ def test_a_served_graph_answers_with_citations(server: tuple[str, Path], graph: 
     assert {"doc_id", "title", "text"} <= set(result["citations"][0])
     if graph == "reasoning":
         assert result["prm_steps"]
+
+
+def test_the_page_lists_threads_and_follows_one(server: tuple[str, Path]) -> None:
+    """`/agentprm` reaches the server that it is a part of; a question is text there, whatever it holds."""
+    url = server[0]
+    client = get_sync_client(url=url, timeout=RUN_SECONDS)
+    thread = client.threads.create()["thread_id"]
+    question = "Who? <script>alert(1)</script>"
+    client.runs.wait(thread, "rag", input={"question": question})
+    listed = httpx.get(f"{url}/agentprm", timeout=60, trust_env=False).text
+    assert f'<a href="agentprm/{thread}">Who? &lt;script&gt;' in listed
+    page = httpx.get(f"{url}/agentprm/{thread}", timeout=60, trust_env=False).text
+    assert f'<meta name="source" content="{thread}/events">' in page
+    with httpx.stream("GET", f"{url}/agentprm/{thread}/events", timeout=60, trust_env=False) as events:
+        lines = events.iter_lines()
+        assert next(lines) == "event: trace"
+        (trace,) = json.loads(next(lines).removeprefix("data: "))
+    assert trace["question"] == question
+    assert trace["documents"]

@@ -157,6 +157,18 @@ def test_search_reads_passages_too(shown):
     assert [hit.split()[0] for hit in hits] == ["1.1", "2.3"]  # steps 3 and 8 were given passage 3
 
 
+def test_passages_say_how_they_were_reordered(shown):
+    trace = search(3)
+    trace["steps"][0] |= {
+        "doc_ids": ["1", "0"],
+        "reranking": {"method": "pairwise <b>", "before": ["0", "2", "1"], "scores": [0.75, None]},
+    }
+    text = shown(trace).find_element(By.CLASS_NAME, "detail").text
+    assert "REORDERED BY PAIRWISE <B>" in text
+    assert "found at place 3, given 0.75" in text
+    assert "found at place 1\n" in text
+
+
 def test_what_is_scrolled_to_stays_while_the_tree_grows(shown):
     browser = shown(search(300))
     place = "return document.querySelector('.tree').scrollTop"

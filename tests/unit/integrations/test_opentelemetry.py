@@ -74,6 +74,60 @@ def test_each_step_has_its_retrieval_and_its_score(spans):
     assert scores == {0.75, 0.5}
 
 
+def exported(state):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    count = export_spans(trace_of(state), provider.get_tracer("test"))
+    spans = exporter.get_finished_spans()
+    assert len(spans) == count
+    return spans
+
+
+def test_reranking_is_a_span_of_its_own():
+    reranking = {"method": "pairwise", "before": ["a", "b", "c"], "scores": [0.9, None]}
+    spans = exported(
+        {
+            "question": "Where?",
+            "prm_steps": [step("1", None, None, 1.0, doc_ids=["c", "a"], reranking=reranking)],
+        }
+    )
+    assert kinds(spans) == ["AGENT", "CHAIN", "RERANKER", "RETRIEVER"]
+    found = {span.name: dict(span.attributes) for span in spans}
+    assert [found["retrieve"][f"retrieval.documents.{i}.document.id"] for i in range(3)] == ["a", "b", "c"]
+    rerank = found["rerank"]
+    assert (rerank["reranker.query"], rerank["reranker.model_name"]) == ("query 1", "pairwise")
+    assert (rerank["reranker.top_k"], rerank["reranker.input_documents.2.document.id"]) == (2, "c")
+    assert [rerank[f"reranker.output_documents.{i}.document.id"] for i in range(2)] == ["c", "a"]
+    assert rerank["reranker.output_documents.0.document.score"] == 0.9
+    assert "reranker.output_documents.1.document.score" not in rerank
+
+
+def test_a_run_without_steps_has_its_passages():
+    documents = [
+        Document(
+            id=key, page_content=key, metadata={"rerank": {"method": "m", "score": s, "prior_rank": place}}
+        )
+        for key, s, place in (("b", 2.0, 1), ("a", 1.0, 0))
+    ]
+    spans = exported({"question": "Where?", "answer": "x", "documents": documents})
+    assert kinds(spans) == ["AGENT", "RERANKER", "RETRIEVER"]
+    found = {span.name: dict(span.attributes) for span in spans}
+    assert found["retrieve"]["retrieval.documents.0.document.id"] == "a"
+    assert found["rerank"]["reranker.output_documents.0.document.id"] == "b"
+    plain = exported({"question": "Where?", "documents": [Document(id="a", page_content="a")]})
+    assert kinds(plain) == ["AGENT", "RETRIEVER"]
+
+
+def test_rounds_of_a_loop_are_steps():
+    one = {
+        "id": "1", "goal": "", "queries": ["who"], "doc_ids": ["a"], "note": "Ada", "facts": [], "kept": True,
+        "score": 0.5, "answer": None, "status": "done",
+    }  # fmt: skip
+    spans = exported({"question": "Where?", "prm_rounds": [one, {**one, "id": "2"}]})
+    assert kinds(spans) == ["AGENT", *["CHAIN"] * 2, *["EVALUATOR"] * 2, *["RETRIEVER"] * 2]
+
+
 def test_the_tree_is_that_of_the_search(spans):
     by_id = {span.context.span_id: span for span in spans}
     steps = {json.loads(s.attributes["metadata"])["id"]: s for s in spans if s.name in ("step", "conclude")}

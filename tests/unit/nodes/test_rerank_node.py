@@ -193,6 +193,11 @@ def test_a_critic_is_told_the_question_and_the_steps_before():
         }
     )
     assert [(s["id"], s["doc_ids"]) for s in update["prm_steps"]] == [("2", ["d1", "d0"])]
+    assert update["prm_steps"][0]["reranking"] == {
+        "method": update["prm_documents"][0].metadata["rerank"]["method"],
+        "before": ["d0", "d1"],
+        "scores": [3.0, 1.0],
+    }
     ((state, query),) = seen
     assert query == "Where was Brunel born?"
     assert state["question"] == "Where was its builder born?"

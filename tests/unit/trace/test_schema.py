@@ -184,6 +184,30 @@ def test_answer_path():
     assert ids(step("1", value=None, score=None), step("2", value=None, score=0.1)) == ["2"]
 
 
+@pytest.mark.parametrize(
+    "reranking",
+    [
+        {"method": "m", "before": ["d1"]},
+        {"method": "m", "before": [1], "scores": []},
+        {"method": "m", "before": ["d1"], "scores": ["high"]},
+        {"method": None, "before": [], "scores": []},
+        [],
+    ],
+)
+def test_damaged_rerankings_are_refused(reranking, tmp_path):
+    whole = {"method": "m", "before": ["d2", "d1"], "scores": [0.5, None]}
+    path = tmp_path / "t.json"
+    save_trace(trace_of(state(prm_steps=[step("1", reranking=whole)])), path)
+    assert load_trace(path)["steps"][0]["reranking"] == whole
+    for place in ("step", "trace"):
+        trace = load_trace(path)
+        (trace["steps"][0] if place == "step" else trace)["reranking"] = reranking
+        path.write_text(json.dumps(trace))
+        with pytest.raises(InputError, match="reranking"):
+            load_trace(path)
+        save_trace(trace_of(state(prm_steps=[step("1", reranking=whole)])), path)
+
+
 def test_the_schema_that_is_shipped_describes_traces():
     jsonschema = pytest.importorskip("jsonschema")
     shipped = json.loads(files("agentprm.trace").joinpath("trace.schema.json").read_text(encoding="utf-8"))
