@@ -239,7 +239,7 @@ def train(args: argparse.Namespace) -> int:
         print(f"{name}: {len(records[:most])} steps, held-out loss {loss:.3f}, {seconds:.0f} s.", flush=True)
 
     numbers = {
-        "epochs": 60, "learning_rate": 2e-2, "batch_tokens": 512, "evaluate_every": 100, "precision": "fp32",
+        "epochs": 400, "learning_rate": 5e-2, "batch_tokens": 512, "evaluate_every": 100, "precision": "fp32",
     }  # fmt: skip
     fit("numbers", "labels.jsonl", 0, None, **numbers)
     fit("outcome", "outcomes.jsonl", 0, None, **numbers)
