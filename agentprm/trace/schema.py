@@ -145,7 +145,7 @@ def trace_of(state: Mapping[str, Any], settings: Mapping[str, Any] | None = None
 
 def _reranking(documents: Sequence[Document]) -> Reranking | None:
     """What the documents say of how they were reordered, if each of them does."""
-    records = [document.metadata.get("rerank") for document in documents]
+    records: list[Any] = [document.metadata.get("rerank") for document in documents]
     if not records or not all(
         isinstance(one, dict) and isinstance(one.get("method"), str) for one in records
     ):
