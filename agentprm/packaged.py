@@ -228,7 +228,17 @@ def _convert(source: Path, target: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     model.save_pretrained(target)
+    _end_like(config, tokenizer)
     tokenizer.save_pretrained(target)
+
+
+def _end_like(config: Any, tokenizer: Any) -> None:
+    """Gives the tokenizer the model's end token: transformers 5.17 takes another one from the GGUF file.
+
+    Training closes replies by it, so that a model trained with a wrong one would not know where to stop.
+    """
+    if tokenizer.eos_token_id != config.eos_token_id:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
 
 
 def _write_manifest(folder: Path) -> None:

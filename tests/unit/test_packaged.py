@@ -234,6 +234,16 @@ def test_default_language_model():
     assert good == pytest.approx(answer.logprob, abs=1.0)  # the answer's end token comes on top
     assert good > bad + 4
     assert lm.max_context == 8192
+    assert lm.tokenizer.eos_token == "<|im_end|>"
+
+
+def test_the_tokenizer_ends_as_the_model_does():
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<a>": 0, "<b>": 1, "x": 2}, unk_token="x"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<a>")
+    packaged._end_like(transformers.PretrainedConfig(eos_token_id=1), tokenizer)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<b>", 1)
 
 
 @pytest.mark.models
