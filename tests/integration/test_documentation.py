@@ -106,7 +106,8 @@ def commands(source: Path) -> list[str]:
     """The commands of agentprm in the page's blocks; what is set off by blanks behind one is a remark."""
     found = []
     for block in blocks(source, "", "console"):
-        lines = (line.removeprefix("$ ") for line in block.splitlines())
+        whole = re.sub(r"[ ]*\\\n\s*", " ", block)
+        lines = (line.removeprefix("$ ") for line in whole.splitlines())
         found += [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("agentprm ")]
     return found
 
