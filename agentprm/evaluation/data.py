@@ -95,8 +95,8 @@ def dataset_from(frame: Any, name: str = "frame") -> QaDataset:
 def read_dataset(path: str | os.PathLike[str]) -> QaDataset:
     """Reads a folder in the BEIR layout, or a file of questions in JSON Lines.
 
-    A folder of BEIR holds the queries of all splits and the qrels of one: of queries without answers those
-    that have no gold passage are left out, unless no query has any.
+    A folder of BEIR holds the queries of all splits and the qrels of one: queries without answers, gold
+    passages, a decomposition or evidence are left out, unless no query has any.
 
     Raises:
         InputError: If the folder or a file is missing, a line cannot be read (the message names file and
@@ -130,8 +130,13 @@ def read_dataset(path: str | os.PathLike[str]) -> QaDataset:
             f"No gold passage of {path} is in its corpus.jsonl; the files do not belong together. "
             "Fetch the three files from one source."
         )
-    known = tuple(question for question in questions if question.answers or question.gold) or questions
+    known = tuple(question for question in questions if _is_labelled(question)) or questions
     return QaDataset(path.resolve().name, known, titles, path, len(questions) - len(known))
+
+
+def _is_labelled(question: QaQuestion) -> bool:
+    extra = question.extra
+    return bool(question.answers or question.gold or extra.get("decomposition") or extra.get("evidence"))
 
 
 _ID, _TEXT, _ANSWERS = ("_id", "id"), ("text", "question"), ("answers", "answer")

@@ -174,9 +174,10 @@ def test_what_is_scrolled_to_stays_while_the_tree_grows(shown):
     place = "return document.querySelector('.tree').scrollTop"
     browser.execute_script("document.querySelector('.tree').scrollTop = 3000")
     before = browser.execute_script(place)
-    assert before == 3000
+    assert before > 2000
     browser.execute_script("draw([views[0].trace])")
-    assert browser.execute_script(place) == before
+    # Rows are measured when they come into view, so that their place moves by some pixels.
+    assert abs(browser.execute_script(place) - before) < 200
 
 
 def test_two_traces_stand_side_by_side(shown):
