@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+if importlib.util.find_spec("mcp"):
+    # It keeps the stderr of the moment in which it is imported, which must not be what a test captures.
+    import mcp.client.stdio  # noqa: F401
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
