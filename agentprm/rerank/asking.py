@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeVar
 
 from langchain_core.documents import Document
 
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.rerank.judging import Assessor, width_of
+from agentprm.routines import Routine, wait
 from agentprm.text import cut, one_line
 
 __all__ = ["DEFINITION", "sampling", "scoring", "shown"]
@@ -43,23 +45,14 @@ def scoring(
         cost: Prompts of one item.
     """
 
-    def put(items: list[Any]) -> tuple[list[int], list[Prompt], list[list[str]]]:
+    def judged(items: list[Any]) -> Routine[list[Any]]:
         asked = [ask(item) for item in items]
         prompts = [prompt for some, _ in asked for prompt in some]
-        return [len(some) for some, _ in asked], prompts, [texts for _, rows in asked for texts in rows]
+        continuations = [texts for _, rows in asked for texts in rows]
+        rows = yield from wait(model.loglikelihood, model.aloglikelihood, prompts, continuations)
+        return _results(read, items, [some for some, _ in asked], rows)
 
-    def results(items: list[Any], counts: list[int], rows: list[list[float]]) -> list[Any]:
-        return [read(item, some) for item, some in zip(items, _split(rows, counts), strict=True)]
-
-    def sync(items: list[Any]) -> list[Any]:
-        counts, prompts, continuations = put(items)
-        return results(items, counts, model.loglikelihood(prompts, continuations))
-
-    async def on_loop(items: list[Any]) -> list[Any]:
-        counts, prompts, continuations = put(items)
-        return results(items, counts, await model.aloglikelihood(prompts, continuations))
-
-    return Assessor(sync, on_loop, width_of(model), cost)
+    return Assessor.by(judged, width_of(model), cost)
 
 
 def sampling(
@@ -81,29 +74,20 @@ def sampling(
         cost: Samples of one item.
     """
 
-    def put(items: list[Any]) -> tuple[list[int], list[Prompt]]:
+    def judged(items: list[Any]) -> Routine[list[Any]]:
         asked = [ask(item) for item in items]
-        return [len(some) for some in asked], [prompt for some in asked for prompt in some]
-
-    def results(items: list[Any], counts: list[int], rows: list[list[Completion]]) -> list[Any]:
-        return [read(item, some) for item, some in zip(items, _split(rows, counts), strict=True)]
-
-    def sync(items: list[Any]) -> list[Any]:
-        counts, prompts = put(items)
-        return results(items, counts, model.sample(prompts, n, params))
-
-    async def on_loop(items: list[Any]) -> list[Any]:
-        counts, prompts = put(items)
-        return results(items, counts, await model.asample(prompts, n, params))
+        prompts = [prompt for some in asked for prompt in some]
+        return _results(
+            read, items, asked, (yield from wait(model.sample, model.asample, prompts, n, params))
+        )
 
     width = width_of(model)
     # The samples of one item are requests that the backend runs side by side on its own.
-    return Assessor(sync, on_loop, None if width is None else max(1, width // max(1, cost)), cost)
+    return Assessor.by(judged, None if width is None else max(1, width // max(1, cost)), cost)
 
 
-def _split(rows: Sequence[T], counts: Sequence[int]) -> list[list[T]]:
-    parts, at = [], 0
-    for count in counts:
-        parts.append(list(rows[at : at + count]))
-        at += count
-    return parts
+def _results(
+    read: Callable[[Any, list[T]], Any], items: list[Any], asked: list[list[Prompt]], rows: list[T]
+) -> list[Any]:
+    left = iter(rows)
+    return [read(item, list(islice(left, len(some)))) for item, some in zip(items, asked, strict=True)]

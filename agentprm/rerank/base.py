@@ -106,13 +106,6 @@ class Reranker(BaseDocumentCompressor):
                     raise cause from error
             raise
 
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """Only what is not as it comes, for a short `repr`."""
-        for name, value in super().__repr_args__():
-            known = type(self).model_fields.get(name or "")
-            if known is None or value is not known.get_default(call_default_factory=True):
-                yield name, value
-
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
         if self.top_n is not None and self.top_n < 1:
@@ -133,6 +126,8 @@ class Reranker(BaseDocumentCompressor):
             for name, value in own.items()
         }
         return f"{type(self).__name__}({', '.join(f'{name}={text:.80}' for name, text in shown.items())})"
+
+    __str__ = __repr__  # pydantic's own shows all of them
 
     @property
     @abstractmethod

@@ -17,6 +17,7 @@ from langchain_core.runnables import Runnable
 from agentprm.errors import ConfigurationError
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.function import takes
+from agentprm.routines import Routine, adrive, drive
 
 __all__ = ["Comparator", "Comparison", "FunctionComparator", "Policy", "comparison_of"]
 
@@ -64,6 +65,11 @@ def comparison_of(
     return Comparison(round((straight + 1 - swapped) / 2, 12), calls)
 
 
+def comparisons_of(answers: Sequence[float | None], policy: Policy) -> list[Comparison]:
+    """The verdicts of answers of which two at a time are those to a pair, straight and swapped."""
+    return [comparison_of(*both, policy) for both in zip(answers[::2], answers[1::2], strict=True)]
+
+
 class Comparator(ABC):
     """Judges pairs of passages. Both orders of a pair are its own business.
 
@@ -99,6 +105,22 @@ class Comparator(ABC):
     async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """Async twin of `compare`; by default it runs in a thread."""
         return await asyncio.to_thread(self.compare, query, pairs)
+
+
+class RoutineComparator(Comparator):
+    """Base of the comparators that judge by a routine, with or without an event loop."""
+
+    @abstractmethod
+    def verdicts(self, query: str, pairs: Sequence[DocumentPair]) -> Routine[list[Comparison]]:
+        """One verdict per pair."""
+
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
+        """See `Comparator.compare`."""
+        return drive(self.verdicts(query, pairs))
+
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
+        """See `Comparator.acompare`."""
+        return await adrive(self.verdicts(query, pairs))
 
 
 class FunctionComparator(Comparator):

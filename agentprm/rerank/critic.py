@@ -18,6 +18,7 @@ from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 from agentprm.rewards import ProcessRewardModel, RewardStep, check_scores
 from agentprm.rewards.function import takes
+from agentprm.routines import Routine, wait
 
 __all__ = ["Critic", "CriticReranker", "CriticState"]
 
@@ -96,10 +97,10 @@ class CriticReranker(PointwiseReranker):
             def given(documents: list[Document]) -> dict[str, Any]:
                 return {"state": state, "query": query, "documents": documents}
 
-            async def ainvoke(documents: list[Document]) -> Any:
-                return await critic.ainvoke(given(documents))
-
-            return Assessor(lambda documents: critic.invoke(given(documents)), ainvoke)
+            return Assessor(
+                lambda documents: critic.invoke(given(documents)),
+                lambda documents: critic.ainvoke(given(documents)),
+            )
 
         def sync(documents: list[Document]) -> Sequence[float]:
             scores = critic(state, query, documents)
@@ -121,28 +122,13 @@ class CriticReranker(PointwiseReranker):
         return Assessor(sync, on_loop)
 
     def _reward_judge(self, reward: ProcessRewardModel, state: CriticState, query: str) -> Assessor:
-        def trajectories(documents: list[Document]) -> list[list[RewardStep]]:
-            return [
-                [
-                    *state["path"],
-                    RewardStep(
-                        query=query,
-                        passages=[shown(document, self.max_chars)],
-                        thought="",
-                        final_answer=None,
-                    ),
-                ]
-                for document in documents
-            ]
+        def judged(documents: list[Document]) -> Routine[list[float]]:
+            trajectories = []
+            for document in documents:
+                text = shown(document, self.max_chars)
+                last = RewardStep(query=query, passages=[text], thought="", final_answer=None)
+                trajectories.append([*state["path"], last])
+            rows = yield from wait(reward.score, reward.ascore, state["question"], trajectories)
+            return [row[-1] for row in check_scores(reward, rows, trajectories)]
 
-        def sync(documents: list[Document]) -> list[float]:
-            asked = trajectories(documents)
-            rows = reward.score(state["question"], asked)
-            return [row[-1] for row in check_scores(reward, rows, asked)]
-
-        async def on_loop(documents: list[Document]) -> list[float]:
-            asked = trajectories(documents)
-            rows = await reward.ascore(state["question"], asked)
-            return [row[-1] for row in check_scores(reward, rows, asked)]
-
-        return Assessor(sync, on_loop)
+        return Assessor.by(judged)

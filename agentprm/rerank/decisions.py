@@ -17,7 +17,7 @@ from agentprm.rerank.comparator import (
     DocumentPair,
     Policy,
     checked_policy,
-    comparison_of,
+    comparisons_of,
     token_of,
     usable,
 )
@@ -115,7 +115,7 @@ class DecisionComparator(Comparator):
 
     def _verdicts(self, responses: Sequence[Any]) -> list[Comparison]:
         answers = [self._first_wins(response) for response in responses]
-        return [comparison_of(*both, self.policy) for both in zip(answers[::2], answers[1::2], strict=True)]
+        return comparisons_of(answers, self.policy)
 
     @staticmethod
     def _first_wins(response: Any) -> float | None:

@@ -17,7 +17,7 @@ from langchain_core.runnables.config import ContextThreadPoolExecutor
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.lm import LanguageModel
-from agentprm.routines import Routine, wait
+from agentprm.routines import Routine, adrive, drive, wait
 
 __all__ = ["Assessor", "Judging", "Missing", "width_of"]
 
@@ -55,6 +55,13 @@ class Assessor:
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
             raise ConfigurationError(f"width must be at least 1, not {self.width}.")
+
+    @classmethod
+    def by(
+        cls, routine: Callable[[list[Any]], Routine[Sequence[Any]]], width: int | None = None, cost: int = 1
+    ) -> Assessor:
+        """One that asks by a routine, with or without an event loop."""
+        return cls(lambda items: drive(routine(items)), lambda items: adrive(routine(items)), width, cost)
 
     async def ajudge(self, items: list[Any]) -> Sequence[Any]:
         """Judges `items` in an event loop."""

@@ -14,14 +14,15 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank.asking import shown
-from agentprm.rerank.comparator import Comparator, Comparison, DocumentPair, token_of
+from agentprm.rerank.comparator import Comparison, DocumentPair, RoutineComparator, token_of
 from agentprm.rewards.base import Memory, sigmoid
+from agentprm.routines import Routine, wait
 from agentprm.text import one_line
 
 __all__ = ["QueryLikelihoodComparator"]
 
 
-class QueryLikelihoodComparator(Comparator):
+class QueryLikelihoodComparator(RoutineComparator):
     """Compares by which passage makes the query likelier; for models too small to judge on request.
 
     P(a better) = sigmoid((log P(query | a) - log P(query | b)) / sqrt(n)) with n tokens in the query:
@@ -59,46 +60,20 @@ class QueryLikelihoodComparator(Comparator):
         """See `Comparator.view`; here the passage as it stands in the prompt."""
         return shown(document, self.max_chars)
 
-    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
-        """See `Comparator.compare`."""
-        views, missing, known = self._lookup(query, pairs)
-        rows = self.model.loglikelihood(*self._scored(query, missing)) if missing else []
-        return self._verdicts(query, views, missing, known, rows)
-
-    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
-        """See `Comparator.acompare`."""
-        views, missing, known = self._lookup(query, pairs)
-        rows = await self.model.aloglikelihood(*self._scored(query, missing)) if missing else []
-        return self._verdicts(query, views, missing, known, rows)
-
-    def _lookup(
-        self, query: str, pairs: Sequence[DocumentPair]
-    ) -> tuple[list[tuple[str, str]], list[str], dict[str, float]]:
+    def verdicts(self, query: str, pairs: Sequence[DocumentPair]) -> Routine[list[Comparison]]:
+        """See `RoutineComparator.verdicts`."""
         views = [(self.view(a), self.view(b)) for a, b in pairs]
         wanted = dict.fromkeys(view for both in views for view in both)
         kept = self._known.known((query, view) for view in wanted)
         known = {view: value for (_, view), value in kept.items()}
-        return views, [view for view in wanted if view not in known], known
-
-    def _scored(self, query: str, views: Sequence[str]) -> tuple[list[Prompt], list[list[str]]]:
-        prefill = self.model.capabilities.prefill
-        prompts = [self.template.render(prefill=prefill, passages=view) for view in views]
-        # After a prefix that ends in a word the query begins with a blank.
-        return prompts, [[(" " if prompt.prefix else "") + one_line(query)] for prompt in prompts]
-
-    def _verdicts(
-        self,
-        query: str,
-        views: Sequence[tuple[str, str]],
-        missing: Sequence[str],
-        known: dict[str, float],
-        rows: Sequence[Sequence[float]],
-    ) -> list[Comparison]:
-        new = {view: float(row[0]) for view, row in zip(missing, rows, strict=True)}
-        known = known | new
-        self._known.keep({(query, view): value for view, value in new.items()})
+        unpaid = {view for view in wanted if view not in known}
+        if unpaid:
+            missing = [view for view in wanted if view in unpaid]
+            asked = self._scored(query, missing)
+            rows = yield from wait(self.model.loglikelihood, self.model.aloglikelihood, *asked)
+            known |= {view: float(row[0]) for view, row in zip(missing, rows, strict=True)}
+            self._known.keep({(query, view): known[view] for view in missing})
         spread = math.sqrt(max(1, self.model.count_tokens([one_line(query)])[0]))
-        unpaid = set(new)
         verdicts = []
         for a, b in views:
             calls = len({a, b} & unpaid)
@@ -109,3 +84,9 @@ class QueryLikelihoodComparator(Comparator):
             else:
                 verdicts.append(Comparison(0.5, calls, calls))
         return verdicts
+
+    def _scored(self, query: str, views: Sequence[str]) -> tuple[list[Prompt], list[list[str]]]:
+        prefill = self.model.capabilities.prefill
+        prompts = [self.template.render(prefill=prefill, passages=view) for view in views]
+        # After a prefix that ends in a word the query begins with a blank.
+        return prompts, [[(" " if prompt.prefix else "") + one_line(query)] for prompt in prompts]

@@ -13,21 +13,22 @@ from typing import Any
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
-from agentprm.lm import ChatLM, Completion, Prompt, SamplingParams, as_language_model, require
+from agentprm.lm import ChatLM, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts
 from agentprm.rerank.asking import DEFINITION, shown
 from agentprm.rerank.comparator import (
-    Comparator,
     Comparison,
     DocumentPair,
     Policy,
+    RoutineComparator,
     checked_policy,
-    comparison_of,
+    comparisons_of,
     token_of,
 )
 from agentprm.rerank.judging import width_of
 from agentprm.rerank.labels import parse_label
 from agentprm.rewards.base import sigmoid
+from agentprm.routines import Routine, adrive, drive, wait
 from agentprm.text import one_line
 
 __all__ = ["GenerationComparator", "PromptComparator", "ScoringComparator"]
@@ -36,7 +37,7 @@ _LABELS = ("Passage A", "Passage B")
 _Question = tuple[str, Document, Document]
 
 
-class PromptComparator(Comparator):
+class PromptComparator(RoutineComparator):
     """Base of the comparators that show a language model two passages and ask which is better.
 
     Args:
@@ -87,27 +88,25 @@ class PromptComparator(Comparator):
         """See `Comparator.view`; here the passage as it stands in the prompt."""
         return shown(document, self.max_chars)
 
-    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
-        """See `Comparator.compare`."""
-        return self._verdicts(self.first_wins(_both_orders(query, pairs)))
-
-    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
-        """See `Comparator.acompare`."""
-        return self._verdicts(await self.afirst_wins(_both_orders(query, pairs)))
-
-    def _verdicts(self, answers: Sequence[float | None]) -> list[Comparison]:
-        return [comparison_of(*both, self.policy) for both in zip(answers[::2], answers[1::2], strict=True)]
+    def verdicts(self, query: str, pairs: Sequence[DocumentPair]) -> Routine[list[Comparison]]:
+        """See `RoutineComparator.verdicts`."""
+        questions = [question for a, b in pairs for question in ((query, a, b), (query, b, a))]
+        return comparisons_of((yield from self.answers(questions)), self.policy)
 
     @abstractmethod
-    def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:
+    def answers(self, questions: Sequence[_Question]) -> Routine[list[float | None]]:
         """For each (query, first, second) in this one order the probability that the first is better.
 
         `None` is an unusable answer.
         """
 
-    @abstractmethod
+    def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:
+        """Runs `answers`."""
+        return drive(self.answers(questions))
+
     async def afirst_wins(self, questions: Sequence[_Question]) -> list[float | None]:
         """Async twin of `first_wins`."""
+        return await adrive(self.answers(questions))
 
     def _prompt(self, question: _Question, *, prefill: bool) -> Prompt:
         query, first, second = question
@@ -138,13 +137,12 @@ class ScoringComparator(PromptComparator):
         super().__init__(model, **settings)
         require(self.model, "loglikelihood", "ScoringComparator")
 
-    def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:
-        """See `PromptComparator.first_wins`."""
-        return _shares(self.model.loglikelihood(*self._scored(questions)))
-
-    async def afirst_wins(self, questions: Sequence[_Question]) -> list[float | None]:
-        """Async twin of `first_wins`."""
-        return _shares(await self.model.aloglikelihood(*self._scored(questions)))
+    def answers(self, questions: Sequence[_Question]) -> Routine[list[float | None]]:
+        """See `PromptComparator.answers`; `None` where likelihoods are no numbers."""
+        asked = self._scored(questions)
+        rows = yield from wait(self.model.loglikelihood, self.model.aloglikelihood, *asked)
+        gaps = [first - second for first, second in rows]
+        return [None if math.isnan(gap) else sigmoid(gap) for gap in gaps]
 
     def _scored(self, questions: Sequence[_Question]) -> tuple[list[Prompt], list[list[str]]]:
         begin = self.template.prefix
@@ -176,18 +174,10 @@ class GenerationComparator(PromptComparator):
     def _settings(self) -> tuple[Any, ...]:
         return *super()._settings(), self._params.max_tokens
 
-    def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:
-        """See `PromptComparator.first_wins`."""
-        return self._parsed(self.model.sample(self._prompts(questions), 1, self._params))
-
-    async def afirst_wins(self, questions: Sequence[_Question]) -> list[float | None]:
-        """Async twin of `first_wins`."""
-        return self._parsed(await self.model.asample(self._prompts(questions), 1, self._params))
-
-    def _prompts(self, questions: Sequence[_Question]) -> list[Prompt]:
-        return [self._prompt(question, prefill=False) for question in questions]
-
-    def _parsed(self, rows: Sequence[Sequence[Completion]]) -> list[float | None]:
+    def answers(self, questions: Sequence[_Question]) -> Routine[list[float | None]]:
+        """See `PromptComparator.answers`."""
+        prompts = [self._prompt(question, prefill=False) for question in questions]
+        rows = yield from wait(self.model.sample, self.model.asample, prompts, 1, self._params)
         chosen = [parse_label(row[0].text, self.labels) for row in rows]
         return [None if label is None else 1.0 - label for label in chosen]
 
@@ -203,13 +193,3 @@ def _labelled(template: ChatTemplate, labels: tuple[str, str]) -> ChatTemplate:
     escaped = {name: label.replace("{", "{{").replace("}", "}}") for name, label in names.items()}
     user = re.sub("|".join(_LABELS), lambda match: escaped[match.group()], template.user)
     return replace(template, system=named(template.system), user=user)
-
-
-def _both_orders(query: str, pairs: Sequence[DocumentPair]) -> list[_Question]:
-    return [question for a, b in pairs for question in ((query, a, b), (query, b, a))]
-
-
-def _shares(rows: Sequence[Sequence[float]]) -> list[float | None]:
-    """P(first label) of two log-likelihoods; `None` if they are no numbers."""
-    gaps = [first - second for first, second in rows]
-    return [None if math.isnan(gap) else sigmoid(gap) for gap in gaps]

@@ -17,6 +17,7 @@ from agentprm.replies import without_thought
 from agentprm.rerank.asking import DEFINITION, sampling, scoring, shown
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.judging import Assessor, Judging, Missing
+from agentprm.rerank.tournaments import abreast
 from agentprm.routines import Routine
 from agentprm.text import one_line
 
@@ -57,37 +58,15 @@ def heap_selection(count: int, size: int, k: int) -> SetTournament:
         level.append(range(first, last))
         first = last
     for nodes in reversed(level):
-        if not (yield from _abreast([sift(node, count) for node in nodes])):
+        if not (yield from abreast([sift(node, count) for node in nodes])):
             return []
     order: list[int] = []
     for end in range(count - 1, -1, -1):
         order.append(heap[0])
         heap[0] = heap[end]
-        if len(order) == k or not (yield from _abreast([sift(0, end)])):
+        if len(order) == k or not (yield from abreast([sift(0, end)])):
             break
     return order
-
-
-def _abreast(
-    sifts: list[Generator[Members, int | None, bool]],
-) -> Generator[list[Members], Sequence[int | None], bool]:
-    """Runs generators side by side, one set of each at a time; false if an answer was missing."""
-    running: list[tuple[Generator[Members, int | None, bool], Members]] = []
-    for one in sifts:
-        wanted = next(one, None)
-        if wanted is not None:
-            running.append((one, wanted))
-    complete = True
-    while running:
-        winners = yield [wanted for _, wanted in running]
-        still = []
-        for (one, _), winner in zip(running, winners, strict=True):
-            try:
-                still.append((one, one.send(winner)))
-            except StopIteration as done:
-                complete = complete and done.value
-        running = still
-    return complete
 
 
 def window_selection(count: int, size: int, k: int) -> SetTournament:

@@ -10,10 +10,10 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError
 from agentprm.lm import as_language_model
-from agentprm.rerank.comparator import Comparator, Policy, comparison_of
+from agentprm.rerank.comparator import Comparator, Policy, comparisons_of
 from agentprm.rerank.likelihood import QueryLikelihoodComparator
 from agentprm.rerank.prompted import GenerationComparator, PromptComparator, ScoringComparator
-from agentprm.routines import Routine, adrive, drive, wait
+from agentprm.routines import Routine, adrive, drive
 
 __all__ = ["PROBES", "Probe", "ProbeReport", "Suggestion", "asuggest_comparator", "suggest_comparator"]
 
@@ -158,10 +158,8 @@ def _asked(comparator: PromptComparator, probes: Sequence[Probe], name: str) -> 
     for probe in probes:
         better, worse = _documents(probe)
         questions += [(probe.query, better, worse), (probe.query, worse, better)]
-    answers = yield from wait(comparator.first_wins, comparator.afirst_wins, questions)
-    verdicts = [
-        comparison_of(*both, comparator.policy).p for both in zip(answers[::2], answers[1::2], strict=True)
-    ]
+    answers = yield from comparator.answers(questions)
+    verdicts = [verdict.p for verdict in comparisons_of(answers, comparator.policy)]
     chosen = [0.5 + 0.5 * ((p > 0.5) - (p < 0.5)) for p in answers if p is not None]
     return ProbeReport(
         name=name,
@@ -176,7 +174,7 @@ def _read(comparator: QueryLikelihoodComparator, probes: Sequence[Probe]) -> Rou
     verdicts = []
     for probe in probes:
         pair = [_documents(probe)]
-        verdicts += yield from wait(comparator.compare, comparator.acompare, probe.query, pair)
+        verdicts += yield from comparator.verdicts(probe.query, pair)
     calls = sum(verdict.calls for verdict in verdicts)
     failures = sum(verdict.failures for verdict in verdicts)
     accuracy = _accuracy([verdict.p for verdict in verdicts])

@@ -23,7 +23,8 @@ Tournament = Generator[list[Pair], Sequence[float | None], Ranked]
 Left = Callable[[], float]
 """How many comparisons may still be paid for; a verdict that was known already costs nothing."""
 
-T = TypeVar("T")
+W = TypeVar("W")
+A = TypeVar("A")
 
 
 def unbounded() -> float:
@@ -169,7 +170,7 @@ def heapsort(n: int, k: int = 10, left: Left = unbounded, *, stable: bool = True
     checked_k(k)
     for level in reversed(range(n.bit_length())):
         parents = range(2**level - 1, min(2 ** (level + 1) - 1, n // 2))
-        if not (yield from _together([_sift(heap, at, n, stable) for at in parents], board)):
+        if not (yield from abreast([_sift(heap, at, n, stable, board) for at in parents])):
             return Ranked(heap, board.shares())
     best: list[int] = []
     while heap:
@@ -178,48 +179,49 @@ def heapsort(n: int, k: int = 10, left: Left = unbounded, *, stable: bool = True
         if len(best) >= k or not heap:
             break
         heap[0] = last
-        if not (yield from _together([_sift(heap, 0, len(heap), stable)], board)):
+        if not (yield from abreast([_sift(heap, 0, len(heap), stable, board)])):
             break
     return Ranked([*best, *(i for i in range(n) if i not in set(best))], board.shares())
 
 
-def _sift(heap: list[int], at: int, size: int, stable: bool) -> Generator[Pair, float | None, bool]:
+def _sift(
+    heap: list[int], at: int, size: int, stable: bool, board: Scoreboard
+) -> Generator[Pair, float | None, bool]:
     """Lets the element at `at` sink until no child is better; false if a verdict was missing."""
 
-    def wins(p: float, challenger: int, holder: int) -> bool:
+    def better(challenger: int, holder: int) -> Generator[Pair, float | None, bool | None]:
+        p = yield challenger, holder
+        if not board.add([(challenger, holder)], [p]) or p is None:
+            return None
         return p > 0.5 or (p == 0.5 and stable and challenger < holder)
 
     while (child := 2 * at + 1) < size:
         if child + 1 < size:
-            p = yield heap[child + 1], heap[child]
-            if p is None:
+            second = yield from better(heap[child + 1], heap[child])
+            if second is None:
                 return False
-            child += wins(p, heap[child + 1], heap[child])
-        p = yield heap[child], heap[at]
-        if p is None:
-            return False
-        if not wins(p, heap[child], heap[at]):
-            break
+            child += second
+        wins = yield from better(heap[child], heap[at])
+        if not wins:
+            return wins is not None
         heap[at], heap[child] = heap[child], heap[at]
         at = child
     return True
 
 
-def _together(
-    sifts: list[Generator[Pair, float | None, bool]], board: Scoreboard
-) -> Generator[list[Pair], Sequence[float | None], bool]:
-    """Runs generators that each want one pair at a time side by side; true if all came to their end."""
+def abreast(
+    runs: Iterable[Generator[W, A | None, bool]],
+) -> Generator[list[W], Sequence[A | None], bool]:
+    """Runs generators that each want one thing at a time side by side; true if all came to their end."""
     complete = True
-    wanted = {sift: pair for sift in sifts if (pair := next(sift, None)) is not None}
+    wanted = {run: want for run in runs if (want := next(run, None)) is not None}
     while wanted:
-        pairs = list(wanted.values())
-        verdicts = yield pairs
-        board.add(pairs, verdicts)
-        for sift, verdict in zip(list(wanted), verdicts, strict=True):
+        answers = yield list(wanted.values())
+        for run, answer in zip(list(wanted), answers, strict=True):
             try:
-                wanted[sift] = sift.send(verdict)
+                wanted[run] = run.send(answer)
             except StopIteration as done:
-                del wanted[sift]
+                del wanted[run]
                 complete &= done.value
     return complete
 
