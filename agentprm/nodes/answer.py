@@ -11,7 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from pydantic import BaseModel, ValidationError
 
-from agentprm.budget import WRITING, SearchBudget
+from agentprm.budget import SearchBudget
 from agentprm.documents import cite, passages_text, sentence_around, supporting, supporting_sentence
 from agentprm.errors import CapabilityError, ConfigurationError, ParseError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
@@ -198,14 +198,10 @@ class Answer(Node):
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
         documents = state.get("documents", [])[: self.setting("passages")]
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
         message, reason = AIMessage(""), state.get("prm_stop_reason", "")
         places: dict[str, tuple[int, int]] = {}
-        spent = budget.exhausted(usage, but=WRITING)
-        calls = 0 if isinstance(self.model, Reader) else 1
-        if spent or budget.affordable("model_calls", calls, usage) < calls:
-            reason = reason or f"budget: {spent or 'model_calls'}"
+        if short := self.short(state, model_calls=0 if isinstance(self.model, Reader) else 1):
+            reason = reason or short
         elif isinstance(self.model, Reader):
             message, places = yield from _quoted(self.model, state["question"], documents)
         else:
@@ -276,11 +272,8 @@ class GatheredAnswer(Node):
 
     def written(self, state: ReasoningState, prompt: Prompt) -> Routine[tuple[AIMessage, str]]:
         """What the model answers, or why the budget has no call left for it."""
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        spent = budget.exhausted(usage, but=WRITING)
-        if spent or not budget.affordable("model_calls", 1, usage):
-            return AIMessage(""), f"budget: {spent or 'model_calls'}"
+        if short := self.short(state, model_calls=1):
+            return AIMessage(""), short
         return (yield from written_answer(self.model, prompt, self.setting("max_tokens"), self.form)), ""
 
     def answered(

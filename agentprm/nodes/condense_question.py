@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from agentprm.budget import WRITING, SearchBudget
+from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
@@ -62,16 +62,10 @@ class CondenseQuestion(Node):
         messages = as_messages(state.get("messages"))
         asked = open_question(messages) or state["question"]
         before = _turns(messages, asked)[-self.turns :]
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        question, reason = asked, ""
-        if not before:
-            reason = "it is the first question"
-        elif (spent := budget.exhausted(usage, but=WRITING)) or not budget.affordable(
-            "model_calls", 1, usage, reserve=1
-        ):
-            reason = f"budget: {spent or 'model_calls'}"
-        else:
+        question, reason = asked, "it is the first question"
+        if before:
+            reason = self.short(state, model_calls=1, reserve=1)
+        if not reason:
             prompt = self.prompts.condense.render(
                 prefill=self.model.capabilities.prefill,
                 conversation="\n".join(before),

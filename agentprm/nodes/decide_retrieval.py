@@ -11,7 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 
-from agentprm.budget import WRITING, SearchBudget
+from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
@@ -297,12 +297,10 @@ class DecideRetrieval(Node):
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
-        budget: SearchBudget = self.setting("budget")
-        usage, threshold = state.get("prm_usage"), self.setting("threshold")
+        threshold = self.setting("threshold")
         calls = self.decide.model_calls() if isinstance(self.decide, RetrievalNeed) else 0
         need = Need(None)
-        spent = budget.exhausted(usage, but=WRITING)
-        if not spent and budget.affordable("model_calls", calls, usage, 1) >= calls:
+        if not self.short(state, model_calls=calls, reserve=1):
             messages = as_messages(state.get("messages"))
             need = yield from need_of(self.decide, state["question"], messages, threshold)
         wanted = need.probability is None or need.probability >= threshold

@@ -92,9 +92,7 @@ class ReviewDrafts(SearchNode):
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
-        budget: SearchBudget = self.setting("budget")
-        spent = budget.exhausted(state.get("prm_usage"), but=READING)
-        stopped = state.get("prm_stop_reason") or (f"budget: {spent}" if spent else "")
+        stopped = state.get("prm_stop_reason") or self.short(state, but=READING)
         changed = _committed(state.get("prm_steps", []))
         tree = merge_steps(state.get("prm_steps", []), changed)
         drafts = [path_to(tree, leaf["id"]) for leaf in _leaves(tree)]
@@ -151,16 +149,11 @@ class ReviewDrafts(SearchNode):
         self, state: ReasoningState, drafts: Sequence[Sequence[Step]], *, cut: bool
     ) -> Routine[tuple[list[float | None], str]]:
         """The value of each draft as a whole, and why the outcome reward was not asked, if it was not."""
-        budget: SearchBudget = self.setting("budget")
-        usage, count = state.get("prm_usage"), len(drafts)
         short = ""
         if self.outcome is not None and not cut and drafts:
             calls = self.outcome.model_calls(sum(map(len, drafts)))
-            if budget.affordable("model_calls", calls, usage, reserve=1) < calls:
-                short = "budget: model_calls"
-            elif budget.affordable("reward_calls", count, usage) < count:
-                short = "budget: reward_calls"
-            else:
+            short = self.short(state, but=READING, reserve=1, model_calls=calls, reward_calls=len(drafts))
+            if not short:
                 rows = [[reward_step(state, step) for step in draft] for draft in drafts]
                 return (yield from last_scores(self.outcome, state["question"], rows)), ""
         how = self.reward.aggregation or "min"
@@ -230,9 +223,7 @@ class RefineDraft(RefineStep):
         weak = state.get("prm_weak", [])
         update = yield from super().routine(state)
         refined: list[Step] = update.get("prm_steps", [])
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        if not refined or budget.affordable("model_calls", 3, usage, reserve=1) < 3:
+        if not refined or self.short(state, but=(), model_calls=3, reserve=1):
             return update
         steps = state.get("prm_steps", [])
         frontier = state.get("prm_frontier", [])

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm.budget import WRITING, SearchBudget
+from agentprm.budget import SearchBudget
 from agentprm.documents import passage_line, supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
@@ -96,7 +96,7 @@ class PlanGap(GatherNode):
         """See `GatherNode.work`."""
         if not rounds:
             return planned(new_round(rounds, [state["question"]]))
-        if reason := self.short(state, calls=1):
+        if reason := self.short(state, model_calls=1, reserve=1):
             return {"prm_stop_reason": reason}
         asked = asked_before(rounds)
         prompt = self.template.render(
@@ -153,12 +153,11 @@ class DistilFacts(GatherNode):
         documents = documents_of_rounds(state, [current])
         if not documents:
             return {}
+        if short := self.short(state, model_calls=1, reserve=1):
+            return {"prm_stop_reason": short}
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
-        allowed = budget.affordable("model_calls", len(documents), usage, reserve=1)
-        if budget.exhausted(usage, but=WRITING) or not allowed:
-            return {"prm_stop_reason": self.short(state, calls=1)}
-        documents = documents[:allowed]
+        documents = documents[: budget.affordable("model_calls", len(documents), usage, reserve=1)]
         prompts = [
             self.template.render(
                 prefill=self.model.capabilities.prefill,
@@ -232,7 +231,9 @@ class JudgeFacts(GatherNode):
         """See `GatherNode.work`."""
         current, reason = rounds[-1], ""
         if current["kept"]:  # nothing new needs no judge
-            if isinstance(self.judge, LanguageModel) and (reason := self.short(state, calls=1)):
+            if isinstance(self.judge, LanguageModel) and (
+                reason := self.short(state, model_calls=1, reserve=1)
+            ):
                 return finished(current, reason)
             enough = yield from self._enough(state["question"], evidence_lines(rounds))
             current = {**current, "score": enough}

@@ -11,7 +11,7 @@ from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp, SearchItem, SearchOp
 from typing_extensions import TypedDict
 
-from agentprm.budget import WRITING, SearchBudget
+from agentprm.budget import SearchBudget
 from agentprm.documents import text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
@@ -269,9 +269,7 @@ class RecallExperience(RecallingNode):
 
     def _thought(self, state: ReasoningState, examples: list[str]) -> Routine[str]:
         model = cast("LanguageModel", self.model)
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        if budget.exhausted(usage, but=WRITING) or not budget.affordable("model_calls", 1, usage, reserve=1):
+        if self.short(state, model_calls=1, reserve=1):
             return ""
         known = [one_line(f"{step['query']} {step['finding']}") for step in _steps(state)]
         prompt = self.template.render(

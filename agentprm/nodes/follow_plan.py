@@ -56,9 +56,8 @@ class FollowPlan(SearchNode):
                 f"{self.name} cannot go on with a search that has ended ({ended}). Let StartSearch and "
                 "PlanQuestion run at the beginning of each question."
             )
-        budget: SearchBudget = self.setting("budget")
-        if reason := budget.exhausted(state.get("prm_usage"), but=READING):
-            return {"prm_stop_reason": f"budget: {reason}"}
+        if short := self.short(state, but=READING):
+            return {"prm_stop_reason": short}
         steps = state.get("prm_steps", [])
         proposed: list[Step] = []
         for end in state.get("prm_frontier", []) or [""]:

@@ -15,7 +15,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
 from langgraph.types import Overwrite
 
-from agentprm.budget import WRITING, SearchBudget, empty_usage
+from agentprm.budget import SearchBudget, empty_usage
 from agentprm.documents import cite, distinct_documents, joined, supporting
 from agentprm.errors import InputError
 from agentprm.nodes.answer import GatheredAnswer
@@ -59,17 +59,6 @@ class GatherNode(Node):
     @abstractmethod
     def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """The node's work on the rounds so far; returns the update."""
-
-    def short(self, state: ReasoningState, calls: int = 0, retrievals: int = 0) -> str:
-        """Why the budget does not leave so many calls and one for the answer; empty if it does."""
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        spent = budget.exhausted(usage, but=("reward_calls",) if retrievals else WRITING)
-        if not spent and calls and budget.affordable("model_calls", calls, usage, reserve=1) < calls:
-            spent = "model_calls"
-        if not spent and retrievals and budget.affordable("retrievals", retrievals, usage) < retrievals:
-            spent = "retrievals"
-        return f"budget: {spent}" if spent else ""
 
 
 def finished(one: Round, reason: str = "") -> dict[str, Any]:
@@ -170,11 +159,11 @@ class RetrieveRound(GatherNode):
         *before, current = rounds
         if current["status"] != "planned" or not current["queries"]:
             return {}
+        if short := self.short(state, but=("reward_calls",), retrievals=1):
+            return {"prm_stop_reason": short}
         budget: SearchBudget = self.setting("budget")
         usage = state.get("prm_usage")
         queries = current["queries"][: budget.affordable("retrievals", len(current["queries"]), usage)]
-        if not queries or budget.exhausted(usage):
-            return {"prm_stop_reason": self.short(state, retrievals=1)}
         k, seen = self.setting("k"), set(seen_ids(before))
         hits = yield from self.searcher.find(queries, k + len(seen))
         known = state.get("prm_documents", [])

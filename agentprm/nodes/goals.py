@@ -129,7 +129,7 @@ class SetGoal(GatherNode):
 
     def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
-        if reason := self.short(state, calls=1):
+        if reason := self.short(state, model_calls=1, reserve=1):
             return {"prm_stop_reason": reason}
         prompt = self.template.render(
             prefill=self.model.capabilities.prefill,
@@ -191,7 +191,7 @@ class Reflect(GatherNode):
         """See `GatherNode.work`."""
         *before, current = rounds
         if current["doc_ids"]:
-            if reason := self.short(state, calls=2):
+            if reason := self.short(state, model_calls=2, reserve=1):
                 return finished(current, reason)
             query = one_line(" ".join(current["queries"]))
             passages = passages_text(documents_of_rounds(state, [current]))

@@ -83,17 +83,11 @@ class JudgeAnswer(Node):
                 f"or an AI message under {self._keys['messages']!r}, before this node runs."
             )
         documents = state.get("documents", [])
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        spent, calls = budget.exhausted(usage, but=READING), self.reward.model_calls(1)
-        score, reason = None, ""
-        if not answer.strip():
-            reason = "no answer"
-        elif spent or not budget.affordable("reward_calls", 1, usage):
-            reason = f"budget: {spent or 'reward_calls'}"
-        elif budget.affordable("model_calls", calls, usage) < calls:
-            reason = "budget: model_calls"
-        else:
+        calls = self.reward.model_calls(1)
+        score, reason = None, "no answer"
+        if answer.strip():
+            reason = self.short(state, but=READING, reward_calls=1, model_calls=calls)
+        if not reason:
             step = RewardStep(
                 query=state["question"],
                 passages=[evidence_line(document) for document in documents],

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from types import MethodType
@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from agentprm import routines
-from agentprm.budget import SearchBudget, Usage, add_usage, metered, share_usage
+from agentprm.budget import WRITING, SearchBudget, Usage, add_usage, metered, share_usage
 from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError, unknown_name
 from agentprm.events import SearchEvent
@@ -390,6 +390,26 @@ class Node(Runnable[Any, dict[str, Any]]):
         """The attribute `name`, or what the run's `context` puts in its place."""
         override = overridden(name) if name in self._settings else None
         return getattr(self, name) if override is None else override
+
+    def short(
+        self, state: ReasoningState, *, but: Collection[str] = WRITING, reserve: int = 0, **wanted: int
+    ) -> str:
+        """Why the budget does not leave what is wanted, as `prm_stop_reason` tells it; empty if it does.
+
+        Args:
+            state: Says what was spent.
+            but: Bounds that do not matter, see `SearchBudget.exhausted`.
+            reserve: Model calls to keep, for instance the one that writes the answer.
+            wanted: How many units of `model_calls`, `retrievals` or `reward_calls`.
+        """
+        budget: SearchBudget = self.setting("budget")
+        usage = state.get("prm_usage")
+        spent = budget.exhausted(usage, but=but)
+        for name, count in wanted.items():
+            kept = reserve if name == "model_calls" else 0
+            if not spent and budget.affordable(name, count, usage, kept) < count:
+                spent = name
+        return f"budget: {spent}" if spent else ""
 
     def _run(self, input: State) -> dict[str, Any]:
         with metered() as meter:

@@ -95,7 +95,7 @@ class PlanQueries(GatherNode):
         """See `GatherNode.work`."""
         if not rounds:
             return planned(new_round(rounds, [state["question"]]))
-        if reason := self.short(state, calls=1):
+        if reason := self.short(state, model_calls=1, reserve=1):
             return {"prm_stop_reason": reason}
         asked = asked_before(rounds)
         prompt = self.template.render(
@@ -168,7 +168,7 @@ class ImproveNote(GatherNode):
         *before, current = rounds
         old = best_note(before)
         if current["doc_ids"]:
-            if reason := self.short(state, calls=3 if old else 1):
+            if reason := self.short(state, model_calls=3 if old else 1, reserve=1):
                 return {"prm_stop_reason": reason}
             note = yield from self._note(state, current, old)
             better: float | None = None

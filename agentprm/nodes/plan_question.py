@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm.budget import WRITING, SearchBudget
+from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit
@@ -128,14 +128,12 @@ class PlanQuestion(SearchNode):
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
         question = one_line(state["question"])
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
         steps: list[str] = []
         planner = "syntax"
         if self.function is not None:
             steps = followable((yield from wait_in_thread(self.function, question)))
             planner = getattr(self.function, "__name__", type(self.function).__name__)
-        elif not budget.exhausted(usage, but=WRITING) and budget.affordable("model_calls", 1, usage, 1):
+        elif not self.short(state, model_calls=1, reserve=1):
             steps = yield from self._written(question)
             planner = type(self.model).__name__
         most: int = self.setting("max_steps")

@@ -86,11 +86,8 @@ class RefineStep(SearchNode):
         weak = [path_to(state.get("prm_steps", []), i)[-1] for i in state.get("prm_weak", [])]
         if not weak:
             return {}
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        spent = budget.exhausted(usage)
-        if spent or budget.affordable("model_calls", 2 * len(weak), usage, reserve=1) < 2 * len(weak):
-            return {"prm_weak": [], "prm_stop_reason": f"budget: {spent or 'model_calls'}"}
+        if short := self.short(state, but=(), model_calls=2 * len(weak), reserve=1):
+            return {"prm_weak": [], "prm_stop_reason": short}
         fields = [self._fields(state, step) for step in weak]
         critiques = yield from self._critiques(weak, fields)
         params = reply_params(

@@ -57,15 +57,8 @@ class RejectEarly(SearchNode):
                 continue  # an answer that was proposed as such
             groups.setdefault(step["parent_id"], []).append(step)
         crowded = [step for group in groups.values() if len(group) > self.keep for step in group]
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        calls = self.reward.model_calls(len(crowded))
-        if (
-            not crowded
-            or budget.exhausted(usage, but=READING)
-            or budget.affordable("reward_calls", len(crowded), usage) < len(crowded)
-            or budget.affordable("model_calls", calls, usage, reserve=1) < calls
-        ):
+        count, calls = len(crowded), self.reward.model_calls(len(crowded))
+        if not crowded or self.short(state, but=READING, reserve=1, reward_calls=count, model_calls=calls):
             return {}
         paths = [
             [*(reward_step(state, s) for s in ancestors(state, step)), _beginning(state, step)]

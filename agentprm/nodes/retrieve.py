@@ -117,12 +117,9 @@ class Retrieve(Node):
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
-        usage = state.get("prm_usage")
-        budget: SearchBudget = self.setting("budget")
-        spent = budget.exhausted(usage)
-        if spent or not budget.affordable("retrievals", 1, usage):
+        if short := self.short(state, but=(), retrievals=1):
             # Those of an earlier question must not pass for this one's.
-            return {"documents": [], "prm_stop_reason": f"budget: {spent or 'retrievals'}"}
+            return {"documents": [], "prm_stop_reason": short}
         query, k = state["question"], self.setting("k")
         hits = yield from self.searcher.find([query], k)
         documents = hits[query][:k]
@@ -168,14 +165,13 @@ class RetrieveSteps(SearchNode):
         steps = _awaiting_documents(state)
         if not steps:
             return {}
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
+        if short := self.short(state, but=(), retrievals=1):
+            return {"prm_stop_reason": short}
         # Candidates often ask the same thing: that is one search.
         queries = {step["id"]: search_text(state, step) for step in steps}
         distinct = list(dict.fromkeys(queries.values()))
-        allowed = distinct[: budget.affordable("retrievals", len(distinct), usage)]
-        if budget.exhausted(usage) or not allowed:
-            return {"prm_stop_reason": f"budget: {budget.exhausted(usage) or 'retrievals'}"}
+        budget: SearchBudget = self.setting("budget")
+        allowed = distinct[: budget.affordable("retrievals", len(distinct), state.get("prm_usage"))]
         steps = [step for step in steps if queries[step["id"]] in allowed]
         read = {step["id"]: _read_before(state, step) for step in steps}
         k = self.setting("k")

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 
-from agentprm.budget import WRITING, SearchBudget
+from agentprm.budget import SearchBudget
 from agentprm.documents import cite, passages_text, supporting
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, as_language_model
@@ -110,14 +110,12 @@ class Route(Node):
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
         names, question = list(self.modes), state["question"]
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
         route, share = self.default, None
         if not isinstance(self.router, LanguageModel):
             route = yield from wait_in_thread(self.router, question)
             if route not in self.modes:
                 raise InputError(f"The router said {route!r}, which is none of the modes {names}.")
-        elif not budget.exhausted(usage, but=WRITING) and budget.affordable("model_calls", 1, usage, 1):
+        elif not self.short(state, model_calls=1, reserve=1):
             prompt = self.template.render(
                 prefill=self.router.capabilities.prefill,
                 question=one_line(question),
@@ -183,14 +181,9 @@ class Reason(Node):
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        answer, reason = "", ""
+        answer, reason = "", self.short(state, model_calls=1)
         documents = state.get("documents", [])[: self.passages]
-        spent = budget.exhausted(usage, but=WRITING)
-        if spent or not budget.affordable("model_calls", 1, usage):
-            reason = f"budget: {spent or 'model_calls'}"
-        else:
+        if not reason:
             template = self.template or (REASON_OVER if documents else REASON)
             values = {"passages": passages_text(documents)} if "passages" in template.fields else {}
             prompt = template.render(

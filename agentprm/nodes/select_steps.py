@@ -90,21 +90,20 @@ class SelectSteps(SearchNode):
         yield from ()
         steps = state.get("prm_steps", [])
         fresh = open_steps(steps, "scored")
-        budget: SearchBudget = self.setting("budget")
         # Whether a step that needs no search may come, is for who proposes to say.
-        spent = budget.exhausted(state.get("prm_usage"), but=READING)
+        short = self.short(state, but=READING)
         cut = state.get("prm_stop_reason", "")
-        weak = [] if cut or spent else _weak_steps(fresh, steps, self.setting("threshold"))
+        weak = [] if cut or short else _weak_steps(fresh, steps, self.setting("threshold"))
         if weak:
             return {"prm_weak": [step["id"] for step in weak]}
         out = _replaced(fresh, self.setting("accept"))
-        if self.human and not (cut or spent):
+        if self.human and not (cut or short):
             out |= _left_out(state["question"], [step for step in fresh if step["id"] not in out])
         tree = self.tree([{**s, "status": "rejected"} if s["id"] in out else s for s in steps])
-        asked = self._strategy(budget).ask(tree)
+        asked = self._strategy(self.setting("budget")).ask(tree)
         # An answer among candidates that the budget cut short is not the search's own.
         found = asked.stop if asked.stop == "answered" else ""
-        stop = cut or found or (f"budget: {spent}" if spent else "") or asked.stop
+        stop = cut or found or short or asked.stop
         end = self.strategy.answer(tree) if stop else None
         committed = {*asked.committed, *(step["id"] for step in (tree.path(end) if end else []))}
         out = (out | set(asked.rejected)) - committed

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm.budget import READING, WRITING, SearchBudget
+from agentprm.budget import READING, SearchBudget
 from agentprm.documents import distinct_documents, passages_text, supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
@@ -122,22 +122,18 @@ class ChooseSubgoal(SearchNode):
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
         path = _path(state)
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        if spent := budget.exhausted(usage, but=READING):
-            return {"prm_subgoal": "conclude", "prm_stop_reason": f"budget: {spent}"}
+        if short := self.short(state, but=READING):
+            return {"prm_subgoal": "conclude", "prm_stop_reason": short}
         failed = [step["subgoal"] for step in _children(state, path) if "subgoal" in step]
         allowed: Sequence[Subgoal] = []
         if len(path) < self.setting("max_steps") - 1:
-            left = budget.affordable("retrievals", 1, usage) > 0
+            left = not self.short(state, but=READING, retrievals=1)
             allowed = allowed_subgoals(path, failed, retrievals=left)
         scores: list[float | None] = []
         if len(allowed) > 1:
-            calls = self.reward.model_calls(len(allowed))
-            if budget.affordable("reward_calls", len(allowed), usage) < len(allowed):
-                return {"prm_subgoal": "conclude", "prm_stop_reason": "budget: reward_calls"}
-            if budget.affordable("model_calls", calls, usage, reserve=1) < calls:
-                return {"prm_subgoal": "conclude", "prm_stop_reason": "budget: model_calls"}
+            count, calls = len(allowed), self.reward.model_calls(len(allowed))
+            if short := self.short(state, but=READING, reserve=1, reward_calls=count, model_calls=calls):
+                return {"prm_subgoal": "conclude", "prm_stop_reason": short}
             history = [observed(state, step) for step in path]
             sentences = [
                 RewardStep(query="", passages=[], thought=SENTENCES[subgoal], final_answer=None)
@@ -227,15 +223,11 @@ class ExpandSubgoal(SearchNode):
         path = _path(state)
         if subgoal == "retrieve":
             return (yield from self._found(state, path))
-        n = self.setting("n") if subgoal != "conclude" else 1
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        while (
-            n and budget.affordable("model_calls", calls := self.model.sample_calls(1, n), usage, 1) < calls
-        ):
+        n, short = self.setting("n") if subgoal != "conclude" else 1, ""
+        while n and (short := self.short(state, model_calls=self.model.sample_calls(1, n), reserve=1)):
             n -= 1
-        if (spent := budget.exhausted(usage, but=WRITING)) or not n:
-            return {"prm_stop_reason": f"budget: {spent or 'model_calls'}"}
+        if not n:
+            return {"prm_stop_reason": short}
         shown = list(dict.fromkeys(i for s in path if s.get("subgoal") == "retrieve" for i in s["doc_ids"]))
         shown = shown[-self.setting("passages") :]
         prompt = self._prompt(state, path, subgoal, shown)
@@ -302,11 +294,8 @@ class ExpandSubgoal(SearchNode):
         step["status"], step["output"] = "unparsed", reply[:500]
 
     def _found(self, state: ReasoningState, path: Sequence[Step]) -> NodeRoutine:
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        spent = budget.exhausted(usage)
-        if spent or not budget.affordable("retrievals", 1, usage):
-            return {"prm_stop_reason": f"budget: {spent or 'retrievals'}"}
+        if short := self.short(state, but=(), retrievals=1):
+            return {"prm_stop_reason": short}
         asked = pending_query(path)
         if asked is None:
             raise ConfigurationError(
@@ -404,15 +393,9 @@ class ChooseExecution(SearchNode):
         """The candidates' scores, or why there are none."""
         subgoal = candidates[0]["subgoal"]
         reward, count = self.rewards[subgoal], len(candidates)
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
-        if spent := budget.exhausted(usage, but=READING):
-            return None, f"budget: {spent}"
-        if budget.affordable("reward_calls", count, usage) < count:
-            return None, "budget: reward_calls"
         calls = reward.model_calls(count)
-        if budget.affordable("model_calls", calls, usage, reserve=1) < calls:
-            return None, "budget: model_calls"
+        if short := self.short(state, but=READING, reserve=1, reward_calls=count, model_calls=calls):
+            return None, short
         before = [observed(state, step) for step in critic_context(path, subgoal)]
         trajectories = [[*before, observed(state, step)] for step in candidates]
         return (yield from last_scores(reward, state["question"], trajectories)), ""

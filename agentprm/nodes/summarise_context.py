@@ -21,7 +21,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore, PutOp
 
-from agentprm.budget import WRITING, SearchBudget
+from agentprm.budget import SearchBudget
 from agentprm.documents import text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
@@ -116,14 +116,11 @@ class SummariseContext(Node):
         system, known, earlier = _unfolded(messages)
         start, end = middle(messages, self.keep)
         segments: list[str] = list(known.get("segments", []))
-        budget: SearchBudget = self.setting("budget")
-        usage = state.get("prm_usage")
         if (
             self.count(messages) <= self.max_context
             or start >= end
             or len(segments) >= self.max_summaries
-            or budget.exhausted(usage, but=WRITING)
-            or not budget.affordable("model_calls", 1, usage, reserve=1)
+            or self.short(state, model_calls=1, reserve=1)
         ):
             return {}
         raw = messages[start:end]

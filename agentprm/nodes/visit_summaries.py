@@ -54,7 +54,7 @@ class VisitSummaries(GatherNode):
 
     def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
         """See `GatherNode.work`."""
-        if reason := self.short(state, retrievals=1):
+        if reason := self.short(state, but=("reward_calls",), retrievals=1):
             return {"prm_stop_reason": reason}
         question, ids = one_line(state["question"]), self.tree.roots
         if rounds:

@@ -288,6 +288,8 @@ def test_a_budget_is_kept_and_ends_with_the_best_so_far(name):
         assert result["prm_usage"]["retrievals"] <= bound
         assert result["answer"]  # no search is needed to write it
     assert run(name, budget={"deadline_s": 0})[1] == []
+    # A loop scores no steps, so that it needs no reward calls.
+    assert run(name, budget={"reward_calls": 0})[0]["prm_stop_reason"] == run(name)[0]["prm_stop_reason"]
 
 
 @pytest.mark.parametrize("name", FACTORIES)
