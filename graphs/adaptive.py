@@ -10,11 +10,12 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, begin, passages_to
+from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, passages_to
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Answer, CondenseQuestion, DecideRetrieval, PairwiseRerank, Retrieve, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
 from agentprm.nodes.decide_retrieval import Decide
+from agentprm.nodes.node import begin
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank import Comparator
 

@@ -14,9 +14,10 @@ from agentprm.budget import SearchBudget
 from agentprm.graphs.rag import create_rag_graph
 from agentprm.graphs.reasoning import create_reasoning_graph
 from agentprm.graphs.routed import create_ladder_graph
-from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, begin
+from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Reason, RecursivePlanner, Retrieve, RetrieverLike
+from agentprm.nodes.node import begin
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts
 from agentprm.retrievers import SelfSearch
 from agentprm.rewards import ProcessRewardModel, default_reward

@@ -9,10 +9,11 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched, begin_search
+from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import AnswerFromSteps, ChooseExecution, ChooseSubgoal, ExpandSubgoal, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
+from agentprm.nodes.node import begin_search
 from agentprm.nodes.subgoals import Reward
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards import Relevance, default_reward

@@ -14,7 +14,7 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Overwrite
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, RagOutput, SearchContext, begin
+from agentprm.graphs.state import Question, RagOutput, SearchContext
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromRounds,
@@ -35,6 +35,7 @@ from agentprm.nodes import (
     VisitSummaries,
 )
 from agentprm.nodes.answer import ResponseFormat
+from agentprm.nodes.node import begin
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.retrievers import SummaryTree
 from agentprm.rounds import GatheringState, Round, merge_rounds

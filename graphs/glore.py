@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched, begin_search
+from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromSteps,
@@ -22,6 +22,7 @@ from agentprm.nodes import (
     ScoreSteps,
 )
 from agentprm.nodes.answer import ResponseFormat
+from agentprm.nodes.node import begin_search
 from agentprm.nodes.select_steps import after_selection
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards import ProcessRewardModel, as_reward, default_reward

@@ -20,7 +20,6 @@ from agentprm.graphs.state import (
     ReasoningGraphState,
     SearchContext,
     Searched,
-    begin_search,
     passages_to,
 )
 from agentprm.lm import LanguageModel, as_language_model
@@ -45,10 +44,11 @@ from agentprm.nodes import (
     SelectSteps,
 )
 from agentprm.nodes.answer import ResponseFormat
-from agentprm.nodes.node import Accept
+from agentprm.nodes.node import begin_search
 from agentprm.nodes.plan_question import Planner
 from agentprm.nodes.rerank import pairwise_compressor
 from agentprm.nodes.select_steps import after_selection
+from agentprm.nodes.settings import Accept
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.questions.decomposing import decompose
 from agentprm.readers.base import Reader

@@ -14,10 +14,11 @@ from langgraph.graph import END, START, StateGraph
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
 from agentprm.errors import ConfigurationError
 from agentprm.graphs.gathering import create_goal_graph
-from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, begin
+from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import MODES, Answer, JudgeAnswer, Reason, RetrieverLike, Route
 from agentprm.nodes.answer import spoken
+from agentprm.nodes.node import begin
 from agentprm.rewards import ProcessRewardModel
 from agentprm.state import Citation, ReasoningState
 

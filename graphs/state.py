@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from langchain_core.documents import Document
 from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.graph.message import add_messages
-from langgraph.types import Overwrite
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
-from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes.node import Accept, check_context, checked_setting
-from agentprm.state import (
-    Citation,
-    RagState,
-    ReasoningState,
-    Step,
-    as_messages,
-    last_question,
-    merge_documents,
-    merge_steps,
-    open_question,
-    text_of,
-)
+from agentprm.budget import SearchBudget, Usage, add_usage
+from agentprm.errors import ConfigurationError
+from agentprm.nodes.settings import Accept, checked_setting
+from agentprm.state import Citation, RagState, ReasoningState, Step, merge_documents, merge_steps
 
 __all__ = [
     "DeltaGraphState",
@@ -38,8 +26,6 @@ __all__ = [
     "ReasoningGraphState",
     "SearchContext",
     "Searched",
-    "begin",
-    "begin_search",
     "passages_to",
 ]
 
@@ -159,52 +145,3 @@ def passages_to(k: int | None, passages: int | None, *, plain: int, reranked: bo
         return read, read
     read = passages or min(plain, k or plain)
     return k or max(10, read), read
-
-
-def begin(state: RagGraphState) -> dict[str, Any]:
-    """Settles the question and clears what an earlier one on the same thread has left.
-
-    The last human message is the question if nobody has answered it yet, whatever stands after it.
-    Otherwise `question` is, which then joins the conversation; without one, the last human message.
-
-    Raises:
-        InputError: If there is neither.
-        ConfigurationError: If the run's context has an unknown name or a wrong value.
-    """
-    check_context()
-    messages = as_messages(state.get("messages"))
-    given = text_of(state.get("question") or "", "question")
-    question = open_question(messages) or given or last_question(messages)
-    if not question.strip():
-        raise InputError("Ask something: give a question that is not empty, or a human message.")
-    update = {
-        "question": question,
-        "documents": [],
-        "answer": "",
-        "citations": [],
-        "prm_usage": Overwrite(empty_usage()),
-        "prm_stop_reason": "",
-    }
-    if not open_question(messages):
-        # Not as a message object, which LangGraph would stream as if the graph had said it.
-        update["messages"] = [{"role": "user", "content": question}]
-    return update
-
-
-def begin_search(state: RagGraphState, *, widths: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """`begin`, with an empty search tree.
-
-    Args:
-        state: The state.
-        widths: How many first steps the strategy wants, under "", if it says so.
-    """
-    return {
-        **begin(state),
-        "prm_steps": Overwrite([]),
-        "prm_documents": Overwrite([]),
-        "prm_frontier": [],
-        "prm_weak": [],
-        "prm_plan": [],
-        "prm_widths": dict(widths or {}),
-        "prm_examples": {},
-    }

@@ -14,8 +14,9 @@ from agentprm.budget import READING, SearchBudget
 from agentprm.documents import passages_text, supporting, title_of
 from agentprm.lm import Completion, LanguageModel, Prompt, as_language_model, require
 from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodeRoutine, SearchNode, checked_setting, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode, emit
 from agentprm.nodes.reading import ModelOrReader, read_steps
+from agentprm.nodes.settings import checked_setting
 from agentprm.prompts import PROMPTS, Prompts, known_text, reply_params
 from agentprm.questions.checking import states
 from agentprm.questions.comparing import decide, is_comparison, likelier, one_of

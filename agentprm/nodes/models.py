@@ -1,4 +1,4 @@
-"""How nodes call language models, so that every call shows in callbacks and traces, whatever the backend."""
+"""What callbacks and traces show of nodes: their runs, and their calls of models, whatever the backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import queue
 import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextvars import copy_context
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import (
@@ -22,18 +23,24 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import (
+    ensure_config,
+    get_async_callback_manager_for_config,
+    get_callback_manager_for_config,
+    patch_config,
+    set_config_context,
+)
 from langgraph.constants import TAG_NOSTREAM
 from pydantic import PrivateAttr
 
 from agentprm.budget import Usage, metered, share_usage
 from agentprm.lm import ChatLM, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.base import listening
-from agentprm.nodes.node import arun_of, run_of
 from agentprm.replies import answer_span, finished_text, json_object, parse_finding
 from agentprm.routines import Routine, wait
 
-__all__ = ["AnsweringModel", "reported", "sampled"]
+__all__ = ["AnsweringModel", "Run", "arun_of", "reported", "run_of", "sampled"]
 
 T = TypeVar("T")
 
@@ -41,6 +48,55 @@ _ROLES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMe
 _MARKS = "\"'*`"
 _BLANKS = re.compile(r"\S[^\S\n]{2,}\S|[^\S\n ]\S")
 _HELD = 20  # characters that may still turn out to be a label such as "**Final answer:**"
+
+
+class Run:
+    """A run in callbacks and traces.
+
+    Attributes:
+        context: In which its work is done, so that what is called there shows below it.
+        output: What it gave; set by whoever does the work.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.output: Any = None
+
+
+@contextmanager
+def run_of(name: str, input: Any, config: RunnableConfig | None = None) -> Iterator[Run]:
+    """Reports the block as a run of its own.
+
+    It is what `Runnable` does for its subclasses, which looks at the work's signature each time besides.
+    """
+    config = ensure_config(config)
+    name, run_id = config.get("run_name") or name, config.pop("run_id", None)
+    reported = get_callback_manager_for_config(config).on_chain_start(None, input, name=name, run_id=run_id)
+    try:
+        with set_config_context(patch_config(config, callbacks=reported.get_child())) as context:
+            run = Run(context)
+            yield run
+    except BaseException as error:
+        reported.on_chain_error(error)
+        raise
+    reported.on_chain_end(run.output)
+
+
+@asynccontextmanager
+async def arun_of(name: str, input: Any, config: RunnableConfig | None = None) -> AsyncIterator[Run]:
+    """Async twin of `run_of`."""
+    config = ensure_config(config)
+    name, run_id = config.get("run_name") or name, config.pop("run_id", None)
+    manager = get_async_callback_manager_for_config(config)
+    reported = await manager.on_chain_start(None, input, name=name, run_id=run_id)
+    try:
+        with set_config_context(patch_config(config, callbacks=reported.get_child())) as context:
+            run = Run(context)
+            yield run
+    except BaseException as error:
+        await reported.on_chain_error(error)
+        raise
+    await reported.on_chain_end(run.output)
 
 
 def sampled(

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import Context
+from collections.abc import Collection, Mapping, Sequence
 from types import MethodType
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args
+from typing import Annotated, Any, ClassVar, TypeAlias, cast
 
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import (
-    ensure_config,
-    get_async_callback_manager_for_config,
-    get_callback_manager_for_config,
-    patch_config,
-    set_config_context,
-)
 from langgraph.config import get_config, get_stream_writer
 from langgraph.runtime import get_runtime
 from langgraph.types import Overwrite
@@ -28,10 +18,12 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from agentprm import routines
-from agentprm.budget import WRITING, SearchBudget, Usage, add_usage, metered, share_usage
+from agentprm.budget import WRITING, SearchBudget, Usage, add_usage, empty_usage, metered, share_usage
 from agentprm.documents import distinct_documents
 from agentprm.errors import ConfigurationError, InputError, unknown_name
 from agentprm.events import SearchEvent
+from agentprm.nodes.models import arun_of, run_of
+from agentprm.nodes.settings import SETTINGS, checked_setting
 from agentprm.rounds import Round, merge_rounds
 from agentprm.state import (
     Citation,
@@ -42,89 +34,26 @@ from agentprm.state import (
     last_question,
     merge_documents,
     merge_steps,
+    open_question,
     text_of,
 )
 
 __all__ = [
-    "SETTINGS",
-    "Accept",
     "Node",
     "NodeRoutine",
-    "Run",
     "SearchNode",
     "State",
+    "Turn",
     "apply_update",
-    "arun_of",
+    "begin",
+    "begin_search",
     "check_context",
-    "checked_setting",
+    "cleared_search",
     "emit",
     "emit_proposed",
     "overridden",
-    "run_of",
     "state_mapping",
 ]
-
-Accept = Literal["if_better", "always"]
-"""Whether a refined step must be better, or is taken always."""
-
-Check = Callable[[str, Any], Any]
-
-
-def _integer(least: int | None) -> Check:
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-            bound = "" if least is None else f" of at least {least}"
-            raise ConfigurationError(f"{name} must be an integer{bound}, not {value!r}.")
-        return value
-
-    return check
-
-
-def _number(least: float) -> Check:
-    def check(name: str, value: Any) -> float:
-        wrong = isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)
-        if wrong or value < least:
-            bound = f" of at least {least:g}" if math.isfinite(least) else ""
-            raise ConfigurationError(f"{name} must be a number{bound}, not {value!r}.")
-        return float(value)
-
-    return check
-
-
-def _accept(name: str, value: Any) -> Any:
-    if value not in get_args(Accept):
-        raise ConfigurationError(f"{name} must be 'if_better' or 'always', not {value!r}.")
-    return value
-
-
-#: Every setting that some node lets the context override, and its check.
-SETTINGS: dict[str, Check] = {
-    "accept": _accept,
-    "budget": lambda name, value: SearchBudget.of(value),
-    "k": _integer(1),
-    "max_documents": _integer(1),
-    "max_failures": _integer(1),
-    "max_rounds": _integer(1),
-    "max_steps": _integer(1),
-    "max_tokens": _integer(1),
-    "min_steps": _integer(0),
-    "n": _integer(1),
-    "passages": _integer(1),
-    "seed": _integer(None),
-    "shallow": _integer(0),
-    "temperature": _number(0),
-    "threshold": _number(-math.inf),
-    "top_k": _integer(1),
-}
-
-
-def checked_setting(name: str, value: Any) -> Any:
-    """`value` as the setting `name` takes it.
-
-    Raises:
-        ConfigurationError: If it does not take it.
-    """
-    return SETTINGS[name](name, value)
 
 
 def overridden(name: str) -> Any:
@@ -133,7 +62,7 @@ def overridden(name: str) -> Any:
     Raises:
         ConfigurationError: If it says something that the setting does not take.
     """
-    context = _run_context()
+    context = getattr(_runtime(), "context", None)
     value = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
     return None if value is None else SETTINGS[name](f"context[{name!r}]", value)
 
@@ -149,7 +78,7 @@ def check_context(also: tuple[str, ...] = ()) -> None:
     Raises:
         ConfigurationError: If there is one.
     """
-    context = _run_context()
+    context = getattr(_runtime(), "context", None)
     if context is None:
         return
     inside_another = "|" in str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
@@ -167,12 +96,11 @@ def check_context(also: tuple[str, ...] = ()) -> None:
             raise ConfigurationError(unknown_name("The context of this graph", "setting", name, SETTINGS))
 
 
-def _run_context() -> Any:
+def _runtime() -> Any:
     try:
-        runtime: Any = get_runtime()
+        return get_runtime()  # outside a graph there is a config, but no runtime
     except (RuntimeError, KeyError):
         return None
-    return getattr(runtime, "context", None)  # outside a graph there is a config, but no runtime
 
 
 State: TypeAlias = Mapping[str, Any]
@@ -218,55 +146,6 @@ def emit(event: SearchEvent) -> None:
     writer(event)
 
 
-class Run:
-    """A run in callbacks and traces.
-
-    Attributes:
-        context: In which its work is done, so that what is called there shows below it.
-        output: What it gave; set by whoever does the work.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.output: Any = None
-
-
-@contextmanager
-def run_of(name: str, input: Any, config: RunnableConfig | None = None) -> Iterator[Run]:
-    """Reports the block as a run of its own.
-
-    It is what `Runnable` does for its subclasses, which looks at the work's signature each time besides.
-    """
-    config = ensure_config(config)
-    name, run_id = config.get("run_name") or name, config.pop("run_id", None)
-    reported = get_callback_manager_for_config(config).on_chain_start(None, input, name=name, run_id=run_id)
-    try:
-        with set_config_context(patch_config(config, callbacks=reported.get_child())) as context:
-            run = Run(context)
-            yield run
-    except BaseException as error:
-        reported.on_chain_error(error)
-        raise
-    reported.on_chain_end(run.output)
-
-
-@asynccontextmanager
-async def arun_of(name: str, input: Any, config: RunnableConfig | None = None) -> AsyncIterator[Run]:
-    """Async twin of `run_of`."""
-    config = ensure_config(config)
-    name, run_id = config.get("run_name") or name, config.pop("run_id", None)
-    manager = get_async_callback_manager_for_config(config)
-    reported = await manager.on_chain_start(None, input, name=name, run_id=run_id)
-    try:
-        with set_config_context(patch_config(config, callbacks=reported.get_child())) as context:
-            run = Run(context)
-            yield run
-    except BaseException as error:
-        await reported.on_chain_error(error)
-        raise
-    await reported.on_chain_end(run.output)
-
-
 def apply_update(state: State, update: State) -> dict[str, Any]:
     """`state` after a node's `update`, by the reducers of `ReasoningState`; for running nodes by hand."""
     result = dict(state)
@@ -278,6 +157,69 @@ def apply_update(state: State, update: State) -> dict[str, Any]:
         else:
             result[key] = reducer(result.get(key), value) if reducer else value
     return result
+
+
+class Turn(TypedDict, total=False):
+    """What a graph begins with: a question, or a conversation that holds it."""
+
+    question: str
+    messages: list[Any]
+
+
+def _cleared() -> dict[str, Any]:
+    return {
+        "documents": [],
+        "answer": "",
+        "citations": [],
+        "prm_usage": Overwrite(empty_usage()),
+        "prm_stop_reason": "",
+    }
+
+
+def cleared_search(widths: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The update that clears what the search for an earlier question has left, and plants an empty tree.
+
+    Args:
+        widths: How many first steps the strategy wants, under "", if it says so.
+    """
+    return {
+        **_cleared(),
+        "prm_steps": Overwrite([]),
+        "prm_documents": Overwrite([]),
+        "prm_frontier": [],
+        "prm_weak": [],
+        "prm_plan": [],
+        "prm_widths": dict(widths or {}),
+        "prm_examples": {},
+    }
+
+
+def begin(state: Turn) -> dict[str, Any]:
+    """Settles the question and clears what an earlier one on the same thread has left.
+
+    The last human message is the question if nobody has answered it yet, whatever stands after it.
+    Otherwise `question` is, which then joins the conversation; without one, the last human message.
+
+    Raises:
+        InputError: If there is neither.
+        ConfigurationError: If the run's context has an unknown name or a wrong value.
+    """
+    check_context()
+    messages = as_messages(state.get("messages"))
+    given = text_of(state.get("question") or "", "question")
+    question = open_question(messages) or given or last_question(messages)
+    if not question.strip():
+        raise InputError("Ask something: give a question that is not empty, or a human message.")
+    update = {**_cleared(), "question": question}
+    if not open_question(messages):
+        # Not as a message object, which LangGraph would stream as if the graph had said it.
+        update["messages"] = [{"role": "user", "content": question}]
+    return update
+
+
+def begin_search(state: Turn, *, widths: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """`begin`, with an empty search tree; `widths` as for `cleared_search`."""
+    return {**cleared_search(widths), **begin(state)}
 
 
 class Node(Runnable[Any, dict[str, Any]]):
@@ -503,19 +445,11 @@ class SearchNode(Node):
                 {**step, "usage": add_usage(step["usage"], share)}
                 for step, share in zip(steps, share_usage(usage, len(steps)), strict=True)
             ]
-        if steps and _in_graph():
+        if steps and _runtime() is not None:
             # Of a known step only what changed: checkpointers store every update of every node.
             known = {step["id"]: step for step in state.get("prm_steps", [])}
             update["prm_steps"] = [_changes(known.get(s["id"]), s) for s in update["prm_steps"]]
         return super()._write(update, usage, state)
-
-
-def _in_graph() -> bool:
-    try:
-        runtime: Any = get_runtime()
-    except (RuntimeError, KeyError):
-        return False
-    return runtime is not None  # outside a graph there is a config, but no runtime
 
 
 def _changes(known: Step | None, step: Step) -> Step:

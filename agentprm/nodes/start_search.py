@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langgraph.types import Overwrite
-
-from agentprm.budget import empty_usage
-from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.node import NodeRoutine, SearchNode, cleared_search
 from agentprm.state import ReasoningState, as_messages, open_question
 
 __all__ = ["StartSearch"]
@@ -38,21 +35,8 @@ class StartSearch(SearchNode):
     def routine(self, state: ReasoningState) -> NodeRoutine:
         """See `Node.routine`."""
         yield from ()
-        return {
-            "question": open_question(as_messages(state.get("messages"))) or state["question"],
-            "documents": [],
-            "answer": "",
-            "citations": [],
-            "prm_steps": Overwrite([]),
-            "prm_documents": Overwrite([]),
-            "prm_frontier": [],
-            "prm_plan": [],
-            "prm_weak": [],
-            "prm_widths": {},
-            "prm_examples": {},
-            "prm_stop_reason": "",
-        }
+        asked = open_question(as_messages(state.get("messages")))
+        return {**cleared_search(), "question": asked or state["question"]}
 
     def _write(self, update: dict[str, Any], usage: Any, state: ReasoningState) -> dict[str, Any]:
-        named = {self._keys.get(channel, channel): value for channel, value in update.items()}
-        return {**named, "prm_usage": Overwrite(empty_usage())}
+        return {self._keys.get(channel, channel): value for channel, value in update.items()}
