@@ -25,7 +25,9 @@ __all__ = [
     "PrefixReward",
     "ProcessRewardModel",
     "Recall",
+    "RemarkingReward",
     "RewardStep",
+    "RoutineReward",
     "Trajectory",
     "as_score",
     "check_scores",
@@ -137,6 +139,38 @@ class ProcessRewardModel(ABC):
     def __repr__(self) -> str:
         inner = getattr(self, "model", None)
         return f"{type(self).__name__}({'' if inner is None else type(inner).__name__})"
+
+
+class RoutineReward(ProcessRewardModel):
+    """Base of the rewards that work by a routine (`agentprm.routines`), with or without an event loop."""
+
+    @abstractmethod
+    def _scoring(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
+        """What `score` gives."""
+
+    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """See `ProcessRewardModel.score`."""
+        return drive(self._scoring(question, trajectories))
+
+    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+        """Async twin of `score`."""
+        return await adrive(self._scoring(question, trajectories))
+
+
+class RemarkingReward(RoutineReward):
+    """The same, of those that have more to say than a score."""
+
+    @abstractmethod
+    def _remarking(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[str]]:
+        """What `remarks` gives."""
+
+    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """See `ProcessRewardModel.remarks`."""
+        return drive(self._remarking(question, trajectories))
+
+    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
+        """Async twin of `remarks`."""
+        return await adrive(self._remarking(question, trajectories))
 
 
 class Memory(Generic[K, V]):
@@ -265,7 +299,7 @@ def step_key(step: RewardStep) -> str:
     return repr(sorted(step.items()))
 
 
-class PrefixReward(ProcessRewardModel):
+class PrefixReward(RoutineReward):
     """Base of rewards that score a step from its prefix alone, and remember what they scored.
 
     A trajectory that extends a scored one costs its new steps only. Subclasses implement
@@ -286,15 +320,7 @@ class PrefixReward(ProcessRewardModel):
         """Async twin of `score_prefixes`; by default it runs in a thread."""
         return await asyncio.to_thread(self.score_prefixes, question, prefixes)
 
-    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """See `ProcessRewardModel.score`."""
-        return drive(self._routine(question, trajectories))
-
-    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """Async twin of `score`."""
-        return await adrive(self._routine(question, trajectories))
-
-    def _routine(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
+    def _scoring(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
         check_trajectories(trajectories)
         recall = self._known.recall(question, [[step_key(step) for step in row] for row in trajectories])
         found: list[float] = []

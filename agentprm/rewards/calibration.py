@@ -21,8 +21,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.rewards.base import ProcessRewardModel, Trajectory, sigmoid
+from agentprm.rewards.base import ProcessRewardModel, RemarkingReward, Trajectory, sigmoid
 from agentprm.rewards.separation import best_threshold
+from agentprm.routines import Routine, wait
 
 __all__ = ["Calibrated", "Calibration", "CalibrationMethod"]
 
@@ -180,7 +181,7 @@ class Calibration:
             raise InputError(f"The calibration {path} cannot be read: {error}.") from error
 
 
-class Calibrated(ProcessRewardModel):
+class Calibrated(RemarkingReward):
     """A reward whose scores are calibrated probabilities.
 
     Example:
@@ -271,31 +272,19 @@ class Calibrated(ProcessRewardModel):
         )
         return cls(reward, replace(calibration, rise=_rise(calibration, pairs)))
 
-    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """See `ProcessRewardModel.score`."""
-        return self._apply(self.reward.score(question, trajectories))
+    def _scoring(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
+        rows = yield from wait(self.reward.score, self.reward.ascore, question, trajectories)
+        return [[self.calibration(score) for score in row] for row in rows]
 
-    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """Async twin of `score`."""
-        return self._apply(await self.reward.ascore(question, trajectories))
+    def _remarking(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[str]]:
+        return (yield from wait(self.reward.remarks, self.reward.aremarks, question, trajectories))
 
     def model_calls(self, steps: int) -> int:
         """See `ProcessRewardModel.model_calls`."""
         return self.reward.model_calls(steps)
 
-    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
-        """See `ProcessRewardModel.remarks`."""
-        return self.reward.remarks(question, trajectories)
-
-    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
-        """Async twin of `remarks`."""
-        return await self.reward.aremarks(question, trajectories)
-
     def __repr__(self) -> str:
         return f"Calibrated({self.reward!r}, {self.calibration.method!r})"
-
-    def _apply(self, rows: list[list[float]]) -> list[list[float]]:
-        return [[self.calibration(score) for score in row] for row in rows]
 
 
 def _finite(value: Any) -> bool:

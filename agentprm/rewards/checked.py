@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -11,12 +10,14 @@ from agentprm.errors import ConfigurationError, InputError
 from agentprm.rewards.base import (
     PrefixMemory,
     ProcessRewardModel,
+    RemarkingReward,
     Trajectory,
     check_trajectories,
     sigmoid,
     step_key,
 )
 from agentprm.rewards.checkers.base import Checker, CheckResult
+from agentprm.routines import Routine, wait, wait_in_thread
 
 __all__ = ["DEFAULT_WEIGHTS", "Checked", "check_weights"]
 
@@ -31,7 +32,7 @@ _OTHERS = (1.0, -2.0)
 _EDGE = 1e-6
 
 
-class Checked(ProcessRewardModel):
+class Checked(RemarkingReward):
     """Fuses a reward with checkers: each verdict shifts the log-odds of the step.
 
     As in GroundedPRM (Zhang et al., 2025) a tool's verdict stands beside a model's judgement. Here it
@@ -78,21 +79,28 @@ class Checked(ProcessRewardModel):
             self.threshold, self.aggregation = reward.threshold, reward.aggregation
         self._known = PrefixMemory[list[CheckResult]](cache_size)
 
-    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """See `ProcessRewardModel.score`."""
+    def _scoring(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
         check_trajectories(trajectories)
         if self.reward is None:
             rows = [[0.5] * len(trajectory) for trajectory in trajectories]
         else:
-            rows = self.reward.score(question, trajectories)
-        return self._fuse(question, trajectories, rows)
+            rows = yield from wait(self.reward.score, self.reward.ascore, question, trajectories)
+        checks = yield from wait_in_thread(self._checks, question, trajectories)
+        return [
+            [self._shifted(score, results) for score, results in zip(row, checked, strict=True)]
+            for row, checked in zip(rows, checks, strict=True)
+        ]
 
-    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """Async twin of `score`; checkers run in a thread."""
-        if self.reward is None:
-            return await asyncio.to_thread(self.score, question, trajectories)
-        rows = await self.reward.ascore(question, trajectories)
-        return await asyncio.to_thread(self._fuse, question, trajectories, rows)
+    def _remarking(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[str]]:
+        """The evidence of the checkers that came to a verdict, and what the reward says."""
+        inner = [""] * len(trajectories)
+        if self.reward is not None:
+            inner = yield from wait(self.reward.remarks, self.reward.aremarks, question, trajectories)
+        checks = yield from wait_in_thread(self._checks, question, trajectories)
+        return [
+            "; ".join(filter(None, [*map(_said, rows[-1]), remark]))
+            for rows, remark in zip(checks, inner, strict=True)
+        ]
 
     def model_calls(self, steps: int) -> int:
         """See `ProcessRewardModel.model_calls`; those of a checker's writer are not known."""
@@ -104,34 +112,6 @@ class Checked(ProcessRewardModel):
     def checks(self, question: str, trajectory: Trajectory) -> list[list[CheckResult]]:
         """For each step what each checker says, in the order of the checkers; for critiques and traces."""
         return self._checks(question, [trajectory])[0]
-
-    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
-        """See `ProcessRewardModel.remarks`: the evidence of the checkers that came to a verdict."""
-        inner = (
-            [""] * len(trajectories) if self.reward is None else self.reward.remarks(question, trajectories)
-        )
-        return self._remarks(question, trajectories, inner)
-
-    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
-        """Async twin of `remarks`."""
-        if self.reward is None:
-            return await asyncio.to_thread(self.remarks, question, trajectories)
-        inner = await self.reward.aremarks(question, trajectories)
-        return await asyncio.to_thread(self._remarks, question, trajectories, inner)
-
-    def _remarks(self, question: str, trajectories: Sequence[Trajectory], inner: list[str]) -> list[str]:
-        return [
-            "; ".join(filter(None, [*map(_said, rows[-1]), remark]))
-            for rows, remark in zip(self._checks(question, trajectories), inner, strict=True)
-        ]
-
-    def _fuse(
-        self, question: str, trajectories: Sequence[Trajectory], rows: list[list[float]]
-    ) -> list[list[float]]:
-        return [
-            [self._shifted(score, results) for score, results in zip(row, checked, strict=True)]
-            for row, checked in zip(rows, self._checks(question, trajectories), strict=True)
-        ]
 
     def _shifted(self, score: float, results: Sequence[CheckResult]) -> float:
         shift = 0.0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from agentprm.errors import ConfigurationError
-from agentprm.rewards.base import Memory, ProcessRewardModel, Trajectory
+from agentprm.rewards.base import Memory, ProcessRewardModel, RemarkingReward, Trajectory
 from agentprm.rewards.likelihood import common_space
+from agentprm.routines import Routine, wait, wait_in_thread
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["NearestType", "RoutedReward"]
 
 
-class RoutedReward(ProcessRewardModel):
+class RoutedReward(RemarkingReward):
     """A mixture of experts: each question is scored by the reward for its type.
 
     The outer layer of DMoERM (Quan, 2024): one expert per kind of task, chosen once a question. Its inner
@@ -69,23 +69,13 @@ class RoutedReward(ProcessRewardModel):
             kind = self.default
         return self.experts[kind]
 
-    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """See `ProcessRewardModel.score`."""
-        return self.expert(question).score(question, trajectories)
+    def _scoring(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
+        expert = yield from wait_in_thread(self.expert, question)  # it may embed the question
+        return (yield from wait(expert.score, expert.ascore, question, trajectories))
 
-    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """Async twin of `score`; the route is taken in a thread, as it may embed the question."""
-        expert = await asyncio.to_thread(self.expert, question)
-        return await expert.ascore(question, trajectories)
-
-    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
-        """See `ProcessRewardModel.remarks`: what the expert says."""
-        return self.expert(question).remarks(question, trajectories)
-
-    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
-        """Async twin of `remarks`."""
-        expert = await asyncio.to_thread(self.expert, question)
-        return await expert.aremarks(question, trajectories)
+    def _remarking(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[str]]:
+        expert = yield from wait_in_thread(self.expert, question)
+        return (yield from wait(expert.remarks, expert.aremarks, question, trajectories))
 
 
 class NearestType:

@@ -6,17 +6,22 @@ from collections.abc import Sequence
 
 from agentprm.budget import record
 from agentprm.lm.token_lm import Cost
-from agentprm.rewards.base import Trajectory
+from agentprm.rewards.base import RoutineReward, Trajectory
 from agentprm.rewards.step_text import Overflow, StepReward, StepWriter, Wanted, fits_context
-from agentprm.routines import Routine, adrive, all_of, drive, wait_on_loop
+from agentprm.routines import Routine, all_of, wait_on_loop
 
 __all__ = ["ServedReward"]
 
 
-class ServedReward(StepReward):
+class ServedReward(StepReward, RoutineReward):
     """A reward whose new prefixes are scored by requests, all of a call at once.
 
-    Subclasses implement `_row`, or `_rows` where requests hold steps of several trajectories.
+    Subclasses implement `_row`, or `_rows` where requests hold steps of several trajectories. Cancelling
+    `ascore` ends its requests.
+
+    `score` raises `ContextLengthError` if a prefix does not fit the context and the policy is `"error"`,
+    `InputError` if a step has no finding, `TransientModelError` if the server cannot be reached for now, and
+    `ModelServerError` if it fails for good.
 
     Args:
         step_text: As in `StepReward`.
@@ -43,22 +48,7 @@ class ServedReward(StepReward):
 
         return await all_of(row, *zip(*wanted, strict=True)) if wanted else []
 
-    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """See `ProcessRewardModel.score`.
-
-        Raises:
-            ContextLengthError: If a prefix does not fit the context and the policy is `"error"`.
-            InputError: If a step has no finding.
-            TransientModelError: If the server cannot be reached for now.
-            ModelServerError: If it fails for good.
-        """
-        return drive(self._scored(question, trajectories))
-
-    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """Async twin of `score`; cancelling it ends its requests."""
-        return await adrive(self._scored(question, trajectories))
-
-    def _scored(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
+    def _scoring(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
         (recall, wanted), cost = self._recall(question, trajectories), Cost()
         try:
             found = yield from wait_on_loop(self._rows(question, wanted, cost))

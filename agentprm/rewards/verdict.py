@@ -15,8 +15,8 @@ from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_la
 from agentprm.replies import without_thought
 from agentprm.rewards.base import (
     PrefixMemory,
-    ProcessRewardModel,
     Recall,
+    RemarkingReward,
     Trajectory,
     check_trajectories,
     sigmoid,
@@ -54,7 +54,7 @@ _LISTED = 20  # likeliest tokens to ask a model for, the most that OpenAI's inte
 _PARAMS = SamplingParams(max_tokens=1024, temperature=0.6, top_p=0.95, seed=0)
 
 
-class VerdictReward(ProcessRewardModel):
+class VerdictReward(RemarkingReward):
     """The mean of `k` generated verdicts on each step.
 
     GenPRM, ThinkPRM, gORM and gPRM, GroundedPRM, a language model as judge with principles or a
@@ -142,31 +142,25 @@ class VerdictReward(ProcessRewardModel):
         sampled = self.model.sample_calls(1, self.k) * self.template.stages
         return steps * (sampled + (self.k if self.soft else 0))
 
-    def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """See `ProcessRewardModel.score`; a step without any verdict scores NaN."""
-        return [[_number(v) for v in row] for row in self.judge(question, trajectories)]
+    def _scoring(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
+        rows = yield from self._judging(question, trajectories)
+        return [[math.nan if v.score is None else v.score for v in row] for row in rows]
 
-    async def ascore(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
-        """Async twin of `score`."""
-        return [[_number(v) for v in row] for row in await self.ajudge(question, trajectories)]
-
-    def remarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
-        """See `ProcessRewardModel.remarks`: the first critique with a verdict, without its thinking."""
-        return [_remark(row[-1]) for row in self.judge(question, trajectories)]
-
-    async def aremarks(self, question: str, trajectories: Sequence[Trajectory]) -> list[str]:
-        """Async twin of `remarks`."""
-        return [_remark(row[-1]) for row in await self.ajudge(question, trajectories)]
+    def _remarking(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[str]]:
+        """The first critique with a verdict, without its thinking."""
+        rows = yield from self._judging(question, trajectories)
+        lasts = [row[-1] for row in rows]
+        return [one_line(without_thought(last.critiques[0])) if last.votes else "" for last in lasts]
 
     def judge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
         """The verdicts behind the scores, with votes and critiques."""
-        return drive(self._routine(question, trajectories))
+        return drive(self._judging(question, trajectories))
 
     async def ajudge(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[Verdict]]:
         """Async twin of `judge`."""
-        return await adrive(self._routine(question, trajectories))
+        return await adrive(self._judging(question, trajectories))
 
-    def _routine(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[Verdict]]]:
+    def _judging(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[Verdict]]]:
         check_trajectories(trajectories)
         texts = [[self.step_text(step) for step in trajectory] for trajectory in trajectories]
         # A verdict in the light of later steps belongs to the whole trajectory.
@@ -325,11 +319,3 @@ def _verdict(samples: Sequence[tuple[str, float | None]]) -> Verdict:
     votes = tuple(vote for _, vote in samples if vote is not None)
     score = math.fsum(votes) / len(votes) if votes else None
     return Verdict(score, votes, len(samples) - len(votes), tuple(text for text, _ in samples))
-
-
-def _number(verdict: Verdict) -> float:
-    return math.nan if verdict.score is None else verdict.score
-
-
-def _remark(verdict: Verdict) -> str:
-    return one_line(without_thought(verdict.critiques[0])) if verdict.votes else ""
