@@ -14,6 +14,7 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import AnswerFromSteps, ChooseExecution, ChooseSubgoal, ExpandSubgoal, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
 from agentprm.nodes.node import begin_search
+from agentprm.nodes.settings import checked_setting
 from agentprm.nodes.subgoals import Reward
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards import Relevance, default_reward
@@ -83,7 +84,7 @@ def create_cr_planner_graph(
         ExpandSubgoal(
             language_model,
             retriever,
-            n=candidates,
+            n=checked_setting("n", candidates, "candidates"),
             k=k,
             passages=passages,
             temperature=temperature,

@@ -24,6 +24,7 @@ from agentprm.nodes import (
 from agentprm.nodes.answer import ResponseFormat
 from agentprm.nodes.node import begin_search
 from agentprm.nodes.select_steps import after_selection
+from agentprm.nodes.settings import checked_setting
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards import ProcessRewardModel, as_reward, default_reward
 
@@ -83,6 +84,7 @@ def create_glore_graph(
     if reward is None:
         reward = default_reward(language_model, passages=passages, prompts=prompts)
     reward = as_reward(reward)
+    checked_setting("n", candidates, "candidates")
     sampling: dict[str, Any] = {
         "temperature": temperature,
         "seed": seed,

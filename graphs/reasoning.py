@@ -48,7 +48,7 @@ from agentprm.nodes.node import begin_search
 from agentprm.nodes.plan_question import Planner
 from agentprm.nodes.rerank import pairwise_compressor
 from agentprm.nodes.select_steps import after_selection
-from agentprm.nodes.settings import Accept
+from agentprm.nodes.settings import Accept, checked_setting
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.questions.decomposing import decompose
 from agentprm.readers.base import Reader
@@ -196,6 +196,8 @@ def create_reasoning_graph(
     }
     if mode not in ("step", "plan", None):
         raise ConfigurationError(f"mode must be 'step' or 'plan', not {mode!r}.")
+    if candidates is not None:
+        checked_setting("n", candidates, "candidates")
     found, read = passages_to(k, passages, plain=5 if reader else 1, reranked=reranker is not None)
     if reward is None and reader is not None:
         reward = ReaderGrounding(reader, passages=read)
@@ -222,8 +224,10 @@ def create_reasoning_graph(
             recall=recall,
             shown=shown,
         )
-    candidates = candidates or (1 if planned and greedy else 3)
-    max_steps = max_steps or (8 if planned else 5)
+    if candidates is None:
+        candidates = 1 if planned and greedy else 3
+    if max_steps is None:
+        max_steps = 8 if planned else 5
     if threshold == "mode":
         threshold = None if planned else "reward"
 

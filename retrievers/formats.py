@@ -30,6 +30,7 @@ _HEAD_BLOCKS = 100
 _FRONT = 1 << 13
 _TITLE = 300
 _CHARSET = re.compile(rb"(?:charset|encoding)\s{0,9}=\s{0,9}[\"']?([\w.:-]{1,40})", re.IGNORECASE)
+_COLUMNS = {*TEXT_KEYS, "title", "_id", "id"}
 # What a Word file, which is compressed, may unpack to.
 _MOST_UNPACKED = 1 << 28
 
@@ -54,7 +55,7 @@ def read_file(file: Path, source: str) -> Rows:
         if suffix in _BINARY:
             yield from _BINARY[suffix](data, source, file.stem)
         elif (content := _decoded(data, declared=suffix in _DECLARING)) is None:
-            yield BadRow(source, "not text in UTF-8 or UTF-16")
+            yield BadRow(source, "not text in UTF-8 or UTF-16; save it as UTF-8")
         elif content.strip():
             yield from _TEXTUAL[suffix](content, source, file.stem)
         else:
@@ -166,10 +167,14 @@ def _csv(content: str, source: str, stem: str) -> Rows:
 
 
 def _csv_row(row: dict[str, str], place: str) -> JsonPassage | BadRow:
-    if not row.keys().isdisjoint(TEXT_KEYS):
-        return object_row(row, place)
+    # People write columns with capitals; where both forms stand, the plain one counts.
+    known = {name.lower(): name for name in row if name.lower() in _COLUMNS}
+    known |= {name: name for name in row if name in _COLUMNS}
+    told = {name: row[column] for name, column in known.items()}
+    if not told.keys().isdisjoint(TEXT_KEYS):
+        return object_row({**told, **{k: v for k, v in row.items() if k not in known.values()}}, place)
     text = "\n".join(f"{name}: {value.strip()}" for name, value in row.items() if name and value.strip())
-    return object_row({"text": text, "title": row.get("title", ""), "id": row.get("id")}, place)
+    return object_row({"text": text, "title": told.get("title", ""), "id": told.get("id")}, place)
 
 
 def _pdf(data: bytes, source: str, stem: str) -> Rows:

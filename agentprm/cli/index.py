@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,11 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     name = opening.embeddings_name(args.embeddings)
-    logger = logging.getLogger("agentprm.retrievers.loading")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # what was skipped is listed below
+    # What was skipped is listed below, and pypdf does not say of which file it speaks.
+    loggers = [logging.getLogger(name) for name in ("agentprm.retrievers.loading", "pypdf")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         embeddings = opening.embeddings_called(name)
         with progress.status("Reading documents"):
@@ -73,11 +76,14 @@ def run(args: argparse.Namespace) -> int:
                 embeddings=embeddings,
             )
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     for source, reason in found.skipped[:5]:
         tell(progress, f"skipped {source}: {reason}")
+    for reason, times in Counter(reason for _, reason in found.skipped[5:]).most_common(5):
+        tell(progress, f"skipped {times} more: {reason}")
     if len(found.skipped) > 5:
-        tell(progress, f"skipped {len(found.skipped) - 5} more")
+        tell(progress, f"skipped {len(found.skipped)} in all; agentprm.load_folder(…).skipped names each")
     done = _build(target, found.documents, embeddings, progress)
     opening.note_embeddings(target, name)
     sources = len({document.metadata["source"] for document in found.documents})

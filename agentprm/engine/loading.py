@@ -24,7 +24,8 @@ def load_model(name: str, dtype: str | torch.dtype, device: str | torch.device |
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"The model {name!r} cannot be loaded: {error} Pass the name of a causal language model on the "
-            "Hugging Face hub or a folder that save_pretrained wrote."
+            "Hugging Face hub or a folder that save_pretrained wrote; a chat model is named with its "
+            "provider, as in 'ollama:llama3.2'."
         ) from error
     return model.to(target)
 

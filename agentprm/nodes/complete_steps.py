@@ -75,7 +75,8 @@ class CompleteSteps(SearchNode):
     ) -> None:
         self.model: LanguageModel | Reader = model if isinstance(model, Reader) else as_language_model(model)
         self.passages, self.prompts, self.max_tokens = passages, prompts, max_tokens
-        self.findings, self.temperature, self.seed = checked_setting("n", findings), temperature, seed
+        self.findings = checked_setting("n", findings, "findings")
+        self.temperature, self.seed = temperature, seed
         super().__init__(
             name=name,
             reads=("prm_plan", "prm_widths"),
@@ -180,7 +181,7 @@ class BeginSteps(SearchNode):
     ) -> None:
         self.model = as_language_model(model)
         require(self.model, "prefill", f"{type(self).__name__}")
-        self.tokens = checked_setting("max_tokens", tokens)
+        self.tokens = checked_setting("max_tokens", tokens, "tokens")
         self.passages, self.prompts, self.temperature, self.seed = passages, prompts, temperature, seed
         super().__init__(
             name=name,

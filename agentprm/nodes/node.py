@@ -209,7 +209,10 @@ def begin(state: Turn) -> dict[str, Any]:
     given = text_of(state.get("question") or "", "question")
     question = open_question(messages) or given or last_question(messages)
     if not question.strip():
-        raise InputError("Ask something: give a question that is not empty, or a human message.")
+        raise InputError(
+            "Ask something: give a question that is not empty under 'question', or a human message under "
+            "'messages'."
+        )
     update = {**_cleared(), "question": question}
     if not open_question(messages):
         # Not as a message object, which LangGraph would stream as if the graph had said it.
@@ -402,7 +405,8 @@ def state_mapping(state: Any, name: str) -> Mapping[str, Any]:
         return {key: getattr(state, key) for key in type(state).model_fields}
     if dataclasses.is_dataclass(state) and not isinstance(state, type):
         return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    raise InputError(f"{name} takes a state, a mapping, not {type(state).__name__}.")
+    kind = type(state).__name__
+    raise InputError(f"{name} takes a state, a mapping such as {{'question': …}}, not {kind}.")
 
 
 def _listed(documents: Any, key: str) -> Sequence[Any]:

@@ -40,6 +40,9 @@ class SelectSteps(SearchNode):
             `interrupt` with the candidates, and goes on with `Command(resume=id)` or a list of ids.
         keys: Own names for `question` and `messages`.
         budget: Bounds of the run.
+
+    Raises:
+        ConfigurationError: If a setting is wrong, or the threshold lies outside the reward's space.
     """
 
     def __init__(
@@ -69,6 +72,11 @@ class SelectSteps(SearchNode):
             budget=budget,
             settings=("threshold", "accept", "max_steps"),
         )
+        if reward is not None and reward.space == "probability" and not 0 <= (self.threshold or 0) <= 1:
+            raise ConfigurationError(
+                f"A threshold of {self.threshold:g} parts no scores of this reward, which are probabilities: "
+                "give one between 0 and 1, or None, which never refines."
+            )
 
     def tree(self, steps: list[Step]) -> Tree:
         """The steps as the strategy sees them."""

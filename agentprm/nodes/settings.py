@@ -65,10 +65,15 @@ SETTINGS: dict[str, Check] = {
 }
 
 
-def checked_setting(name: str, value: Any) -> Any:
+def checked_setting(name: str, value: Any, called: str = "") -> Any:
     """`value` as the setting `name` takes it.
+
+    Args:
+        name: Of `SETTINGS`.
+        value: What somebody gave.
+        called: What they call it, if that is another name.
 
     Raises:
         ConfigurationError: If it does not take it.
     """
-    return SETTINGS[name](name, value)
+    return SETTINGS[name](called or name, value)

@@ -117,5 +117,5 @@ def as_reward(reward: ProcessRewardModel | Callable[..., Any] | Runnable[Any, An
         return FunctionReward(reward)
     raise ConfigurationError(
         f"A {name} is no reward. Pass a ProcessRewardModel, or a function from the question and the steps "
-        "to the score of the last step."
+        "to the score of the last step; agentprm.rewards.load_reward(name) loads a published one."
     )

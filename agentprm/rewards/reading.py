@@ -36,8 +36,9 @@ class ReaderGrounding(PrefixReward):
         self.aggregation = "product"  # a path is right where all its findings are
         if not isinstance(reader, Reader):
             raise ConfigurationError(
-                f"ReaderGrounding needs a reader (agentprm.readers), not a {type(reader).__name__}; for a "
-                "language model there is Grounding."
+                f"A {type(reader).__name__} is no reader. Pass agentprm.default_reader(), "
+                "agentprm.readers.SpanReader(folder) or a Reader of your own; for a language model as reward "
+                "there is Grounding."
             )
         if passages < 1:
             raise ConfigurationError(f"passages must be at least 1, not {passages}.")

@@ -131,6 +131,19 @@ def failing(capsys, *argv: str) -> tuple[int, str]:
 # What works
 
 
+def test_what_was_skipped_is_told_in_a_few_lines(notes, tmp_path, capsys, caplog):
+    for number in range(7):
+        (notes / f"empty{number}.txt").write_text("")
+    (notes / "broken.pdf").write_bytes(b"not a PDF")
+    assert main(["index", str(notes), "-o", str(tmp_path / "i")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "skipped broken.pdf: " in said
+    assert "skipped 3 more: empty" in said
+    assert "skipped 1 more: not one of .txt" in said
+    assert "skipped 9 in all" in said
+    assert not [r for r in caplog.records if r.name.startswith("pypdf")]  # they name no file
+
+
 def test_index_and_ask(notes, tmp_path, capsys):
     index, trace = str(tmp_path / "i"), tmp_path / "trace.json"
     assert main(["index", str(notes), "-o", index]) == 0

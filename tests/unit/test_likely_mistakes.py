@@ -7,10 +7,17 @@ import pytest
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
+from agentprm.graphs import (
+    create_cr_planner_graph,
+    create_glore_graph,
+    create_rag_graph,
+    create_reasoning_graph,
+)
+from agentprm.nodes import CompleteSteps, Retrieve
 from agentprm.rerank import CrossEncoderReranker, FunctionComparator, PairwiseReranker
 from agentprm.rewards import Checked, Grounding, VerdictReward, as_trajectory, load_reward
 from agentprm.rewards.checkers import ArithmeticChecker
-from agentprm.testing import ScriptedLanguageModel
+from agentprm.testing import FakeReward, ScriptedLanguageModel
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no_such", "no/such/folder", Path("no/such/folder")])
@@ -70,3 +77,46 @@ async def test_reranking_nothing_sensible():
             await reranker.acompress_documents(documents, query)
     with pytest.raises(InputError, match=r"documents, not str: Document\(page_content=text\)"):
         reranker.compress_documents(["a", "b"], "q")
+
+
+def test_settings_are_refused_by_the_names_that_the_caller_gave_them():
+    model = ScriptedLanguageModel({})
+    for create in (create_reasoning_graph, create_glore_graph, create_cr_planner_graph):
+        for wrong in (0, -1, 2.5, "3"):
+            with pytest.raises(ConfigurationError, match="candidates must be an integer of at least 1, not"):
+                create(model, lambda query: [], candidates=wrong)
+    with pytest.raises(ConfigurationError, match="max_steps must be an integer of at least 1, not 0"):
+        create_reasoning_graph(model, lambda query: [], max_steps=0)
+    with pytest.raises(ConfigurationError, match="findings must be an integer of at least 1, not 0"):
+        CompleteSteps(model, findings=0)
+
+
+def test_a_threshold_lies_in_the_space_of_the_reward():
+    def build(reward, threshold):
+        model = ScriptedLanguageModel({})
+        return create_reasoning_graph(model, lambda query: [], reward, threshold=threshold)
+
+    for outside in (5, 50, -0.1):
+        with pytest.raises(ConfigurationError, match="one between 0 and 1"):
+            build(FakeReward(), outside)
+    logits = FakeReward()
+    logits.space = "logit"
+    build(logits, 5)
+    for inside in (0, 1, 0.5, None, "reward"):
+        build(FakeReward(), inside)
+
+
+def test_names_where_objects_belong():
+    model = ScriptedLanguageModel({})
+    with pytest.raises(ConfigurationError, match=r"default_reader\(\), agentprm.readers.SpanReader"):
+        create_reasoning_graph(model, lambda query: [], reader="packaged")
+    with pytest.raises(ConfigurationError, match=r"load_reward\(name\)"):
+        create_reasoning_graph(model, lambda query: [], "grounding")
+
+
+def test_states_without_a_question():
+    graph = create_rag_graph(ScriptedLanguageModel({}), lambda query: []).compile()
+    with pytest.raises(InputError, match="under 'question', or a human message under 'messages'"):
+        graph.invoke({"query": "Who?"})
+    with pytest.raises(InputError, match=r"a mapping such as \{'question': …\}, not str"):
+        Retrieve(lambda query: []).invoke("Who?")

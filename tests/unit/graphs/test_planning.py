@@ -405,7 +405,7 @@ def test_the_reward_of_a_reader_is_its_probability():
     assert len(reader.asked) == 2
     assert reward.score(DEATHS, [[directed]]) == [[0.5]]
     assert len(reader.asked) == 2
-    with pytest.raises(ConfigurationError, match="needs a reader"):
+    with pytest.raises(ConfigurationError, match="is no reader"):
         ReaderGrounding(ScriptedLanguageModel(silent))
 
 

@@ -150,6 +150,16 @@ def test_csv_gives_a_passage_a_line(tmp_path):
     assert "not CSV" in skipped[0].reason
 
 
+def test_csv_columns_are_known_with_capitals(tmp_path):
+    documents, _ = load(tmp_path, "a.csv", "ID,Title,Text,Year\n7,T,hello,1999\n")
+    assert [(d.id, d.page_content, d.metadata["title"]) for d in documents] == [("7", "T\nhello", "T")]
+    assert documents[0].metadata["Year"] == "1999"
+    documents, _ = load(tmp_path, "b.csv", "Text,text\nlong,short\n")
+    assert [(d.page_content, d.metadata["Text"]) for d in documents] == [("short", "long")]
+    documents, _ = load(tmp_path, "c.csv", "Title,Town\nA,B\n")
+    assert [(d.page_content, d.metadata["title"]) for d in documents] == [("Title: A\nTown: B", "A")]
+
+
 def pdf(*pages):
     from pypdf import PdfWriter
     from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
