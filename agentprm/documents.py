@@ -1,5 +1,9 @@
 """Passages: in their usual form and each once, as a line of a prompt, and which of them support a claim.
 
+One rule says what documents and state may carry: `plain` values and valid Unicode. It is applied where data
+enters: at loaders, stores, nodes and traces. What passes can be saved in an index and in a checkpoint; what
+does not is refused with its place.
+
 Support is told without a model, by the words that a claim and a passage share.
 """
 
@@ -9,23 +13,29 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from itertools import pairwise
-from typing import Any
+from typing import Any, NotRequired
+from uuid import UUID
 
 from langchain_core.documents import Document
+from typing_extensions import TypedDict
 
 from agentprm.errors import InputError
-from agentprm.state import Citation, merge_documents, plain
 from agentprm.text import clean_text, cut, one_line, sentence_ends, terms
 
 __all__ = [
+    "Citation",
     "as_document",
     "cite",
     "distinct_documents",
     "evidence_line",
     "joined",
+    "merge_documents",
     "passage_line",
     "passages_text",
+    "plain",
     "plain_document",
     "sentence_around",
     "supporting",
@@ -35,6 +45,11 @@ __all__ = [
 ]
 
 _TEXT_KEYS = ("page_content", "text", "content")
+
+
+_DEEPEST = 100
+# What a checkpoint holds beyond JSON's types.
+_ATOMS = (bytes, datetime, date, time, timedelta, Decimal, UUID)
 
 
 def as_document(value: Any) -> Document:
@@ -88,6 +103,73 @@ def plain_document(value: Any) -> Document:
     )
 
 
+def plain(value: Any, where: str = "value", *, json_only: bool = False) -> Any:
+    """Copy of `value` that a checkpoint can hold: numpy and torch numbers become Python's.
+
+    Strings are cleaned (`clean_text`); tuples, and sets where they are allowed, become lists.
+
+    Args:
+        value: Anything made of dicts, sequences and scalars.
+        where: Name of the value in an error message.
+        json_only: Whether only JSON's types may pass: no dates, bytes or sets, and no keys but strings.
+
+    Raises:
+        InputError: Something in it cannot be stored (a live object, a function, a huge integer), or it is
+            nested more than 100 deep, as a value that contains itself is.
+    """
+    return _plain(value, where, json_only, 0)
+
+
+def _plain(value: Any, where: str, json_only: bool, depth: int) -> Any:
+    if isinstance(value, str):
+        return clean_text(value)
+    if value is None or type(value) in (bool, float):
+        return value
+    if type(value) is int:
+        if not -(2**63) <= value < 2**64:
+            raise InputError(f"{where} is an integer of more than 64 bits; store it as a string.")
+        return value
+    if depth > _DEEPEST:
+        raise InputError(f"{where[:40]}… is nested more than {_DEEPEST} deep, or contains itself.")
+    if isinstance(value, Mapping):
+        return {
+            _key(key, where, json_only): _plain(v, f"{where}[{key!r:.40}]", json_only, depth + 1)
+            for key, v in value.items()
+        }
+    if isinstance(value, list | tuple) or (isinstance(value, set | frozenset) and not json_only):
+        return [_plain(item, f"{where}[{place}]", json_only, depth + 1) for place, item in enumerate(value)]
+    if isinstance(value, _ATOMS) and not json_only:
+        return value
+    # numpy scalars and arrays, torch tensors: duck-typed, since neither need be installed
+    if callable(getattr(value, "tolist", None)):
+        converted = _listed(value, where)
+        if type(converted) is not type(value):  # as for numpy's long double, which is no number of Python's
+            return _plain(converted, where, json_only, depth + 1)
+    elif isinstance(value, float):  # enumerations and other subclasses
+        return float(value)
+    elif isinstance(value, int):
+        return _plain(int(value), where, json_only, depth + 1)
+    raise InputError(
+        f"{where} is a {type(value).__name__}, which {'an index' if json_only else 'a checkpoint'} "
+        "cannot hold. Convert it to strings and numbers first."
+    )
+
+
+def _key(key: Any, where: str, json_only: bool) -> str:
+    if isinstance(key, str):
+        return clean_text(key)
+    if json_only:
+        raise InputError(f"The key {key!r} of {where} is not a string; use str({key!r}).")
+    return str(_plain(key, f"a key of {where}", json_only, 0))
+
+
+def _listed(value: Any, where: str) -> Any:
+    try:
+        return value.tolist()
+    except Exception as error:  # whatever a foreign library raises
+        raise InputError(f"{where} is a {type(value).__name__} that cannot be converted ({error}).") from None
+
+
 def text_hash(text: str) -> str:
     """Sixteen digits that stand for a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -112,6 +194,14 @@ def distinct_documents(documents: Iterable[Any], known: Iterable[Document] = ())
             texts[document.id] = document.page_content
         kept.setdefault(str(document.id), document)
     return list(kept.values())
+
+
+def merge_documents(left: list[Document] | None, right: list[Document] | None) -> list[Document]:
+    """Reducer of `prm_documents`: every passage once, by id; the first version stays."""
+    merged: dict[str | None, Document] = {}
+    for document in [*(left or []), *(right or [])]:
+        merged.setdefault(document.id, document)
+    return list(merged.values())
 
 
 def title_of(document: Document) -> str:
@@ -254,6 +344,31 @@ def supporting_sentence(claim: str, text: str, query: str = "") -> tuple[int, in
         if rank[0] >= 0.5 and rank > best:
             best, chosen = rank, (start, end)
     return chosen
+
+
+class Citation(TypedDict):
+    """A passage that the answer rests on.
+
+    Attributes:
+        doc_id: The document's id.
+        title: Its title.
+        source: Its source.
+        text: Its text.
+        quote: The sentence of the text that says so; missing where none can be told.
+        start: The first character of that sentence in the text.
+        end: The character after its last one.
+        metadata: What else it says of itself in texts and finite numbers: page, url, …; missing if that is
+            nothing.
+    """
+
+    doc_id: str
+    title: str
+    source: str
+    text: str
+    quote: NotRequired[str]
+    start: NotRequired[int]
+    end: NotRequired[int]
+    metadata: NotRequired[dict[str, str | int | float]]
 
 
 def cite(

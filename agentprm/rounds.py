@@ -12,7 +12,8 @@ from typing import Annotated, Literal, cast
 from langchain_core.documents import Document
 from typing_extensions import TypedDict
 
-from agentprm.state import RagState, merge_documents
+from agentprm.documents import merge_documents
+from agentprm.state import RagState
 from agentprm.text import one_line
 
 __all__ = [

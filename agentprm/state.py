@@ -4,33 +4,25 @@ A search tree is a flat list of `Step` records that refer to their parent and to
 checkpoint stays small and a resumed run is exact; what several nodes ask of it stands here too. Keys with
 a reducer carry the prefix `prm_`; plain keys (`question`, `documents`, `answer`, …) are the ecosystem's.
 
-One rule says what documents and state may carry: `plain` values and valid Unicode. It is applied where data
-enters: at loaders, stores, nodes and traces. What passes can be saved in an index and in a checkpoint; what
-does not is refused with its place.
-
 A conversation in `messages` may end in anything: in a supervisor's graph the last message is often a tool's.
 A human message is open until an AI message with text, and without calls of tools, stands after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Annotated, Any, Literal, NotRequired
-from uuid import UUID
 
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
 from typing_extensions import TypedDict
 
 from agentprm.budget import Usage, add_usage, empty_usage
+from agentprm.documents import Citation, merge_documents
 from agentprm.errors import InputError
-from agentprm.text import clean_text
 
 __all__ = [
-    "Citation",
     "Judgement",
     "Quote",
     "RagState",
@@ -45,20 +37,14 @@ __all__ = [
     "evidence_ids",
     "last_answer",
     "last_question",
-    "merge_documents",
     "merge_steps",
     "new_step",
     "next_id",
     "open_question",
     "open_steps",
     "path_to",
-    "plain",
     "text_of",
 ]
-
-_DEEPEST = 100
-# What a checkpoint holds beyond JSON's types.
-_ATOMS = (bytes, datetime, date, time, timedelta, Decimal, UUID)
 
 StepStatus = Literal[
     "proposed",  # has a query or a conclusion, no finished thought yet
@@ -162,31 +148,6 @@ class Step(TypedDict):
     reranking: NotRequired[Reranking]
 
 
-class Citation(TypedDict):
-    """A passage that the answer rests on.
-
-    Attributes:
-        doc_id: The document's id.
-        title: Its title.
-        source: Its source.
-        text: Its text.
-        quote: The sentence of the text that says so; missing where none can be told.
-        start: The first character of that sentence in the text.
-        end: The character after its last one.
-        metadata: What else it says of itself in texts and finite numbers: page, url, …; missing if that is
-            nothing.
-    """
-
-    doc_id: str
-    title: str
-    source: str
-    text: str
-    quote: NotRequired[str]
-    start: NotRequired[int]
-    end: NotRequired[int]
-    metadata: NotRequired[dict[str, str | int | float]]
-
-
 class Judgement(TypedDict):
     """What a judge said of one answer.
 
@@ -224,14 +185,6 @@ def merge_steps(left: list[Step] | None, right: list[Step] | None) -> list[Step]
         if (before := known.get("usage")) and (now := step.get("usage")):
             grown["usage"] = {**before, **now}
         merged[step["id"]] = grown
-    return list(merged.values())
-
-
-def merge_documents(left: list[Document] | None, right: list[Document] | None) -> list[Document]:
-    """Reducer of `prm_documents`: every passage once, by id; the first version stays."""
-    merged: dict[str | None, Document] = {}
-    for document in [*(left or []), *(right or [])]:
-        merged.setdefault(document.id, document)
     return list(merged.values())
 
 
@@ -409,70 +362,3 @@ def text_of(value: Any, key: str = "answer") -> str:
         f"{key!r} holds a {type(value).__name__}, not a text or a message. Put its text there, or let "
         "keys={...} name the key that holds it."
     )
-
-
-def plain(value: Any, where: str = "value", *, json_only: bool = False) -> Any:
-    """Copy of `value` that a checkpoint can hold: numpy and torch numbers become Python's.
-
-    Strings are cleaned (`clean_text`); tuples, and sets where they are allowed, become lists.
-
-    Args:
-        value: Anything made of dicts, sequences and scalars.
-        where: Name of the value in an error message.
-        json_only: Whether only JSON's types may pass: no dates, bytes or sets, and no keys but strings.
-
-    Raises:
-        InputError: Something in it cannot be stored (a live object, a function, a huge integer), or it is
-            nested more than 100 deep, as a value that contains itself is.
-    """
-    return _plain(value, where, json_only, 0)
-
-
-def _plain(value: Any, where: str, json_only: bool, depth: int) -> Any:
-    if isinstance(value, str):
-        return clean_text(value)
-    if value is None or type(value) in (bool, float):
-        return value
-    if type(value) is int:
-        if not -(2**63) <= value < 2**64:
-            raise InputError(f"{where} is an integer of more than 64 bits; store it as a string.")
-        return value
-    if depth > _DEEPEST:
-        raise InputError(f"{where[:40]}… is nested more than {_DEEPEST} deep, or contains itself.")
-    if isinstance(value, Mapping):
-        return {
-            _key(key, where, json_only): _plain(v, f"{where}[{key!r:.40}]", json_only, depth + 1)
-            for key, v in value.items()
-        }
-    if isinstance(value, list | tuple) or (isinstance(value, set | frozenset) and not json_only):
-        return [_plain(item, f"{where}[{place}]", json_only, depth + 1) for place, item in enumerate(value)]
-    if isinstance(value, _ATOMS) and not json_only:
-        return value
-    # numpy scalars and arrays, torch tensors: duck-typed, since neither need be installed
-    if callable(getattr(value, "tolist", None)):
-        converted = _listed(value, where)
-        if type(converted) is not type(value):  # as for numpy's long double, which is no number of Python's
-            return _plain(converted, where, json_only, depth + 1)
-    elif isinstance(value, float):  # enumerations and other subclasses
-        return float(value)
-    elif isinstance(value, int):
-        return _plain(int(value), where, json_only, depth + 1)
-    raise InputError(
-        f"{where} is a {type(value).__name__}, which {'an index' if json_only else 'a checkpoint'} "
-        "cannot hold. Convert it to strings and numbers first."
-    )
-
-
-def _key(key: Any, where: str, json_only: bool) -> str:
-    if isinstance(key, str):
-        return clean_text(key)
-    if json_only:
-        raise InputError(f"The key {key!r} of {where} is not a string; use str({key!r}).")
-    return str(_plain(key, f"a key of {where}", json_only, 0))
-
-
-def _listed(value: Any, where: str) -> Any:
-    try:
-        return value.tolist()
-    except Exception as error:  # whatever a foreign library raises
-        raise InputError(f"{where} is a {type(value).__name__} that cannot be converted ({error}).") from None

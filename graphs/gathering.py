@@ -14,6 +14,7 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Overwrite
 
 from agentprm.budget import SearchBudget
+from agentprm.documents import merge_documents
 from agentprm.graphs.state import Question, RagOutput, SearchContext
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
@@ -39,7 +40,6 @@ from agentprm.nodes.node import begin
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.retrievers import SummaryTree
 from agentprm.rounds import GatheringState, Round, merge_rounds
-from agentprm.state import merge_documents
 
 __all__ = [
     "GatheringGraphState",

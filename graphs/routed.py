@@ -12,6 +12,7 @@ from langgraph.constants import TAG_NOSTREAM
 from langgraph.graph import END, START, StateGraph
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
+from agentprm.documents import Citation
 from agentprm.errors import ConfigurationError
 from agentprm.graphs.gathering import create_goal_graph
 from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext
@@ -20,7 +21,7 @@ from agentprm.nodes import MODES, Answer, JudgeAnswer, Reason, RetrieverLike, Ro
 from agentprm.nodes.answer import spoken
 from agentprm.nodes.node import begin
 from agentprm.rewards import ProcessRewardModel
-from agentprm.state import Citation, ReasoningState
+from agentprm.state import ReasoningState
 
 __all__ = ["LadderState", "RoutedState", "create_ladder_graph", "create_routed_graph"]
 

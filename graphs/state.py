@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget, Usage, add_usage
+from agentprm.documents import Citation, merge_documents
 from agentprm.errors import ConfigurationError
 from agentprm.nodes.settings import Accept, checked_setting
-from agentprm.state import Citation, RagState, ReasoningState, Step, merge_documents, merge_steps
+from agentprm.state import RagState, ReasoningState, Step, merge_steps
 
 __all__ = [
     "DeltaGraphState",

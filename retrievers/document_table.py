@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 
+from agentprm.documents import plain
 from agentprm.errors import IndexCorruptError, InputError
 from agentprm.forking import ForkSafeLock
 from agentprm.retrievers.files import storage_errors
-from agentprm.state import plain
 from agentprm.text import clean_text
 
 __all__ = ["DocumentTable", "StoredDocument", "TableChange", "make_record"]

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from agentprm.documents import plain
 from agentprm.errors import InputError
-from agentprm.state import plain
 from agentprm.text import clean_text
 
 __all__ = ["TEXT_KEYS", "BadRow", "JsonPassage", "json_rows", "object_row"]

@@ -9,10 +9,10 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from pydantic import BaseModel, Field
 
+from agentprm.documents import plain
 from agentprm.errors import InputError, MissingDependencyError
 from agentprm.integrations.tool import answer_text, source_text
 from agentprm.retrievers import default_retriever
-from agentprm.state import plain
 
 try:
     from mcp.server.fastmcp import FastMCP

@@ -11,10 +11,9 @@ from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, Field
 
-from agentprm.documents import title_of
+from agentprm.documents import Citation, title_of
 from agentprm.errors import ConfigurationError
 from agentprm.integrations.trajectories import shortened
-from agentprm.state import Citation
 from agentprm.text import one_line
 from agentprm.trace import Trace, trace_of
 

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from pydantic import BaseModel, ValidationError
 
 from agentprm.budget import SearchBudget
-from agentprm.documents import cite, passages_text, sentence_around, supporting, supporting_sentence
+from agentprm.documents import Citation, cite, passages_text, sentence_around, supporting, supporting_sentence
 from agentprm.errors import CapabilityError, ConfigurationError, ParseError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import AnsweringModel, reported
@@ -23,7 +23,6 @@ from agentprm.readers.base import Reader
 from agentprm.replies import json_object, short_answer
 from agentprm.routines import Routine, wait
 from agentprm.state import (
-    Citation,
     ReasoningState,
     Step,
     as_messages,

@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import READING, SearchBudget
-from agentprm.documents import passages_text, supporting, title_of
+from agentprm.documents import merge_documents, passages_text, supporting, title_of
 from agentprm.lm import Completion, LanguageModel, Prompt, as_language_model, require
 from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine, SearchNode, emit
@@ -23,7 +23,7 @@ from agentprm.questions.comparing import decide, is_comparison, likelier, one_of
 from agentprm.readers.base import Reader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.routines import Routine
-from agentprm.state import ReasoningState, Step, ancestors, documents_of, merge_documents, open_steps
+from agentprm.state import ReasoningState, Step, ancestors, documents_of, open_steps
 from agentprm.text import one_line, same_text
 
 __all__ = ["BeginSteps", "CompleteSteps"]

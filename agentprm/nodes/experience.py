@@ -12,7 +12,7 @@ from langgraph.store.base import BaseStore, GetOp, Item, PutOp, SearchItem, Sear
 from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget
-from agentprm.documents import text_hash
+from agentprm.documents import plain, text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.models import sampled
@@ -22,7 +22,7 @@ from agentprm.questions.template import question_template
 from agentprm.replies import finished_text, parse_finding
 from agentprm.rounds import rounds_of
 from agentprm.routines import Routine, wait
-from agentprm.state import ReasoningState, path_to, plain
+from agentprm.state import ReasoningState, path_to
 from agentprm.text import one_line, same_text, terms
 
 __all__ = [

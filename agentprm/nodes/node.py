@@ -19,20 +19,18 @@ from typing_extensions import TypedDict
 
 from agentprm import routines
 from agentprm.budget import WRITING, SearchBudget, Usage, add_usage, empty_usage, metered, share_usage
-from agentprm.documents import distinct_documents
+from agentprm.documents import Citation, distinct_documents, merge_documents
 from agentprm.errors import ConfigurationError, InputError, unknown_name
 from agentprm.events import SearchEvent
 from agentprm.nodes.models import arun_of, run_of
 from agentprm.nodes.settings import SETTINGS, checked_setting
 from agentprm.rounds import Round, merge_rounds
 from agentprm.state import (
-    Citation,
     Judgement,
     ReasoningState,
     Step,
     as_messages,
     last_question,
-    merge_documents,
     merge_steps,
     open_question,
     text_of,

@@ -12,13 +12,13 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from agentprm.budget import SearchBudget, record
-from agentprm.documents import distinct_documents
+from agentprm.documents import distinct_documents, merge_documents
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
 from agentprm.nodes.settings import checked_setting
 from agentprm.retrievers import default_retriever
 from agentprm.routines import Routine, wait
-from agentprm.state import ReasoningState, Step, ancestors, merge_documents, open_steps
+from agentprm.state import ReasoningState, Step, ancestors, open_steps
 from agentprm.text import same_text
 
 __all__ = ["Retrieve", "RetrieveSteps", "RetrieverLike", "Searcher", "search_text"]

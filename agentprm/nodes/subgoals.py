@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import READING, SearchBudget
-from agentprm.documents import distinct_documents, passages_text, supporting
+from agentprm.documents import distinct_documents, merge_documents, passages_text, supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.models import sampled
@@ -29,16 +29,7 @@ from agentprm.replies import finished_text, parse_finding, parse_proposal
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.routines import Routine
 from agentprm.search.subgoals import SENTENCES, SUBGOALS, allowed_subgoals, critic_context, pending_query
-from agentprm.state import (
-    ReasoningState,
-    Step,
-    StepStatus,
-    Subgoal,
-    documents_of,
-    merge_documents,
-    new_step,
-    path_to,
-)
+from agentprm.state import ReasoningState, Step, StepStatus, Subgoal, documents_of, new_step, path_to
 from agentprm.text import one_line, same_text
 
 __all__ = ["ASK", "REASON", "ChooseExecution", "ChooseSubgoal", "ExpandSubgoal", "Reward"]

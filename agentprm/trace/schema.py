@@ -20,10 +20,10 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from agentprm.budget import Usage, add_usage, empty_usage
-from agentprm.documents import plain_document, title_of
+from agentprm.documents import Citation, merge_documents, plain, plain_document, title_of
 from agentprm.errors import InputError
 from agentprm.rounds import Round
-from agentprm.state import Citation, Reranking, Step, StepStatus, merge_documents, path_to, plain
+from agentprm.state import Reranking, Step, StepStatus, path_to
 
 __all__ = [
     "TRACE_FORMAT",

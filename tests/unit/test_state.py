@@ -10,9 +10,9 @@ from langchain_core.documents import Document
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agentprm.budget import SearchBudget, add_usage, empty_usage, metered, record, share_usage
-from agentprm.documents import cite, plain_document
+from agentprm.documents import cite, merge_documents, plain, plain_document
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.state import merge_documents, merge_steps, new_step, path_to, plain
+from agentprm.state import merge_steps, new_step, path_to
 
 STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
 
