@@ -53,9 +53,8 @@ from agentprm.retrievers import (
     load_folder,
 )
 from agentprm.retrievers.feedback import FeedbackMethod, Merge
-from agentprm.retrievers.feedback_retriever import merge_rankings
-from agentprm.retrievers.fusion import rrf, weighted
 from agentprm.retrievers.links import LINKED
+from agentprm.retrievers.retrieving import merge_rankings, rrf, weighted
 from agentprm.retrievers.selectors import Selector
 
 DEPTH = 100

@@ -13,11 +13,11 @@ order in which data flows:
 - On disk: `index_files` and `kept_text` write and open the parts, `generations` switches from one state to
   the next under a lock (`files`), `fingerprint` knows the embeddings, `fsck` checks and goes back,
   `files` opens what a stranger may have made.
-- A query finds passages: `lexical` by words, `fusion` by words and vectors, `self_search` in the memory of a
-  model. `summary_tree` is read from the top down.
-- Passages lead on to others: `feedback_retriever` searches again with a method (`feedback`, `features`, or
-  `links` over `mentions` and `leads`) on the hits that `selectors` choose; it also has the default.
-  `adapters` lets other vector stores take part. `titles` says under which title a name is known.
+- A query finds passages: `lexical` by words; `retrieving` by words and vectors, then once more with a method
+  (`feedback`, `features`, or `links` over `mentions` and `leads`) that learns from the hits that `selectors`
+  choose; it also has the default. `adapters` lets other vector stores take part. `titles` says under which
+  title a name is known. `self_search` looks in the memory of a model; `summary_tree` is read from the top
+  down.
 """
 
 from agentprm.retrievers.adapters import AdaptedIndex, vector_index
@@ -33,14 +33,13 @@ from agentprm.retrievers.feedback import (
     average,
     rocchio,
 )
-from agentprm.retrievers.feedback_retriever import FeedbackRetriever, default_retriever
 from agentprm.retrievers.files import WriterConflictError
 from agentprm.retrievers.fsck import FsckReport, fsck, roll_back
-from agentprm.retrievers.fusion import HybridRetriever
 from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.links import LinkFeedback, LinkWeights
 from agentprm.retrievers.loading import LoadReport, Skipped, load_folder
 from agentprm.retrievers.mentions import MentionIndex
+from agentprm.retrievers.retrieving import FeedbackRetriever, HybridRetriever, default_retriever
 from agentprm.retrievers.selectors import JudgeSelector, MarginSelector, Selection, TopSelector
 from agentprm.retrievers.self_search import SelfSearch
 from agentprm.retrievers.store_base import Hit

@@ -23,9 +23,8 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
 from agentprm.replies import without_thought
 from agentprm.retrievers.feedback import Merge, rocchio
-from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.selectors import Selection, TopSelector
-from agentprm.retrievers.vectors import FloatArray, VectorIndex
+from agentprm.retrievers.vectors import FloatArray, RankedList, VectorIndex
 from agentprm.text import clean_text
 
 __all__ = ["FEATURE_PROMPTS", "FeatureFeedback", "FeatureStore", "extract_features"]

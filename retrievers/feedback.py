@@ -11,9 +11,8 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.retrievers.fusion import RankedList, combine_scores
 from agentprm.retrievers.selectors import Selection, TopSelector
-from agentprm.retrievers.vectors import FloatArray, VectorIndex
+from agentprm.retrievers.vectors import FloatArray, RankedList, VectorIndex
 
 __all__ = [
     "BridgeFeedback",
@@ -23,6 +22,8 @@ __all__ = [
     "TextFeedback",
     "VectorFeedback",
     "average",
+    "borda",
+    "combine_scores",
     "rocchio",
 ]
 
@@ -208,6 +209,43 @@ class VectorFeedback:
                 moved = rocchio(moved, good, _vectors(index, found, chosen.negatives), *self._weights)
             found = index.search_vectors(moved[None, :], k, filter)[0]
         return found
+
+
+def borda(rankings: Sequence[RankedList]) -> list[tuple[Document, float]]:
+    """Borda count: a document of rank r among n gets (n - r + 1) / n points from a list (r from 1)."""
+    documents: dict[str, Document] = {}
+    totals: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, (document, _) in enumerate(ranking):
+            documents.setdefault(str(document.id), document)
+            points = (len(ranking) - rank) / len(ranking)
+            totals[str(document.id)] = totals.get(str(document.id), 0.0) + points
+    return [(documents[i], totals[i]) for i in sorted(totals, key=lambda i: -totals[i])]
+
+
+def combine_scores(rankings: Sequence[RankedList], how: str) -> list[tuple[Document, float]]:
+    """Fuses lists that share one score scale.
+
+    Args:
+        rankings: The lists.
+        how: `average` (a missing document counts with the lowest score of that list), `max` or `borda`.
+
+    Raises:
+        ConfigurationError: There is no such way.
+    """
+    if how == "borda":
+        return borda(rankings)
+    if how not in ("average", "max"):
+        raise ConfigurationError(f"The aggregation must be 'average', 'max' or 'borda', not {how!r}.")
+    documents = {str(d.id): d for ranking in rankings for d, _ in ranking}
+    tables = [{str(d.id): score for d, score in ranking} for ranking in rankings if ranking]
+    totals: dict[str, float] = {}
+    for i in documents:
+        if how == "max":
+            totals[i] = max(table[i] for table in tables if i in table)
+        else:
+            totals[i] = sum(table.get(i, min(table.values())) for table in tables) / len(tables)
+    return [(documents[i], totals[i]) for i in sorted(totals, key=lambda i: -totals[i])]
 
 
 class TextFeedback:

@@ -17,10 +17,9 @@ from langchain_core.documents import Document
 from agentprm.errors import CapabilityError, ConfigurationError
 from agentprm.retrievers.feedback import Merge
 from agentprm.retrievers.filters import document_test
-from agentprm.retrievers.fusion import RankedList
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.selectors import Selection
-from agentprm.retrievers.vectors import FloatArray, VectorIndex, unit
+from agentprm.retrievers.vectors import FloatArray, RankedList, VectorIndex, unit
 from agentprm.text import words
 
 __all__ = ["LINKED", "Candidates", "LinkFeedback", "LinkWeights", "Names", "Target", "keeps_mentions"]

@@ -17,6 +17,7 @@ __all__ = [
     "FloatArray",
     "GrowingArray",
     "Metric",
+    "RankedList",
     "VectorIndex",
     "check_metric",
     "distance",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float32]
+
+RankedList = Sequence[tuple[Document, float]]
+"""Documents with scores, best first. Their ids tell them apart."""
 
 
 @runtime_checkable

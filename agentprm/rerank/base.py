@@ -24,7 +24,7 @@ from pydantic import ConfigDict, ValidationError, model_validator
 
 from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.rerank.judging import Judging
-from agentprm.retrievers.fusion import reciprocal_ranks
+from agentprm.retrievers.retrieving import reciprocal_ranks
 from agentprm.routines import Routine, adrive, drive
 
 __all__ = ["Ranked", "Ranking", "Reranker"]

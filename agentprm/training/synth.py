@@ -30,7 +30,7 @@ from agentprm.prompts import PROMPTS, reply_params
 from agentprm.readers import Reader
 from agentprm.replies import finished_text, parse_finding
 from agentprm.retrievers.faiss_store import FaissStore, ShardedFaissStore
-from agentprm.retrievers.feedback_retriever import default_retriever
+from agentprm.retrievers.retrieving import default_retriever
 from agentprm.scale import Journal, LocalExecutor, map_items
 from agentprm.training.data import Passage, PlanRecord, PlanStep, ReadingRecord, write_records
 from agentprm.training.questions import Draft, Facts, collect_facts, digest, draft_questions, has_answer

@@ -24,7 +24,7 @@ from agentprm.rerank import (
     heapsort,
 )
 from agentprm.rerank.comparator import Comparator, Comparison
-from agentprm.retrievers.fusion import rrf
+from agentprm.retrievers.retrieving import rrf
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.rerank.graded import best_first, documents, grade_in, places
 

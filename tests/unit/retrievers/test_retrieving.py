@@ -30,7 +30,8 @@ from agentprm.retrievers import (
     rocchio,
     vector_index,
 )
-from agentprm.retrievers.fusion import borda, combine_scores, rrf, weighted
+from agentprm.retrievers.feedback import borda, combine_scores
+from agentprm.retrievers.retrieving import rrf, weighted
 
 
 @pytest.fixture

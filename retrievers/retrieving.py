@@ -1,10 +1,14 @@
-"""`FeedbackRetriever`: searches, learns from what it found, and searches again."""
+"""How a query finds passages: hybrid search, a second search that learns from the first, a store's best way.
+
+Where two searches give two ranked lists, these become one by reciprocal ranks, by weighted scores, or one
+behind the other.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -17,15 +21,169 @@ from agentprm.errors import CapabilityError, ConfigurationError, MissingDependen
 from agentprm.retrievers.adapters import vector_index
 from agentprm.retrievers.feedback import FeedbackMethod, Merge
 from agentprm.retrievers.filters import document_test
-from agentprm.retrievers.fusion import HybridRetriever, RankedList, rrf
+from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.links import LINKED, LinkFeedback, keeps_mentions
 from agentprm.retrievers.selectors import Selector
 from agentprm.retrievers.store_base import VectorSearchStore, check_k
-from agentprm.retrievers.vectors import VectorIndex
+from agentprm.retrievers.vectors import FloatArray, RankedList, VectorIndex
 
-__all__ = ["FeedbackRetriever", "default_retriever", "merge_rankings"]
+__all__ = [
+    "FeedbackRetriever",
+    "HybridRetriever",
+    "default_retriever",
+    "merge_rankings",
+    "reciprocal_ranks",
+    "rrf",
+    "weighted",
+]
 
 _logger = logging.getLogger(__name__)
+
+_RRF_K = 60  # Cormack et al., SIGIR 2009
+
+
+def rrf(
+    rankings: Sequence[RankedList], weights: Sequence[float] | None = None
+) -> list[tuple[Document, float]]:
+    """Reciprocal rank fusion: the sum of weight / (60 + rank) over the lists.
+
+    Args:
+        rankings: The lists.
+        weights: One for each list; 1 when `None`.
+    """
+    totals = [
+        reciprocal_ranks(len(ranking), weight)
+        for ranking, weight in zip(rankings, _weights(rankings, weights), strict=True)
+    ]
+    return _summed(rankings, totals)
+
+
+def reciprocal_ranks(count: int, weight: float = 1.0) -> list[float]:
+    """What each place of a list, best first, counts in reciprocal rank fusion."""
+    return [weight / (_RRF_K + rank) for rank in range(1, count + 1)]
+
+
+def weighted(
+    rankings: Sequence[RankedList], weights: Sequence[float] | None = None
+) -> list[tuple[Document, float]]:
+    """Weighted sum of scores that are scaled to [0, 1] within each list; a missing document scores 0."""
+    totals = []
+    for ranking, weight in zip(rankings, _weights(rankings, weights), strict=True):
+        scores = [score for _, score in ranking]
+        low, high = min(scores, default=0.0), max(scores, default=0.0)
+        totals.append([weight * ((s - low) / (high - low) if high > low else 1.0) for s in scores])
+    return _summed(rankings, totals)
+
+
+def _weights(rankings: Sequence[RankedList], weights: Sequence[float] | None) -> Sequence[float]:
+    if weights is None:
+        return [1.0] * len(rankings)
+    if len(weights) != len(rankings) or min(weights, default=0.0) < 0:
+        raise ConfigurationError(f"There must be {len(rankings)} weights of at least 0, not {weights}.")
+    return weights
+
+
+def _summed(
+    rankings: Sequence[RankedList], points: Sequence[Sequence[float]]
+) -> list[tuple[Document, float]]:
+    documents: dict[str, Document] = {}
+    totals: dict[str, float] = {}
+    for ranking, values in zip(rankings, points, strict=True):
+        for (document, _), value in zip(ranking, values, strict=True):
+            documents.setdefault(str(document.id), document)
+            totals[str(document.id)] = totals.get(str(document.id), 0.0) + value
+    return [(documents[i], totals[i]) for i in sorted(totals, key=lambda i: -totals[i])]
+
+
+def merge_rankings(
+    first: RankedList, second: RankedList, merge: Merge, keep: int
+) -> list[tuple[Document, float]]:
+    """Puts a first and a second list together.
+
+    Args:
+        first: The list before feedback.
+        second: The list after it.
+        merge: `replace`, `keep` or `rrf`; see `Merge`.
+        keep: With `keep`, how many of the first list stay where they are.
+
+    Returns:
+        All documents of both lists. Scores are those of the list that a document was taken from, or
+        fused ranks.
+    """
+    if merge == "rrf":
+        return rrf([first, second], [2.0, 1.0])
+    head = list(first[:keep]) if merge == "keep" else []
+    result = {str(d.id): (d, score) for d, score in head}
+    for document, score in (*second, *first):
+        result.setdefault(str(document.id), (document, score))
+    return list(result.values())
+
+
+class HybridRetriever(BaseRetriever):
+    """Fuses the lists of a vector store and of BM25 over the same documents.
+
+    Attributes:
+        store: A `VectorIndex` such as `FaissStore`, or a store that `vector_index` can adapt.
+        lexical: The BM25 index; `None` takes the one that the store keeps, as `FaissStore` does.
+        fusion: `weighted` (scores scaled to [0, 1]) or `rrf` (reciprocal ranks).
+        dense_weight: Weight of the vectors; the words get the rest.
+        k: Documents to return; a call may ask for another number, `invoke(query, k=…)`.
+        depth: Length of the two lists.
+        filter: Which documents may come back; see the store.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    store: Any
+    lexical: Any = None
+    fusion: Literal["rrf", "weighted"] = "weighted"
+    dense_weight: float = 0.5
+    k: int = 5
+    depth: int = 100
+    filter: Any = None
+
+    def __init__(self, store: Any, lexical: LexicalIndex | None = None, **fields: Any) -> None:
+        super().__init__(**{"store": store, "lexical": lexical, **fields})
+        if not 0 <= self.dense_weight <= 1:
+            raise ConfigurationError(f"dense_weight must lie in [0, 1], not {self.dense_weight}.")
+        if self.k < 1 or self.depth < 1:
+            raise ConfigurationError(f"k and depth must be at least 1, not {self.k} and {self.depth}.")
+        self.store = vector_index(self.store)
+        if self.lexical is None and not hasattr(type(self.store), "lexical"):
+            raise CapabilityError(
+                f"A {type(self.store).__name__} keeps no words: pass LexicalIndex(documents) as lexical."
+            )
+        document_test(self.store, self.filter)
+
+    def search(self, query: str, k: int | None = None) -> list[tuple[Document, float]]:
+        """The best `k` documents with fused scores."""
+        wanted = self.k if k is None else k
+        return self.ranked(query, self.store.embed_query(query), max(wanted, self.depth))[:wanted]
+
+    def ranked(self, query: str, vector: FloatArray, depth: int) -> list[tuple[Document, float]]:
+        """All documents of the two lists with fused scores.
+
+        Args:
+            query: The query.
+            vector: Its vector (d).
+            depth: Length of the two lists.
+        """
+        index: VectorIndex = self.store
+        lexical: LexicalIndex = self.store.lexical if self.lexical is None else self.lexical
+        dense = index.search_vectors(vector[None, :], depth, self.filter)[0]
+        words = lexical.search(query, depth, self.filter)
+        fuse = rrf if self.fusion == "rrf" else weighted
+        return fuse([dense, words], [self.dense_weight, 1 - self.dense_weight])
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        return [document for document, _ in self.search(query, k)]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        return [document for document, _ in await run_in_executor(None, self.search, query, k)]
 
 
 class FeedbackRetriever(BaseRetriever):
@@ -176,30 +334,6 @@ class FeedbackRetriever(BaseRetriever):
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
         return [document for document, _ in await run_in_executor(None, self.search, query, k)]
-
-
-def merge_rankings(
-    first: RankedList, second: RankedList, merge: Merge, keep: int
-) -> list[tuple[Document, float]]:
-    """Puts a first and a second list together.
-
-    Args:
-        first: The list before feedback.
-        second: The list after it.
-        merge: `replace`, `keep` or `rrf`; see `Merge`.
-        keep: With `keep`, how many of the first list stay where they are.
-
-    Returns:
-        All documents of both lists. Scores are those of the list that a document was taken from, or
-        fused ranks.
-    """
-    if merge == "rrf":
-        return rrf([first, second], [2.0, 1.0])
-    head = list(first[:keep]) if merge == "keep" else []
-    result = {str(d.id): (d, score) for d, score in head}
-    for document, score in (*second, *first):
-        result.setdefault(str(document.id), (document, score))
-    return list(result.values())
 
 
 def default_retriever(store: VectorStore, *, k: int = 5, filter: Any = None) -> BaseRetriever:
