@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import pairwise
-from typing import Any, NotRequired
+from typing import Any, NotRequired, TypeAlias
 from uuid import UUID
 
 from langchain_core.documents import Document
@@ -120,24 +120,28 @@ def plain(value: Any, where: str = "value", *, json_only: bool = False) -> Any:
     return _plain(value, where, json_only, 0)
 
 
-def _plain(value: Any, where: str, json_only: bool, depth: int) -> Any:
+# The name of a value; a part's is its whole's with a key, put together only for an error.
+_Where: TypeAlias = "str | tuple[_Where, Any]"
+
+
+def _plain(value: Any, where: _Where, json_only: bool, depth: int) -> Any:
     if isinstance(value, str):
         return clean_text(value)
     if value is None or type(value) in (bool, float):
         return value
     if type(value) is int:
         if not -(2**63) <= value < 2**64:
-            raise InputError(f"{where} is an integer of more than 64 bits; store it as a string.")
+            raise InputError(f"{_name(where)} is an integer of more than 64 bits; store it as a string.")
         return value
     if depth > _DEEPEST:
-        raise InputError(f"{where[:40]}… is nested more than {_DEEPEST} deep, or contains itself.")
+        raise InputError(f"{_name(where)[:40]}… is nested more than {_DEEPEST} deep, or contains itself.")
     if isinstance(value, Mapping):
         return {
-            _key(key, where, json_only): _plain(v, f"{where}[{key!r:.40}]", json_only, depth + 1)
+            _key(key, where, json_only): _plain(v, (where, key), json_only, depth + 1)
             for key, v in value.items()
         }
     if isinstance(value, list | tuple) or (isinstance(value, set | frozenset) and not json_only):
-        return [_plain(item, f"{where}[{place}]", json_only, depth + 1) for place, item in enumerate(value)]
+        return [_plain(item, (where, place), json_only, depth + 1) for place, item in enumerate(value)]
     if isinstance(value, _ATOMS) and not json_only:
         return value
     # numpy scalars and arrays, torch tensors: duck-typed, since neither need be installed
@@ -150,24 +154,29 @@ def _plain(value: Any, where: str, json_only: bool, depth: int) -> Any:
     elif isinstance(value, int):
         return _plain(int(value), where, json_only, depth + 1)
     raise InputError(
-        f"{where} is a {type(value).__name__}, which {'an index' if json_only else 'a checkpoint'} "
+        f"{_name(where)} is a {type(value).__name__}, which {'an index' if json_only else 'a checkpoint'} "
         "cannot hold. Convert it to strings and numbers first."
     )
 
 
-def _key(key: Any, where: str, json_only: bool) -> str:
+def _name(where: _Where) -> str:
+    return where if isinstance(where, str) else f"{_name(where[0])}[{where[1]!r:.40}]"
+
+
+def _key(key: Any, where: _Where, json_only: bool) -> str:
     if isinstance(key, str):
         return clean_text(key)
     if json_only:
-        raise InputError(f"The key {key!r} of {where} is not a string; use str({key!r}).")
-    return str(_plain(key, f"a key of {where}", json_only, 0))
+        raise InputError(f"The key {key!r} of {_name(where)} is not a string; use str({key!r}).")
+    return str(_plain(key, f"a key of {_name(where)}", json_only, 0))
 
 
-def _listed(value: Any, where: str) -> Any:
+def _listed(value: Any, where: _Where) -> Any:
     try:
         return value.tolist()
     except Exception as error:  # whatever a foreign library raises
-        raise InputError(f"{where} is a {type(value).__name__} that cannot be converted ({error}).") from None
+        kind = type(value).__name__
+        raise InputError(f"{_name(where)} is a {kind} that cannot be converted ({error}).") from None
 
 
 def text_hash(text: str) -> str:

@@ -79,10 +79,11 @@ _LONGEST_WORD = 64
 
 def clean_text(text: str) -> str:
     """`text` as valid Unicode: two halves of a surrogate pair are joined, a lone half becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return str(text)  # not a subclass
 
 

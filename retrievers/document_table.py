@@ -20,6 +20,7 @@ from agentprm.text import clean_text
 __all__ = ["DocumentTable", "StoredDocument", "TableChange", "make_record"]
 
 _CHUNK = 500
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode  # `plain` has checked
 _MOST_STATED = 2**31 - 1
 _SCHEMA = (
     "CREATE TABLE documents (key INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT, metadata TEXT)"
@@ -53,11 +54,11 @@ def make_record(name: str, text: str, metadata: Mapping[str, Any] | None) -> Sto
         raise InputError(f"The id {name!r} is not valid Unicode; use another one.")
     if not isinstance(text, str):
         raise InputError(f"The text of document {name!r} is a {type(text).__name__} and not a string.")
-    if not isinstance(metadata, Mapping | None):
+    if metadata is not None and not isinstance(metadata, Mapping):
         kind = type(metadata).__name__
         raise InputError(f"The metadata of document {name!r} is a {kind} and not a dictionary.")
     values = plain(metadata or {}, f"The metadata of document {name!r}", json_only=True)
-    return StoredDocument(name, clean_text(text), json.dumps(values, ensure_ascii=False))
+    return StoredDocument(name, clean_text(text), _encode(values))
 
 
 class TableChange(NamedTuple):
@@ -109,13 +110,16 @@ class DocumentTable:
 
     def keys_of(self, ids: Sequence[str]) -> list[int | None]:
         """Key of each id, `None` where there is no such document."""
-        unknown = [i for i in dict.fromkeys(ids) if i not in self._keys]
-        known = {
-            row[1]: row[0]
-            for row in self._select("SELECT key, id FROM documents WHERE id IN", unknown)
-            if row[0] not in self._removed
+        keys = [self._keys.get(name) for name in ids]
+        if self._base is None:
+            return keys
+        unknown = dict.fromkeys(name for name, key in zip(ids, keys, strict=True) if key is None)
+        stored = {
+            name: key
+            for key, name in self._select("SELECT key, id FROM documents WHERE id IN", list(unknown))
+            if key not in self._removed
         }
-        return [self._keys.get(i, known.get(i)) for i in ids]
+        return [stored.get(name) if key is None else key for name, key in zip(ids, keys, strict=True)]
 
     def get(self, keys: Iterable[int]) -> dict[int, Document]:
         """Documents of the keys that exist."""

@@ -126,7 +126,7 @@ class IndexCore:
 
         Args:
             records: The documents, of distinct ids.
-            vectors: Their vectors (n x d), prepared for the metric.
+            vectors: Their vectors (n x d), prepared for the metric; kept, and never changed.
             trained: What `trained_index` gave for them, here or in another shard.
 
         Raises:
@@ -135,12 +135,9 @@ class IndexCore:
         known = self.documents.keys_of([record.id for record in records])
         removed = [key for key in known if key is not None]
         keys = np.arange(self.next_key, self.next_key + len(records), dtype=np.int64)
-        table = self.vectors
-        if self.dimension is None:
-            table = GrowingArray(np.empty((0, vectors.shape[1]), dtype=np.float32))
         change = Change(
             keys=self.keys.extended(keys),
-            vectors=table.extended(vectors),
+            vectors=self.vectors.extended(vectors),
             next_key=self.next_key + len(records),
             dead=self.dead,
             buried=self._rows(removed),

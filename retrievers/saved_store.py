@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from heapq import nlargest
@@ -334,25 +334,24 @@ class SavedStore(VectorSearchStore):
         )
 
     def _upsert(self, records: list[StoredDocument], matrix: FloatArray) -> None:
-        last = {
-            record.id: place for place, record in enumerate(records)
-        }  # of two with one id the last counts
-        places = sorted(last.values())
-        kept = [records[place] for place in places]
-        rows = np.ascontiguousarray(matrix[places])
+        last = {record.id: place for place, record in enumerate(records)}
+        if len(last) < len(records):  # of two with one id the last counts
+            places = sorted(last.values())
+            records, matrix = [records[place] for place in places], matrix[places]
 
         def prepare() -> _Pending:
-            self._check_dimension(rows)
-            names = [record.id for record in kept]
+            self._check_dimension(matrix)
+            names = [record.id for record in records]
             removed, added = [], []
             if self._mentions.kept:
-                removed, added = self._found(names), [record.document() for record in kept]
+                removed, added = self._found(names), [record.document() for record in records]
             spread = self._spread(names)
             changes = []
-            for core, trained in zip(self._cores, self._trained(rows), strict=True):
+            for core, trained in zip(self._cores, self._trained(matrix), strict=True):
                 own = spread.get(core, [])
                 if own or trained is not None:
-                    change = core.prepare_upsert([kept[place] for place in own], rows[own], trained)
+                    rows = matrix if len(own) == len(matrix) else matrix[own]
+                    change = core.prepare_upsert([records[place] for place in own], rows, trained)
                     changes.append((core, change))
             return _Pending(changes, removed, added)
 
@@ -395,8 +394,10 @@ class SavedStore(VectorSearchStore):
                     self._settle()
             yield
 
-    def _spread(self, ids: Sequence[str]) -> dict[IndexCore, list[int]]:
-        """Places in `ids` by the index that they belong to."""
+    def _spread(self, ids: Sequence[str]) -> Mapping[IndexCore, Sequence[int]]:
+        """Places in `ids`, in ascending order, by the index that they belong to."""
+        if len(self._cores) == 1:
+            return {self._cores[0]: range(len(ids))}
         places: dict[IndexCore, list[int]] = {}
         for place, name in enumerate(ids):
             places.setdefault(self._cores[self._place(name)], []).append(place)

@@ -107,7 +107,7 @@ class VectorSearchStore(VectorStore):
 
     @abstractmethod
     def _upsert(self, records: list[StoredDocument], matrix: FloatArray) -> None:
-        """Adds or replaces documents, given their prepared vectors."""
+        """Adds or replaces documents, given their prepared vectors, which nobody else has."""
 
     # Shared
 
@@ -418,8 +418,11 @@ class VectorSearchStore(VectorStore):
 
 def _ids(documents: Sequence[Document], ids: Sequence[str | None] | None) -> list[str]:
     own_ids = [None] * len(documents) if ids is None else _listed(ids, "ids")
-    pairs = _zip_exact(own_ids, documents, "ids", "documents")
-    return [(document.id or str(uuid.uuid4())) if own is None else own for own, document in pairs]
+    _check_same_length(own_ids, documents, "ids", "documents")
+    return [
+        (document.id or str(uuid.uuid4())) if own is None else own
+        for own, document in zip(own_ids, documents, strict=True)
+    ]
 
 
 def _records(
@@ -427,8 +430,10 @@ def _records(
 ) -> list[StoredDocument]:
     rows = []
     own_ids = [None] * len(texts) if ids is None else _listed(ids, "ids")
-    pairs = _zip_exact(texts, metadatas or [{}] * len(texts), "texts", "metadatas")
-    for (text, metadata), own in _zip_exact(pairs, own_ids, "texts", "ids"):
+    given: Sequence[dict[str, Any] | None] = metadatas if metadatas else [None] * len(texts)
+    _check_same_length(texts, given, "texts", "metadatas")
+    _check_same_length(texts, own_ids, "texts", "ids")
+    for text, metadata, own in zip(texts, given, own_ids, strict=True):
         name = str(uuid.uuid4()) if own is None else str(own)
         if not name:
             raise InputError("An id is empty; leave it out (None) to get a random one.")
@@ -458,11 +463,8 @@ def _listed(values: Iterable[T], name: str) -> list[T]:
     return list(values)
 
 
-def _zip_exact(
-    left: Sequence[T], right: Sequence[Any], left_name: str, right_name: str
-) -> list[tuple[T, Any]]:
+def _check_same_length(left: Sequence[Any], right: Sequence[Any], left_name: str, right_name: str) -> None:
     if len(left) != len(right):
         raise InputError(
             f"There are {len(left)} {left_name} and {len(right)} {right_name}; give one for each."
         )
-    return list(zip(left, right, strict=True))

@@ -32,6 +32,9 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float32]
 
+# Rows at a time whose numbers in double precision stay in the processor's cache.
+_CACHED = 256
+
 RankedList = Sequence[tuple[Document, float]]
 """Documents with scores, best first. Their ids tell them apart."""
 
@@ -77,11 +80,15 @@ def faiss_metric(metric: Metric) -> int:
 
 
 def prepare(vectors: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
-    """Vectors (n x d) as the metric compares them: of unit length for cosine. A zero vector stays zero."""
+    """New vectors (n x d) as the metric compares them: of unit length for cosine. Zero vectors stay zero."""
     if metric != "cosine":
-        return vectors
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+        return vectors.copy()
+    out = np.empty_like(vectors)
+    for start in range(0, len(vectors), _CACHED):
+        wide = vectors[start : start + _CACHED].astype(np.float64)
+        norms = np.linalg.norm(wide, axis=1, keepdims=True)
+        out[start : start + _CACHED] = wide / np.where(norms > 0, norms, 1.0)
+    return out
 
 
 def unit(vectors: FloatArray) -> FloatArray:
@@ -148,8 +155,11 @@ class GrowingArray:
     def extended(self, rows: npt.NDArray[Any]) -> GrowingArray:
         """This array with rows (m x …) at its end; this one stays as it is.
 
-        Both share their memory, so only one of the longer arrays made of this one may be kept.
+        Both share their memory, so only one of the longer arrays made of this one may be kept. The first
+        rows are not copied.
         """
+        if not len(self):
+            return GrowingArray(rows)
         longer = GrowingArray(self._base)
         longer._tail_size = self._tail_size + len(rows)
         if longer._tail_size > len(self._tail):

@@ -50,6 +50,16 @@ def test_plain_refuses_what_a_checkpoint_cannot_hold(value):
         plain(value)
 
 
+def test_plain_names_the_part_that_cannot_be_held():
+    for value, part in (
+        ({"a": [1, {"b": object()}]}, r"whole\['a'\]\[1\]\['b'\] is a object"),
+        ([{"b": {3: 1}}], r"The key 3 of whole\[0\]\['b'\] is not a string"),
+        ([[2**70]], r"whole\[0\]\[0\] is an integer of more"),
+    ):
+        with pytest.raises(InputError, match=part):
+            plain(value, "whole", json_only=True)
+
+
 def test_plain_ends_on_values_without_an_end():
     loop = []
     loop += [loop, loop]

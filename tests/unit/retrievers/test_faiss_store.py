@@ -111,6 +111,17 @@ def test_exact_text_has_relevance_one(embedding):
     assert store.similarity_search_with_relevance_scores("b", k=1)[0][1] == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_a_store_does_not_see_what_becomes_of_the_array_it_was_given(embedding, vectors, metric):
+    given = vectors.copy()
+    store = build(embedding, given, metric=metric)
+    kept = store.vectors_for(["0", "599"])
+    given[:] = 0
+    np.testing.assert_array_equal(store.vectors_for(["0", "599"]), kept)
+    store.add_embeddings(["more"], given[:1], ids=["more"])
+    np.testing.assert_array_equal(store.vectors_for(["0", "599", "more"]), [*kept, given[0]])
+
+
 def test_upsert_and_duplicates_in_one_call(embedding):
     store = FaissStore(embedding)
     assert store.add_texts(["a", "b", "c"], ids=["1", "2", "1"]) == ["1", "2", "1"]
