@@ -35,13 +35,13 @@ from langchain_core.embeddings import Embeddings
 
 from agentprm.evaluation import bootstrap_difference, bootstrap_interval
 from agentprm.packaged import default_embeddings
+from agentprm.rerank import JudgeSelector
 from agentprm.retrievers import (
     BridgeFeedback,
     EncoderFeedback,
     FaissStore,
     FeatureFeedback,
     FeatureStore,
-    JudgeSelector,
     LexicalIndex,
     LinkFeedback,
     MarginSelector,

@@ -40,7 +40,7 @@ from agentprm.retrievers.links import LinkFeedback, LinkWeights
 from agentprm.retrievers.loading import LoadReport, Skipped, load_folder
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.retrieving import FeedbackRetriever, HybridRetriever, default_retriever
-from agentprm.retrievers.selectors import JudgeSelector, MarginSelector, Selection, TopSelector
+from agentprm.retrievers.selectors import MarginSelector, Selection, TopSelector
 from agentprm.retrievers.self_search import SelfSearch
 from agentprm.retrievers.store_base import Hit
 from agentprm.retrievers.summary_tree import SummaryNode, SummaryTree
@@ -58,7 +58,6 @@ __all__ = [
     "FsckReport",
     "Hit",
     "HybridRetriever",
-    "JudgeSelector",
     "LexicalIndex",
     "LinkFeedback",
     "LinkWeights",

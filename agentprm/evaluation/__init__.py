@@ -6,8 +6,8 @@ several set-ups. `qa` measures answers and retrieval, `rankings` nDCG and MAP, `
 `attribution` says which part failed, `rewards` has the measures of reward models (by the definitions of the
 published benchmarks). `bootstrap` and `significance` say how sure a difference is; `report` makes the table
 of one run, `summary` the numbers of an evaluation, `pages` Markdown and HTML of them with `plots`.
-`reward_sets` reads data for reward models, `reward_report` measures them. It builds on the other packages;
-none of them builds on it.
+`reward_sets` reads data for reward models, `reward_report` measures them. Of the other packages
+`training`, `integrations` and `cli` build on it.
 """
 
 from agentprm.evaluation.attribution import CAUSES, Cause, failure_cause, scored_answers

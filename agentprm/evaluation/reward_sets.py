@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from agentprm.errors import InputError
 from agentprm.evaluation.qa import normalize_answer
-from agentprm.rewards import RewardStep, as_trajectory
+from agentprm.rewards import RewardStep, as_trajectory, trajectory_of
 
 __all__ = ["Kind", "RewardItem", "RewardSet", "read_reward_set"]
 
@@ -141,8 +141,6 @@ def _prmbench(row: Mapping[str, Any], key: str) -> RewardItem:
 
 
 def _agentprocessbench(row: Mapping[str, Any], key: str) -> RewardItem:
-    from agentprm.integrations.trajectories import trajectory_of
-
     given = row.get("step_labels", row.get("labels"))
     if not isinstance(given, Mapping) or not given:
         raise InputError("its step_labels must map places of messages to labels.")

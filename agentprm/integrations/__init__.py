@@ -8,7 +8,7 @@ What lives where:
 - `retrieval`: middleware that fetches passages where an agent needs them.
 - `actions`: middleware that lets a reward choose what an agent does; `choosing` has the procedure,
   `action_trace` draws it.
-- `trajectories`: messages as the steps that a reward reads. `unseen`: model calls that no stream shows.
+- `unseen`: model calls that no stream shows.
 - `opentelemetry`: a trace as spans. `inspect`: a graph as a task of Inspect AI.
 - `decisions`: LangChain's decision models as rewards, and the other way round.
 """
@@ -24,14 +24,12 @@ if TYPE_CHECKING:
     from agentprm.integrations.opentelemetry import export_spans
     from agentprm.integrations.retrieval import Lookup, RetrievalControl, RetrievalState
     from agentprm.integrations.tool import answer_text, create_search_tool
-    from agentprm.integrations.trajectories import Conversation, trajectory_of
 
 _HOMES = {
     "ActionCandidate": "choosing",
     "ActionChosen": "choosing",
     "ActionRound": "choosing",
     "ActionState": "actions",
-    "Conversation": "trajectories",
     "DecisionReward": "decisions",
     "Lookup": "retrieval",
     "RetrievalControl": "retrieval",
@@ -42,7 +40,6 @@ _HOMES = {
     "answer_text": "tool",
     "export_spans": "opentelemetry",
     "create_search_tool": "tool",
-    "trajectory_of": "trajectories",
 }
 
 __all__ = [
@@ -50,7 +47,6 @@ __all__ = [
     "ActionChosen",
     "ActionRound",
     "ActionState",
-    "Conversation",
     "DecisionReward",
     "Lookup",
     "RetrievalControl",
@@ -61,7 +57,6 @@ __all__ = [
     "answer_text",
     "create_search_tool",
     "export_spans",
-    "trajectory_of",
 ]
 
 

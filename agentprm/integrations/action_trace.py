@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, convert_to_messages
 
 from agentprm.budget import add_usage, empty_usage
 from agentprm.errors import InputError
-from agentprm.integrations.trajectories import call_text, trajectory_of
+from agentprm.rewards.conversation import call_text, trajectory_of
 from agentprm.state import Step, StepStatus
 from agentprm.trace import Trace, trace_of
 

@@ -15,10 +15,10 @@ from typing_extensions import TypedDict
 from agentprm.budget import SearchBudget, Usage, add_usage, record
 from agentprm.documents import plain
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, TransientModelError
-from agentprm.integrations.trajectories import Conversation, action_text, trajectory_of
 from agentprm.lm.retries import transient
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel, RewardStep, check_scores
+from agentprm.rewards.conversation import Conversation, action_text, trajectory_of
 from agentprm.rewards.verdict import VerdictReward
 from agentprm.routines import Routine, wait
 from agentprm.text import one_line

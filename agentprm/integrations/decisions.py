@@ -19,7 +19,6 @@ from agentprm.errors import (
     MissingDependencyError,
     ParseError,
 )
-from agentprm.integrations.trajectories import call_text, trajectory_of
 from agentprm.rewards.base import (
     PrefixReward,
     ProcessRewardModel,
@@ -28,6 +27,7 @@ from agentprm.rewards.base import (
     check_scores,
     sigmoid,
 )
+from agentprm.rewards.conversation import call_text, trajectory_of
 from agentprm.rewards.function import as_reward
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.routines import Routine, adrive, drive, wait

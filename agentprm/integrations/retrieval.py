@@ -13,11 +13,11 @@ from typing_extensions import TypedDict
 
 from agentprm.documents import evidence_line, joined
 from agentprm.errors import ConfigurationError, MissingDependencyError
-from agentprm.integrations.trajectories import trajectory_of
 from agentprm.integrations.unseen import aunseen, unseen
 from agentprm.nodes import CondenseQuestion, Decide, Retrieve, as_decision, need_of
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel, check_scores
+from agentprm.rewards.conversation import trajectory_of
 from agentprm.rewards.function import as_reward
 from agentprm.routines import Routine, adrive, drive, wait, wait_in_thread
 

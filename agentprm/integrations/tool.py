@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from agentprm.documents import Citation, title_of
 from agentprm.errors import ConfigurationError
-from agentprm.integrations.trajectories import shortened
+from agentprm.rewards.conversation import shortened
 from agentprm.text import one_line
 from agentprm.trace import Trace, trace_of
 

@@ -11,7 +11,7 @@ What lives where, in the order in which an order comes about:
 - In pairs: `comparator` is the contract; `prompted` (with `labels`), `likelihood` and `decisions` implement
   it, and `suggest` finds out which of them suits a model. `pairwise` puts a comparator into one of the
   `tournaments` (`budgeted` makes the most of a budget) and remembers its `verdicts`.
-- `feedback`: a reranker as the one who picks passages for relevance feedback.
+- `feedback`: judges, rerankers among them, as those who pick passages for relevance feedback.
 """
 
 from agentprm.rerank.base import Ranked, Ranking, Reranker
@@ -20,7 +20,7 @@ from agentprm.rerank.comparator import Comparator, Comparison, FunctionComparato
 from agentprm.rerank.critic import CriticReranker, CriticState
 from agentprm.rerank.cross_encoder import CrossEncoderReranker
 from agentprm.rerank.decisions import DecisionComparator
-from agentprm.rerank.feedback import RerankSelector
+from agentprm.rerank.feedback import JudgeSelector, RerankSelector
 from agentprm.rerank.judging import Assessor, Judging
 from agentprm.rerank.likelihood import QueryLikelihoodComparator
 from agentprm.rerank.listwise import ListwiseReranker
@@ -45,6 +45,7 @@ __all__ = [
     "DecisionComparator",
     "FunctionComparator",
     "GenerationComparator",
+    "JudgeSelector",
     "Judging",
     "ListwiseReranker",
     "LogitReranker",

@@ -6,8 +6,8 @@ What lives where, in the order in which a score comes about:
   memory of what was scored; the check of what any reward gives. `function`: functions as rewards.
 - `loading`, `known_families`: from a name to a reward, `load_reward`. `default`: the reward of
   a model that was given none.
-- `step_text`: a step as text, and everything that is scored as text, each prefix once.
-  `templates`: texts as the tokens that a reward was trained on;
+- `conversation`: the messages of an agent as a trajectory. `step_text`: a step as text, and everything that
+  is scored as text, each prefix once. `templates`: texts as the tokens that a reward was trained on;
   `verdict_templates`, `graded_templates`, `genprm`: as prompts that ask for a verdict.
 - `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
   off a model in this process, whose parts `checkpoints` and `heads` load. `served_reward`,
@@ -33,6 +33,7 @@ from agentprm.rewards.aggregation import (
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory, check_scores
 from agentprm.rewards.calibration import Calibrated, Calibration
 from agentprm.rewards.checked import Checked, check_weights
+from agentprm.rewards.conversation import Conversation, trajectory_of
 from agentprm.rewards.default import default_reward
 from agentprm.rewards.function import FunctionReward, as_reward
 from agentprm.rewards.genprm import GenPRM
@@ -85,6 +86,7 @@ __all__ = [
     "ChatPrefix",
     "ChatSteps",
     "Checked",
+    "Conversation",
     "CurrentStep",
     "Dialogue",
     "Family",
@@ -144,6 +146,7 @@ __all__ = [
     "register_readout",
     "reliability",
     "step_cross_entropy",
+    "trajectory_of",
     "weighted_majority",
 ]
 

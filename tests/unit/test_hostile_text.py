@@ -20,7 +20,6 @@ from agentprm.documents import passage_line, supporting
 from agentprm.engine.tokenizing import as_data, opened_thought
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation import contains_answer, exact_match, normalize_answer, normalize_unicode, token_f1
-from agentprm.integrations.trajectories import shortened
 from agentprm.lm import Completion
 from agentprm.lm.reports import refused_settings, too_long
 from agentprm.nodes import condense_question
@@ -56,6 +55,7 @@ from agentprm.rewards.checkers import (
 from agentprm.rewards.checkers import python as python_checker
 from agentprm.rewards.checkers._formulas import FormulaError, parse_formula
 from agentprm.rewards.checkers.table import read_tables
+from agentprm.rewards.conversation import shortened
 from agentprm.rewards.genprm import GenPRM
 from agentprm.rewards.graded_templates import Principled, Rubric
 from agentprm.rewards.templates import without_marks

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -91,12 +93,30 @@ def test_linked_packages_know_only_their_full_name(name: str) -> None:
         assert not str(getattr(value, "__module__", "")).startswith(f"{name}.")
 
 
-@pytest.mark.parametrize("name", ["evaluation", "rerank", "rewards", "scale"])
-def test_the_docstring_of_a_package_names_all_of_its_modules(name: str) -> None:
-    package = load(f"agentprm.{name}")
-    modules = {info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")}
-    assert package.__doc__ is not None
-    assert {module for module in modules if f"`{module}`" not in package.__doc__} == set()
+def imports(of: ast.AST, *, later: bool) -> Iterator[str]:
+    """What is imported when a module is, or also by its functions; not what only type checkers read."""
+    for node in ast.iter_child_nodes(of):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("agentprm"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not typing and (later or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            yield from imports(node, later=later)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_packages_build_on_each_other_in_one_direction(later: bool) -> None:
+    root = Path(agentprm.__file__).parent
+    folders = [root, root / "graphs", root / "retrievers"]  # links, which `rglob` does not follow
+    builds_on: dict[str, set[str]] = {}
+    for file in (file for folder in folders for file in folder.rglob("*.py") if file != root / "__init__.py"):
+        home = file.relative_to(root).with_suffix("").parts[0]
+        # `packaged` opens models with whatever opens them, and these know it for its folders.
+        found = imports(ast.parse(file.read_text("utf-8")), later=later and home != "packaged")
+        builds_on.setdefault(home, set()).update({name.split(".")[1] for name in found} - {home})
+    while free := {name for name, below in builds_on.items() if not below & builds_on.keys()}:
+        for name in free:
+            del builds_on[name]
+    assert builds_on == {}, "a circle of packages, and what builds on it"
 
 
 def test_no_package_hides_what_another_one_imports() -> None:

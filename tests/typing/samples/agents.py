@@ -15,9 +15,8 @@ from agentprm.integrations import (
     RewardGuidedActions,
     action_trace,
     create_search_tool,
-    trajectory_of,
 )
-from agentprm.rewards import RewardStep, VerdictReward
+from agentprm.rewards import RewardStep, VerdictReward, trajectory_of
 from agentprm.testing import ScriptedAgentModel, ScriptedChatModel, fake_store
 from agentprm.trace import Trace
 

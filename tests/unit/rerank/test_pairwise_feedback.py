@@ -6,8 +6,8 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from agentprm.errors import ConfigurationError
-from agentprm.rerank import FunctionComparator, PairwiseReranker, RerankSelector, VerdictCache
-from agentprm.retrievers import FaissStore, FeedbackRetriever, JudgeSelector, VectorFeedback
+from agentprm.rerank import FunctionComparator, JudgeSelector, PairwiseReranker, RerankSelector, VerdictCache
+from agentprm.retrievers import FaissStore, FeedbackRetriever, VectorFeedback
 from agentprm.rewards import FunctionReward, ProcessRewardModel
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
 from tests.unit.rerank.graded import documents, grade_in

@@ -9,7 +9,8 @@ import pytest
 from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, IndexCorruptError, InputError
-from agentprm.retrievers import FaissStore, JudgeSelector, LinkFeedback, build_index, fsck
+from agentprm.rerank import JudgeSelector
+from agentprm.retrievers import FaissStore, LinkFeedback, build_index, fsck
 from agentprm.retrievers.filters import signature
 
 

@@ -10,6 +10,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
+from agentprm.rerank import JudgeSelector
 from agentprm.retrievers import (
     BridgeFeedback,
     EncoderFeedback,
@@ -17,7 +18,6 @@ from agentprm.retrievers import (
     FeatureFeedback,
     FeatureStore,
     FeedbackRetriever,
-    JudgeSelector,
     LinkFeedback,
     MarginSelector,
     MentionIndex,

@@ -5,7 +5,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from agentprm.errors import InputError
-from agentprm.integrations import trajectory_of
+from agentprm.rewards import trajectory_of
 from agentprm.testing import calls
 
 
