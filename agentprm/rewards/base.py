@@ -31,6 +31,7 @@ __all__ = [
     "Trajectory",
     "as_score",
     "check_scores",
+    "logit",
     "sigmoid",
 ]
 
@@ -399,6 +400,12 @@ def _is_list(value: Any) -> bool:
 def _brief(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def logit(probability: float, edge: float = 1e-6) -> float:
+    """The log-odds of a probability that is kept `edge` away from 0 and 1, so that they are finite."""
+    kept = min(max(probability, edge), 1 - edge)
+    return math.log(kept / (1 - kept))
 
 
 def sigmoid(x: float) -> float:

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.rewards.base import ProcessRewardModel, RemarkingReward, Trajectory, sigmoid
+from agentprm.rewards.base import ProcessRewardModel, RemarkingReward, Trajectory, logit, sigmoid
 from agentprm.rewards.separation import best_threshold
 from agentprm.routines import Routine, wait
 
@@ -30,7 +30,6 @@ __all__ = ["Calibrated", "Calibration", "CalibrationMethod"]
 CalibrationMethod = Literal["temperature", "platt", "isotonic"]
 
 _FORMAT = 1
-_EDGE = 1e-6  # probabilities are kept this far from 0 and 1 before their logit is taken
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ class Calibration:
             return score
         if self.method == "isotonic":
             return _interpolated(self.knots, score)
-        logit = score if self.space == "logit" else _logit(score)
-        return sigmoid(self.scale * logit + self.shift)
+        odds = score if self.space == "logit" else logit(score)
+        return sigmoid(self.scale * odds + self.shift)
 
     @classmethod
     def fit(
@@ -129,7 +128,7 @@ class Calibration:
         if method == "isotonic":
             knots = _pool_adjacent_violators(values, truth)
         else:
-            logits = values if space == "logit" else np.array([_logit(float(v)) for v in values])
+            logits = values if space == "logit" else np.array([logit(float(v)) for v in values])
             scale, shift = _fit_logistic(logits, truth, with_shift=method == "platt")
         fitted = cls(method, space, scale, shift, knots, steps=len(values), reward=reward)
         if threshold == "balanced":
@@ -289,11 +288,6 @@ class Calibrated(RemarkingReward):
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _logit(probability: float) -> float:
-    kept = min(max(probability, _EDGE), 1 - _EDGE)
-    return math.log(kept / (1 - kept))
 
 
 def _interpolated(knots: Sequence[tuple[float, float]], score: float) -> float:

@@ -13,6 +13,7 @@ from agentprm.rewards.base import (
     RemarkingReward,
     Trajectory,
     check_trajectories,
+    logit,
     sigmoid,
     step_key,
 )
@@ -29,7 +30,6 @@ DEFAULT_WEIGHTS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"arithmetic": (0.0, -4.0), "python": (2.0, -2.0), "table": (2.0, -2.0), "entailment": (3.0, -3.0)}
 )
 _OTHERS = (1.0, -2.0)
-_EDGE = 1e-6
 
 
 class Checked(RemarkingReward):
@@ -122,8 +122,7 @@ class Checked(RemarkingReward):
             return score
         if self.space == "logit":
             return score + shift
-        kept = min(max(score, _EDGE), 1 - _EDGE)
-        return sigmoid(math.log(kept / (1 - kept)) + shift)
+        return sigmoid(logit(score) + shift)
 
     def _checks(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[list[CheckResult]]]:
         recall = self._known.recall(question, [[step_key(step) for step in row] for row in trajectories])

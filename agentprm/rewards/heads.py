@@ -30,20 +30,8 @@ class HeadModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = copy.deepcopy(head).float()
-        self.config = backbone.config
+        self.config, self.device, self.dtype = backbone.config, backbone.device, backbone.dtype
         self.eval()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the decoder lives."""
-        device: torch.device = self.backbone.device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the decoder."""
-        dtype: torch.dtype = self.backbone.dtype
-        return dtype
 
     def set_attn_implementation(self, name: str) -> None:
         """Puts the decoder on this attention."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.forking import ForkSafeLock
 from agentprm.packaged import default_reader, packaged_reader_folder
 from agentprm.readers.base import Reader
-from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory
+from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory, logit
 from agentprm.rewards.reading import ReaderGrounding, states
 from agentprm.text import clean_text, one_line, terms
 
@@ -190,9 +189,8 @@ def features_of(question: str, path: Trajectory, support: float) -> list[float]:
     asked = set(terms(query))
     held = {term for text in known for term in terms(text)}
     titles = [passage.partition(":")[0].partition(" (")[0] for passage in step["passages"]]
-    kept = min(max(support, 1e-9), 1 - 1e-9)
     return [
-        min(max(math.log(kept / (1 - kept)), -_MOST), _MOST) / _MOST,
+        min(max(logit(support, 1e-9), -_MOST), _MOST) / _MOST,
         float(any(states(passage, finding) for passage in step["passages"])),
         float(states(query, finding)),
         float(states(question, finding)),

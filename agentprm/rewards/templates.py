@@ -86,12 +86,30 @@ def _chat(tokenizer: Any, messages: list[dict[str, str]], *, generate: bool) -> 
     return str(text)
 
 
+def _filled(form: str, **values: str) -> str:
+    """A form with its fields filled in in one go: a question that holds "{step}" stays as it is."""
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), form)
+
+
+def _numbered(steps: Sequence[str]) -> list[str]:
+    """Steps that begin with `Step k: `, as some do by themselves."""
+    return [s if re.match(r"Step \d+:", s) else f"Step {k}: {s}" for k, s in enumerate(steps, 1)]
+
+
 def _system(text: str | None) -> list[dict[str, str]]:
     return [{"role": "system", "content": text}] if text else []
 
 
+class _ChatTemplate(StepTemplate):
+    """Base of the templates that need a chat template."""
+
+    def check(self, tokenizer: Any) -> None:
+        """See `StepTemplate.check`."""
+        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
+
+
 @dataclass(frozen=True)
-class ChatSteps(StepTemplate):
+class ChatSteps(_ChatTemplate):
     """A chat whose assistant turn holds the steps, each closed by a separator token.
 
     Qwen2.5-Math-PRM, ReasonFlux-PRM-7B. What the chat template writes after the last separator is
@@ -107,8 +125,8 @@ class ChatSteps(StepTemplate):
 
     def check(self, tokenizer: Any) -> None:
         """See `StepTemplate.check`."""
+        super().check(tokenizer)
         ids = _encode(tokenizer, self.separator, special=False)
-        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
         if len(ids) != 1:
             raise ConfigurationError(
                 f"The separator {self.separator!r} is {len(ids)} tokens of this tokenizer, not one. Is it "
@@ -164,12 +182,7 @@ class PlainSteps(StepTemplate):
         """See `StepTemplate.ids`."""
         tags = [self.tag] if self.tag else []
         written = [without_marks(tokenizer, step, tags) for step in steps]
-        if self.number:
-            written = [
-                step if re.match(r"Step \d+:", step) else f"Step {k}: {step}"
-                for k, step in enumerate(written, 1)
-            ]
-        body = self.joiner.join(step + self.tag for step in written)
+        body = self.joiner.join(step + self.tag for step in (_numbered(written) if self.number else written))
         head = self.head.replace("{question}", without_marks(tokenizer, question, tags))
         return _encode(tokenizer, head + body, special=True)
 
@@ -213,7 +226,7 @@ class PieceSteps(StepTemplate):
 
 
 @dataclass(frozen=True)
-class TurnSteps(StepTemplate):
+class TurnSteps(_ChatTemplate):
     """A conversation in which every step is a user turn and every verdict an assistant turn.
 
     RLHFlow, FoVer. The model is read where it is about to write its verdict; the verdicts before are
@@ -229,15 +242,10 @@ class TurnSteps(StepTemplate):
     first: str = "{question} {step}"
     system: str | None = None
 
-    def check(self, tokenizer: Any) -> None:
-        """See `StepTemplate.check`."""
-        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
-
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
-        values = {"question": without_marks(tokenizer, question), "step": without_marks(tokenizer, steps[0])}
-        # Filled in one go: a question that holds "{step}" stays as it is.
-        opening = re.sub(r"\{(question|step)\}", lambda match: values[match.group(1)], self.first)
+        asked, first = without_marks(tokenizer, question), without_marks(tokenizer, steps[0])
+        opening = _filled(self.first, question=asked, step=first)
         messages = [*_system(self.system), {"role": "user", "content": opening}]
         for step in steps[1:]:
             messages.append({"role": "assistant", "content": self.verdict})
@@ -250,7 +258,7 @@ _NO_REFERENCE = "There is no reference answer for this question."
 
 
 @dataclass(frozen=True)
-class ChatPrefix(StepTemplate):
+class ChatPrefix(_ChatTemplate):
     """A chat, the steps so far as the answer, then the end token, where the model is read.
 
     Universal-PRM: with a reference answer the same model verifies against it.
@@ -271,17 +279,14 @@ class ChatPrefix(StepTemplate):
 
     def check(self, tokenizer: Any) -> None:
         """See `StepTemplate.check`."""
-        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
+        super().check(tokenizer)
         if tokenizer.eos_token_id is None:
             raise ConfigurationError("This reward model is read at the end token, which the tokenizer lacks.")
 
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
-        values = {
-            "question": without_marks(tokenizer, question),
-            "reference": without_marks(tokenizer, self.references.get(question, self.missing)),
-        }
-        user = re.sub(r"\{(question|reference)\}", lambda match: values[match.group(1)], self.user)
+        reference = without_marks(tokenizer, self.references.get(question, self.missing))
+        user = _filled(self.user, question=without_marks(tokenizer, question), reference=reference)
         messages = [*_system(self.system), {"role": "user", "content": user}]
         head = _encode(tokenizer, _chat(tokenizer, messages, generate=True), special=False)
         body = "".join(without_marks(tokenizer, step) + self.joiner for step in steps)
@@ -321,18 +326,17 @@ class CurrentStep(StepTemplate):
         """See `StepTemplate.ids`."""
         written = [without_marks(tokenizer, step) for step in steps]
         cut = max(0, len(written) - self.merge)
-        values = {
-            "question": without_marks(tokenizer, question),
-            "previous": self.joiner.join(written[:cut]),
-            "current": self.joiner.join(written[cut:]),
-        }
-        form = self.later if cut else self.first
-        text = re.sub(r"\{(question|previous|current)\}", lambda match: values[match.group(1)], form)
+        text = _filled(
+            self.later if cut else self.first,
+            question=without_marks(tokenizer, question),
+            previous=self.joiner.join(written[:cut]),
+            current=self.joiner.join(written[cut:]),
+        )
         return _encode(tokenizer, text, special=True)
 
 
 @dataclass(frozen=True)
-class Dialogue(StepTemplate):
+class Dialogue(_ChatTemplate):
     """Question and answer as in a conversation, for models that are compared rather than read.
 
     Implicit PRM, EurusPRM. Every step ends in the joiner, the last one too, so that what is scored of
@@ -351,10 +355,6 @@ class Dialogue(StepTemplate):
     joiner: str = "\n\n"
     question: bool = True
 
-    def check(self, tokenizer: Any) -> None:
-        """See `StepTemplate.check`."""
-        _chat(tokenizer, [{"role": "user", "content": "a"}], generate=True)
-
     def messages(self, tokenizer: Any, question: str) -> list[dict[str, str]]:
         """The conversation up to the answer."""
         asked = without_marks(tokenizer, question) if self.question else "(no question)"
@@ -363,17 +363,11 @@ class Dialogue(StepTemplate):
     def written(self, tokenizer: Any, steps: Sequence[str]) -> list[str]:
         """The steps as the answer holds them, without joiners."""
         texts = [without_marks(tokenizer, step, [self.joiner]) for step in steps]
-        if not self.number:
-            return texts
-        return [
-            text if re.match(r"Step \d+:", text) else f"Step {k}: {text}" for k, text in enumerate(texts, 1)
-        ]
+        return _numbered(texts) if self.number else texts
 
     def head(self, tokenizer: Any, question: str) -> list[int]:
         """Tokens before the answer."""
-        return _encode(
-            tokenizer, _chat(tokenizer, self.messages(tokenizer, question), generate=True), special=False
-        )
+        return self.ids(tokenizer, question, ())
 
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
