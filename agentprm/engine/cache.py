@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from agentprm.engine.tokenizing import common_length
 from agentprm.forking import ForkSafeLock, after_fork
 
 __all__ = ["Layers", "PrefixTree", "Row", "Stretch", "path_length"]
@@ -144,8 +145,7 @@ class PrefixTree:
             edge = child.tokens
             count = len(edge)
             if tokens[at : at + count] != edge:
-                pairs = zip(edge, tokens[at:], strict=False)
-                count = next((i for i, (a, b) in enumerate(pairs) if a != b), min(count, len(tokens) - at))
+                count = common_length(edge, tokens[at:])
             child.used = now
             path.append((child, count))
             at += count

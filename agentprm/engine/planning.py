@@ -14,11 +14,11 @@ import torch
 from agentprm.engine.cache import PrefixTree, Row, Stretch, path_length
 from agentprm.engine.engine import Piece
 from agentprm.engine.requests import Branch, Request, Samples, Sink, Text
+from agentprm.engine.tokenizing import common_length
 
 __all__ = [
     "Item",
     "Work",
-    "common_length",
     "levels",
     "pack",
     "samples_per_row",
@@ -276,16 +276,6 @@ def _packed(texts: Sequence[_Wants], path: Sequence[Stretch], max_slots: int) ->
             lane += len(text.leaves)
         works.append(Work(texts[members[0]].prompt, path, branches))
     return works
-
-
-def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    count = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
 
 
 def samples_per_row(prompt: int, new: int, max_slots: int) -> int:

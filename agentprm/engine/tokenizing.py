@@ -35,6 +35,7 @@ __all__ = [
     "PromptText",
     "Span",
     "as_data",
+    "common_length",
     "continued",
     "load_tokenizer",
     "neutral_messages",
@@ -192,13 +193,18 @@ class Span:
         return self.ids[self.start :]
 
 
+def common_length(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Length of the common beginning."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
 def span_of(trunk: Sequence[int], joint: Sequence[int], continuation: str) -> Span:
     """The span of a continuation from the ids of its prompt and of both together.
 
     Where the boundary falls inside a token, the tokens from there on are scored, given those before.
     """
-    pairs = enumerate(zip(trunk, joint, strict=False))
-    start = next((at for at, (a, b) in pairs if a != b), min(len(trunk), len(joint)))
+    start = common_length(trunk, joint)
     if not start or len(joint) <= start:
         raise InputError(f"The continuation {continuation!r} adds no token to its prompt.")
     return Span(tuple(joint), start)

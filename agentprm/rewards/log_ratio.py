@@ -14,11 +14,10 @@ from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import Trajectory, sigmoid
 from agentprm.rewards.readouts import LocalReward, check_limits, in_thread
 from agentprm.rewards.step_text import Overflow, StepWriter, Wanted, fits_context
-from agentprm.rewards.templates import Dialogue
+from agentprm.rewards.templates import Dialogue, Shares, step_shares
 
 import torch  # isort: skip
 
-from agentprm.engine.planning import common_length
 from agentprm.engine.reading import Call, read_tokens
 from agentprm.engine.scheduler import Scheduler
 from agentprm.lm.transformers import TransformersLM
@@ -155,40 +154,24 @@ class LogRatio(LocalReward):
     def _shares(self, side: _Side, question: str, trajectories: Wanted, call: Call) -> list[list[float]]:
         """Log-likelihood that each wanted step adds to that of the steps before it."""
         texts: list[tuple[list[int], int]] = []
-        # What to add up: the numbers of texts, from which token on, and with which sign.
-        sums: list[list[list[tuple[int, int, int, int]]]] = []
+        sums: list[dict[int, Shares]] = []
         for steps, new in trajectories:
             with self._encoding:
-                head = side.template.head(side.tokenizer, question)
-                ids = {
-                    k: side.template.ids(side.tokenizer, question, steps[: k + 1])
-                    for k in {*new, *(k - 1 for k in new if k)}
-                }
-            row: list[list[tuple[int, int, int, int]]] = []
-            trunk = ids[new[-1]]
-            stable = all(ids[k] == trunk[: len(ids[k])] for k in ids) and trunk[: len(head)] == head
-            fits = [fits_context(len(ids[k]), side.longest, self.on_overflow, k) for k in new]
-            if stable and all(fits):
-                # The usual case: one text holds every prefix.
-                begin = len(ids[new[0] - 1]) if new[0] else len(head)
-                number = len(texts)
-                texts.append((trunk, begin))
-                for k in new:
-                    low = len(ids[k - 1]) if k else len(head)
-                    row.append([(number, low - begin, len(ids[k]) - begin, 1)])
-            else:
-                for k, fit in zip(new, fits, strict=True):
-                    row.append(_difference(ids[k], ids[k - 1] if k else head, texts) if fit else [])
-            sums.append(row)
+                ids = side.template.boundaries(side.tokenizer, question, steps, new)
+            fitting = [k for k in new if fits_context(len(ids[k]), side.longest, self.on_overflow, k)]
+            own, shares = step_shares(ids, fitting)
+            at = len(texts)
+            moved = [[(at + n, low, high, sign) for n, low, high, sign in parts] for parts in shares]
+            sums.append(dict(zip(fitting, moved, strict=True)))
+            texts += own
         values = _read(side, texts, call)
+
+        def total(parts: Shares) -> float:
+            return math.fsum(sign * float(values[n][low:high].double().sum()) for n, low, high, sign in parts)
+
         return [
-            [
-                math.fsum(sign * float(values[n][low:high].double().sum()) for n, low, high, sign in parts)
-                if parts
-                else math.nan
-                for parts in row
-            ]
-            for row in sums
+            [total(row[k]) if k in row else math.nan for k in new]
+            for (_, new), row in zip(trajectories, sums, strict=True)
         ]
 
     def _official(self, question: str, trajectories: Sequence[list[str]], call: Call) -> list[list[float]]:
@@ -250,19 +233,6 @@ def _rendered(
     text = text.strip() + joiner if strip else text
     ids: list[int] = tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return ids
-
-
-def _difference(
-    ids: list[int], before: list[int], texts: list[tuple[list[int], int]]
-) -> list[tuple[int, int, int, int]]:
-    """Sums for a prefix whose last tokens are not those of the prefix before it."""
-    common = max(1, common_length(ids, before))
-    parts = []
-    for tokens, sign in ((ids, 1), (before, -1)):
-        if len(tokens) > common:
-            parts.append((len(texts), 0, len(tokens) - common, sign))
-            texts.append((tokens, common))
-    return parts
 
 
 def _side(

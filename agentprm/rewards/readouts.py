@@ -24,10 +24,9 @@ except ImportError as missing:
 
 from agentprm.engine.engine import Engine
 from agentprm.engine.loading import max_context
-from agentprm.engine.planning import common_length
 from agentprm.engine.reading import Call, Reading, read_outputs
 from agentprm.engine.scheduler import Scheduler
-from agentprm.engine.tokenizing import load_tokenizer
+from agentprm.engine.tokenizing import common_length, load_tokenizer
 from agentprm.rewards.checkpoints import load_backbone, load_causal, load_head
 from agentprm.rewards.heads import HeadModel, split_model, word_model
 

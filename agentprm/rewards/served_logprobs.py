@@ -12,7 +12,7 @@ from agentprm.lm.token_lm import Cost, TokenLM
 from agentprm.rewards.base import sigmoid
 from agentprm.rewards.served_reward import ServedReward
 from agentprm.rewards.step_text import Overflow, StepWriter
-from agentprm.rewards.templates import Dialogue, StepTemplate, two_words
+from agentprm.rewards.templates import Dialogue, StepTemplate, step_shares, two_words
 from agentprm.routines import all_of
 
 __all__ = ["ServedLogRatio", "ServedTokenLogits"]
@@ -120,38 +120,24 @@ class ServedLogRatio(ServedReward):
         self.tokenizer = load_tokenizer(tokenizer)
 
     async def _row(self, question: str, steps: list[str], new: list[int], cost: Cost) -> list[float]:
-        ids = {-1: self.template.head(self.tokenizer, question)}
-        for k in {*new, *(k - 1 for k in new if k)}:
-            ids[k] = self.template.ids(self.tokenizer, question, steps[: k + 1])
-        fits = {k: self._fits(len(ids[k]), k) for k in new}
-        fitting = [k for k in new if fits[k]]
-        if not fitting:
-            return [math.nan] * len(new)
-        trunk = ids[fitting[-1]]
-        begin = len(ids[fitting[0] - 1])
-        stable = all(ids[j] == trunk[: len(ids[j])] for k in fitting for j in (k, k - 1))
+        ids = self.template.boundaries(self.tokenizer, question, steps, new)
+        fitting = [k for k in new if self._fits(len(ids[k]), k)]
+        texts, shares = step_shares(ids, fitting)
 
-        async def shares(side: TokenLM) -> list[float]:
-            if stable:
-                values = await self._scores(side, trunk, begin, cost)
-                return [math.fsum(values[len(ids[k - 1]) - begin : len(ids[k]) - begin]) for k in fitting]
-            return await all_of(difference, [side] * len(fitting), fitting)
+        async def sums(side: TokenLM) -> list[float]:
+            values = await all_of(self._scores, [side] * len(texts), texts, [cost] * len(texts))
+            return [
+                math.fsum(sign * math.fsum(values[n][low:high]) for n, low, high, sign in parts)
+                for parts in shares
+            ]
 
-        async def difference(side: TokenLM, k: int) -> float:
-            longer, shorter = ids[k], ids[k - 1]
-            # The last tokens before a boundary changed: what the step adds, they lose.
-            pairs = enumerate(zip(longer, shorter, strict=False))
-            common = max(1, next((i for i, (a, b) in pairs if a != b), min(len(longer), len(shorter))))
-            added = await self._scores(side, longer, common, cost)
-            lost = await self._scores(side, shorter, common, cost)
-            return math.fsum(added) - math.fsum(lost)
+        ours, *theirs = await all_of(sums, self._sides)
+        ratios = [a - b for a, b in zip(ours, theirs[0], strict=True)] if theirs else ours
+        found = dict(zip(fitting, ratios, strict=True))
+        return [self.beta * found.get(k, math.nan) for k in new]
 
-        sums = await all_of(shares, self._sides)
-        ratios = [a - b for a, b in zip(*sums, strict=True)] if len(sums) == 2 else sums[0]
-        values = dict(zip(fitting, ratios, strict=True))
-        return [self.beta * values[k] if k in values else math.nan for k in new]
-
-    async def _scores(self, side: TokenLM, ids: list[int], start: int, cost: Cost) -> list[float]:
+    async def _scores(self, side: TokenLM, text: tuple[list[int], int], cost: Cost) -> list[float]:
+        ids, start = text
         if start >= len(ids):
             return []
         cost.calls += 1

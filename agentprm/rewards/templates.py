@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentprm.engine.tokenizing import as_data
+from agentprm.engine.tokenizing import as_data, common_length
 from agentprm.errors import ConfigurationError
 
 __all__ = [
@@ -369,11 +369,54 @@ class Dialogue(_ChatTemplate):
         """Tokens before the answer."""
         return self.ids(tokenizer, question, ())
 
+    def boundaries(
+        self, tokenizer: Any, question: str, steps: Sequence[str], new: Sequence[int]
+    ) -> dict[int, list[int]]:
+        """Tokens up to each of some steps and the one before it; -1 is before the first."""
+        wanted = {*new, *(k - 1 for k in new)}
+        return {k: self.ids(tokenizer, question, steps[: k + 1]) for k in wanted}
+
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""
         text = _chat(tokenizer, self.messages(tokenizer, question), generate=True)
         body = "".join(step + self.joiner for step in self.written(tokenizer, steps))
         return _encode(tokenizer, text + body, special=False)
+
+
+Shares = Sequence[tuple[int, int, int, int]]
+"""What to add up for a step: the number of a text, the first and the last of its read tokens, the sign."""
+
+
+def step_shares(
+    ids: Mapping[int, list[int]], steps: Sequence[int]
+) -> tuple[list[tuple[list[int], int]], list[Shares]]:
+    """What to read of a conversation for the share that steps have in its likelihood.
+
+    Args:
+        ids: The conversation's tokens up to each step and the one before it; -1 is before the first.
+        steps: Numbers of the steps, ascending.
+
+    Returns:
+        Texts, each with the first token to read, and what to add up for each step.
+    """
+    if not steps:
+        return [], []
+    trunk, begin = ids[steps[-1]], len(ids[steps[0] - 1])
+    if all(ids[j] == trunk[: len(ids[j])] for k in steps for j in (k, k - 1)):
+        # The usual case: one text holds every prefix.
+        return [(trunk, begin)], [[(0, len(ids[k - 1]) - begin, len(ids[k]) - begin, 1)] for k in steps]
+    texts: list[tuple[list[int], int]] = []
+    shares: list[Shares] = []
+    for k in steps:
+        # The last tokens before the step changed: what it adds, they lose.
+        common = max(1, common_length(ids[k], ids[k - 1]))
+        parts = []
+        for tokens, sign in ((ids[k], 1), (ids[k - 1], -1)):
+            if len(tokens) > common:
+                parts.append((len(texts), 0, len(tokens) - common, sign))
+                texts.append((tokens, common))
+        shares.append(parts)
+    return texts, shares
 
 
 def two_words(tokenizer: Any, good: str, bad: str, words: Sequence[int] | None = None) -> list[int]:

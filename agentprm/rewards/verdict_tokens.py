@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
+from agentprm.engine.tokenizing import common_length
 from agentprm.lm import Completion
 from agentprm.rewards.verdict_templates import Found
 
@@ -33,8 +34,8 @@ def listed_probability(found: Found, text: str, completion: Completion) -> float
         return None
     words = [word.strip().lower() for word in found.words]
     begin = found.at - start + len(found.words[0]) - len(found.words[0].lstrip())
-    common = next((i for i, (a, b) in enumerate(zip(*words, strict=False)) if a != b), None)
-    if begin < 0 or common is None:  # one word begins the other
+    common = common_length(*words)
+    if begin < 0 or common == min(map(len, words)):  # one word begins the other
         return None
     tokens = completion.token_logprobs
     token = tokens[bisect_right(tokens, begin + common, key=lambda t: t.at) - 1]

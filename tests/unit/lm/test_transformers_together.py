@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from agentprm.budget import metered  # noqa: E402
-from agentprm.engine.planning import common_length  # noqa: E402
+from agentprm.engine.tokenizing import common_length  # noqa: E402
 from agentprm.lm import Prompt, SamplingParams, TransformersLM  # noqa: E402
 
 FOUR = ["llama", "qwen3", "mistral", "gemma3"]  # full attention, sliding windows, and both in turn
