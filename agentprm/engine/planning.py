@@ -348,21 +348,20 @@ def shared_beginnings(
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     shared = [common_length(prompts[a], prompts[b]) for a, b in itertools.pairwise(order)]
 
-    def visit(begin: int, end: int, depth: int, done: int) -> None:
+    # Prompts nest as deep as there are of them, which is deeper than functions may.
+    spans = [(0, len(order), 0, 0)]
+    while spans:
         # order[begin:end] share their first `done` tokens, which are known by then.
+        begin, end, depth, done = spans.pop()
         if end - begin < 2:
-            return
+            continue
         depth_now = min(shared[begin : end - 1])
         done = max(done, *(min(depth_now, known[i]) for i in order[begin:end]))
         if depth_now - done >= _WORTH:
             levels.extend([] for _ in range(depth + 1 - len(levels)))
             levels[depth].append((depth_now, order[begin:end]))
             done, depth = depth_now, depth + 1
-        at = begin
-        for cut in range(begin, end):
-            if cut == end - 1 or shared[cut] == depth_now:
-                visit(at, cut + 1, depth, done)
-                at = cut + 1
-
-    visit(0, len(order), 0, 0)
+        cuts = [cut + 1 for cut in range(begin, end - 1) if shared[cut] == depth_now]
+        parts = itertools.pairwise([begin, *cuts, end])
+        spans += [(first, last, depth, done) for first, last in reversed(list(parts))]
     return levels

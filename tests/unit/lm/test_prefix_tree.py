@@ -116,6 +116,14 @@ def test_shared_beginnings_cover_what_is_shared(sequences, data):
     assert rest - unique <= 16 * len(prompts)
 
 
+def test_beginnings_nest_deeper_than_functions():
+    prompts = [[7] * n for n in range(1, 1501)]
+    levels = shared_beginnings(prompts, [0] * len(prompts))
+    assert [[(count, len(members)) for count, members in level] for level in levels] == [
+        [(count, 1501 - count)] for count in range(16, 1500, 16)
+    ]
+
+
 WORDS = [" Paris", " river", "\n", " the play", " 東京", " step", " a", " search: x"]
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=0, max_size=14).map("".join)
 
