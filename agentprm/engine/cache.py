@@ -15,13 +15,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from agentprm.engine.tokenizing import common_length
 from agentprm.forking import ForkSafeLock, after_fork
 
-__all__ = ["Layers", "PrefixTree", "Row", "Stretch", "path_length"]
+__all__ = ["Known", "Layers", "PrefixTree", "Row", "Stretch"]
 
 _GROWTH = 1.5  # of a row that is full
 
@@ -42,9 +43,16 @@ class Stretch:
     count: int
 
 
-def path_length(path: Sequence[Stretch]) -> int:
-    """Tokens of a path through the prefix tree."""
-    return sum(stretch.count for stretch in path)
+class Known(NamedTuple):
+    """What is known of the beginning of a sequence.
+
+    Attributes:
+        stretches: Its parts, from the first token on.
+        length: Tokens of all of them.
+    """
+
+    stretches: Sequence[Stretch] = ()
+    length: int = 0
 
 
 class _Node:
@@ -87,11 +95,11 @@ class PrefixTree:
         """Bytes of keys and values held."""
         return self._bytes
 
-    def match(self, tokens: Sequence[int], adapter: str | None = None) -> list[Stretch]:
+    def match(self, tokens: Sequence[int], adapter: str | None = None) -> Known:
         """The longest known beginning of `tokens` with an adapter, from its first token on."""
         with self._lock:
-            path, _ = self._walk(tuple(tokens), adapter)
-            return [Stretch(node.layers, count) for node, count in path]
+            path, length = self._walk(tuple(tokens), adapter)
+            return Known([Stretch(node.layers, count) for node, count in path], length)
 
     def insert(self, tokens: Sequence[int], row: Row, lane: int = 0) -> None:
         """Adds a sequence that a row has computed with its adapter; what is new of it is copied.
@@ -206,21 +214,19 @@ class Row:
         length: Slots in use.
     """
 
-    def __init__(
-        self, path: Sequence[Stretch], capacity: int, device: torch.device, adapter: str | None = None
-    ) -> None:
+    def __init__(self, path: Known, capacity: int, device: torch.device, adapter: str | None = None) -> None:
         self.adapter = adapter
-        self.length = path_length(path)
+        self.length = path.length
         self._capacity = max(1, self.length + capacity)
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
         self.position = torch.arange(self.length, device=device)
         self.lane = torch.zeros_like(self.position)
         self._forked = False
-        for number in range(len(path[0].layers) if path else 0):
+        for number in range(len(path.stretches[0].layers) if path.stretches else 0):
             for side, stores in enumerate((self._keys, self._values)):
-                store, at = self._store(path[0].layers[number][side][None]), 0
-                for stretch in path:
+                store, at = self._store(path.stretches[0].layers[number][side][None]), 0
+                for stretch in path.stretches:
                     end = at + stretch.count
                     store[0, :, at:end] = stretch.layers[number][side][:, : stretch.count]
                     at = end
@@ -260,7 +266,7 @@ class Row:
 
     def copy(self, capacity: int) -> Row:
         """A row of its own with the same content and that many slots to spare."""
-        new = Row((), self.length + capacity, self.position.device, self.adapter)
+        new = Row(Known(), self.length + capacity, self.position.device, self.adapter)
         new.position, new.lane, new.length = self.position, self.lane, self.length
         new._forked = self._forked
         for mine, its in ((self._keys, new._keys), (self._values, new._values)):

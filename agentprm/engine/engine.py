@@ -32,7 +32,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from agentprm.engine.cache import PrefixTree, Row
+from agentprm.engine.cache import Known, PrefixTree, Row
 from agentprm.engine.lora import Adapters
 from agentprm.engine.parallel import even_parts, side_by_side
 from agentprm.errors import ConfigurationError
@@ -187,12 +187,12 @@ class Engine:
         try:
             with torch.no_grad():
                 plain = self.model(input_ids=ids, use_cache=False).logits[:, 5:].float()
-            row = Row((), 0, self.device)
+            row = Row(Known(), 0, self.device)
             self.outputs = plain.shape[-1]
             self._append([Piece(row, first[:3], range(3), [0] * 3, [0] * 3)], [])
             self.tree.insert(first[:3], row)
             row = Row(self.tree.match(first), 2, self.device)
-            other = Row((), 2, self.device)
+            other = Row(Known(), 2, self.device)
             begin = Piece(other, second[:2], range(2), [0] * 2, [0] * 2)
             self._append([begin, Piece(row, first[3:5], range(3, 5), [0] * 2, [0] * 2)], [])
             lanes = Piece(row, first[5:] + second[5:], [*range(5, 9)] * 2, [1] * 4 + [2] * 4, [5] * 8)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from agentprm.engine.cache import PrefixTree, Row, Stretch, path_length
+from agentprm.engine.cache import Known, PrefixTree, Row
 from agentprm.engine.engine import Piece
 from agentprm.engine.requests import Branch, Request, Samples, Sink, Text
 from agentprm.engine.tokenizing import common_length
@@ -48,7 +48,7 @@ class Work:
     def __init__(
         self,
         prompt: tuple[int, ...],
-        path: Sequence[Stretch],
+        path: Known,
         branches: list[Branch],
         samples: Sequence[Samples] = (),
     ) -> None:
@@ -59,7 +59,7 @@ class Work:
         self._path = path
         self._done = 0
         self.size = sum(len(branch.ids) for branch in branches)
-        self.slots = path_length(path) + self.size
+        self.slots = path.length + self.size
         self.adapter = next(request.adapter for branch in branches for request in branch.requests)
         self.readers = {sink.text.request for b in branches for some in b.reads.values() for sink in some}
         for request in self.readers:
@@ -203,7 +203,7 @@ def levels(tree: PrefixTree, items: Sequence[Item], max_slots: int) -> Iterator[
         askers.setdefault(item.prompt, []).append(item)
     texts = [_Wants(prompt, some) for prompt, some in askers.items()]
 
-    known = [path_length(tree.match(text.prompt[: text.fresh], adapter)) for text in texts]
+    known = [tree.match(text.prompt[: text.fresh], adapter).length for text in texts]
     for level in shared_beginnings([text.prompt for text in texts], known):
         begun = [_beginning(tree, [texts[i] for i in members], count) for count, members in level]
         yield [work for work in begun if work.size]
@@ -214,22 +214,22 @@ def levels(tree: PrefixTree, items: Sequence[Item], max_slots: int) -> Iterator[
     for text in texts:
         count = len(text.prompt) - bool(text.samples)
         rows = len(parts[text]) + bool(text.samples)
-        if rows > 1 and count - path_length(tree.match(text.prompt[: text.fresh], adapter)) > 1:
+        if rows > 1 and count - tree.match(text.prompt[: text.fresh], adapter).length > 1:
             ahead.append(_beginning(tree, [text], count))
     yield ahead
 
     works: list[Work] = []
-    alike: dict[tuple[tuple[int, int], ...], list[tuple[Sequence[Stretch], _Wants]]] = {}
+    alike: dict[tuple[tuple[int, int], ...], list[tuple[Known, _Wants]]] = {}
     for text in texts:
         path = tree.match(text.prompt[: text.fresh], adapter)
-        at = path_length(path)
+        at = path.length
         if text.samples:
             works.append(Work(text.prompt, path, [text.trunk(at, len(text.prompt))], text.samples))
             path = tree.match(text.prompt, adapter)
-            at = path_length(path)
+            at = path.length
         if all(leaf.start <= at for leaf in text.leaves):
             if text.reads or text.leaves:
-                same = tuple((id(stretch.layers), stretch.count) for stretch in path)
+                same = tuple((id(stretch.layers), stretch.count) for stretch in path.stretches)
                 alike.setdefault(same, []).append((path, text))
             continue
         for members in parts[text]:
@@ -248,7 +248,7 @@ def _beginning(tree: PrefixTree, texts: Sequence[_Wants], count: int) -> Work:
     """A beginning that some texts share, with all that is to be read on it."""
     known = texts[0].prompt[: min(count, *(text.fresh for text in texts))]
     path = tree.match(known, texts[0].requests[0].adapter)
-    at = path_length(path)
+    at = path.length
     branch = texts[0].trunk(at, count)
     for text in texts[1:]:
         branch.requests = branch.requests + text.requests
@@ -257,9 +257,9 @@ def _beginning(tree: PrefixTree, texts: Sequence[_Wants], count: int) -> Work:
     return Work(texts[0].prompt, path, [branch])
 
 
-def _packed(texts: Sequence[_Wants], path: Sequence[Stretch], max_slots: int) -> list[Work]:
+def _packed(texts: Sequence[_Wants], path: Known, max_slots: int) -> list[Work]:
     """Texts with the same known beginning, and what hangs on it: lanes of rows."""
-    at = path_length(path)
+    at = path.length
     works = []
     sizes = [len(text.prompt) - at + sum(len(leaf.ids) for leaf in text.leaves) for text in texts]
     for members in pack(sizes, at, max_slots):

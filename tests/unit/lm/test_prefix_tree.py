@@ -46,8 +46,8 @@ def add(tree, tokens):
 
 
 def check_match(tree, tokens, known):
-    path = tree.match(tokens)
-    count = sum(stretch.count for stretch in path)
+    path, count = tree.match(tokens)
+    assert count == sum(stretch.count for stretch in path)
     assert count == max(n for n in range(len(tokens) + 1) if n == 0 or tuple(tokens[:n]) in known)
     for layer in range(2):
         for side in range(2):
@@ -71,7 +71,7 @@ def test_longest_known_beginning(sequences, queries):
     assert tree.nbytes == len(known) * 4 * 2 * 3 * 4
     tree.clear()
     assert tree.nbytes == 0
-    assert tree.match(sequences[0]) == []
+    assert tree.match(sequences[0]) == ([], 0)
 
 
 @settings(deadline=None)
@@ -79,17 +79,17 @@ def test_longest_known_beginning(sequences, queries):
 def test_the_bound_holds_and_recent_ones_stay(sequences, tokens_kept):
     tree = PrefixTree(tokens_kept * 96)
     for tokens in sequences:
-        held = tree.match(tokens)
+        held = tree.match(tokens).stretches
         before = [(s.layers[0][0].clone(), s.count) for s in held]
         add(tree, tokens)
         tree.trim()
         assert tree.nbytes <= tokens_kept * 96
         assert all(torch.equal(s.layers[0][0], k) for s, (k, _) in zip(held, before, strict=True))
-        path = tree.match(tokens)
+        path, count = tree.match(tokens)
         for stretch in path:
             assert stretch.count > 0
         if tokens_kept >= 12 * len(sequences):
-            assert sum(s.count for s in path) == len(tokens)
+            assert count == len(tokens)
     total = sum(node.nbytes for node in tree._nodes())
     assert total == tree.nbytes
 

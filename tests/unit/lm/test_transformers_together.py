@@ -455,7 +455,7 @@ def test_forking_and_leaving_while_work_is_under_way():
 
 def test_rows_of_random_shapes(models, tokenizer):
     """Rows and lanes in one ragged pass, against one forward pass for each."""
-    from agentprm.engine.cache import Row
+    from agentprm.engine.cache import Known, Row
     from agentprm.engine.engine import Piece
 
     random.seed(1)
@@ -465,7 +465,7 @@ def test_rows_of_random_shapes(models, tokenizer):
         rows, texts = [], []
         for lanes in (0, 1, 3):
             trunk = [random.randrange(300) for _ in range(random.randint(1, 40))]
-            row = Row((), 0, engine.device)
+            row = Row(Known(), 0, engine.device)
             engine._append([Piece(row, trunk, range(len(trunk)), [0] * len(trunk), [0] * len(trunk))], [])
             rows.append((row, trunk, lanes))
         pieces, keep, at = [], [], 0
