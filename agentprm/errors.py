@@ -21,6 +21,8 @@ __all__ = [
     "ParseError",
     "StorageError",
     "TransientModelError",
+    "check_choice",
+    "check_least",
     "unknown_name",
 ]
 
@@ -76,6 +78,28 @@ class ModelServerError(AgentPRMError):
 
 class ParseError(AgentPRMError):
     """Text could not be parsed where the caller asked for an exception instead of a status."""
+
+
+def check_least(least: int, **settings: float | None) -> None:
+    """Refuses settings below `least`; one that is `None` is not set.
+
+    Raises:
+        ConfigurationError: For the first of them.
+    """
+    for name, value in settings.items():
+        if value is not None and not value >= least:
+            raise ConfigurationError(f"{name} must be at least {least}, not {value}.")
+
+
+def check_choice(name: str, value: object, *choices: str) -> None:
+    """Refuses a setting that is none of the choices.
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ConfigurationError(f"{name} must be {', '.join(others)} or {last}, not {value!r}.")
 
 
 def unknown_name(owner: str, kind: str, name: object, known: Iterable[str]) -> str:

@@ -17,8 +17,8 @@ import agentprm
 
 ROOT = Path(agentprm.__file__).resolve().parent
 _DOCS = Path(__file__).parents[1] / "docs" / "development.md"
-# Locks and meters are no stations: every room has them.
-_EVERYWHERE = {"forking.py", "budget.py"}
+# Locks, meters and the checks of settings are no stations: every room has them.
+_EVERYWHERE = {"forking.py", "budget.py", "errors.py"}
 
 
 @dataclass

@@ -21,7 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentprm.errors import ConfigurationError, ContextLengthError, InputError, MissingDependencyError
+from agentprm.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    InputError,
+    MissingDependencyError,
+    check_choice,
+)
 from agentprm.forking import ForkSafeLock
 from agentprm.model_names import model_name
 
@@ -225,10 +231,7 @@ class Context:
     bos: int | None = None
 
     def __post_init__(self) -> None:
-        if self.on_overflow not in ("error", "truncate_left"):
-            raise ConfigurationError(
-                f"on_overflow must be 'error' or 'truncate_left', not {self.on_overflow!r}."
-            )
+        check_choice("on_overflow", self.on_overflow, "error", "truncate_left")
 
     def lost(self, ids: Sequence[int], new: int) -> int:
         """Tokens to drop so that `new` more fit.

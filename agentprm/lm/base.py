@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agentprm.errors import CapabilityError, ConfigurationError, InputError
+from agentprm.errors import CapabilityError, ConfigurationError, InputError, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.text import clean_text
 
@@ -103,16 +103,12 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
-        if self.max_tokens < 1:
-            raise ConfigurationError(f"max_tokens must be at least 1, not {self.max_tokens}.")
-        if not self.temperature >= 0:
-            raise ConfigurationError(f"temperature must be at least 0, not {self.temperature}.")
+        check_least(1, max_tokens=self.max_tokens)
+        check_least(0, temperature=self.temperature, top_logprobs=self.top_logprobs)
         if not 0 < self.top_p <= 1:
             raise ConfigurationError(f"top_p must lie in (0, 1], not {self.top_p}.")
         if any(not s for s in self.stop):
             raise ConfigurationError("A stop string must not be empty.")
-        if self.top_logprobs < 0:
-            raise ConfigurationError(f"top_logprobs must be at least 0, not {self.top_logprobs}.")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from agentprm.errors import (
     ContextLengthError,
     ModelServerError,
     TransientModelError,
+    check_least,
 )
 from agentprm.lm.base import Capabilities, Completion, LanguageModel, Prompt, SamplingParams, listener
 from agentprm.lm.chat_leaf import Asking, ChatLeaf, Reply, has_schemas
@@ -92,10 +93,8 @@ class ChatLM(LanguageModel):
                 f"ChatLM needs a LangChain chat model (BaseChatModel), bare or bound, with retries or with "
                 f"fallbacks, not a {type(model).__name__}."
             )
-        if thinking_tokens < 0:
-            raise ConfigurationError(f"thinking_tokens must be at least 0, not {thinking_tokens}.")
-        if max_concurrency < 1:
-            raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}.")
+        check_least(0, thinking_tokens=thinking_tokens)
+        check_least(1, max_concurrency=max_concurrency)
         self.model = model
         self.max_concurrency = max_concurrency
         self._retries = Retries(max_retries)
@@ -167,8 +166,7 @@ class ChatLM(LanguageModel):
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, config: RunnableConfig
     ) -> list[_Request]:
         """The requests, prompt by prompt."""
-        if n < 1:
-            raise ConfigurationError(f"n must be at least 1, not {n}.")
+        check_least(1, n=n)
         if not self.capabilities.prefill and any(prompt.prefix for prompt in prompts):
             raise CapabilityError(
                 f"{type(self.model).__name__} was not declared to continue an assistant message, but a "

@@ -12,7 +12,13 @@ from typing import Any
 
 import httpx
 
-from agentprm.errors import ConfigurationError, ContextLengthError, ModelServerError, TransientModelError
+from agentprm.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    ModelServerError,
+    TransientModelError,
+    check_least,
+)
 from agentprm.lm.chunks import ChatChunks
 from agentprm.lm.reports import error_within, too_long
 from agentprm.lm.retries import Retries, transient
@@ -103,8 +109,7 @@ class JsonHttp:
             raise ConfigurationError(
                 f"{shown!r} is no address of a server; write it like http://localhost:8000/v1."
             )
-        if max_concurrency < 1:
-            raise ConfigurationError(f"max_concurrency must be at least 1, not {max_concurrency}.")
+        check_least(1, max_concurrency=max_concurrency)
         if not timeout_s > 0:
             raise ConfigurationError(f"timeout_s must be positive, not {timeout_s}.")
         self._auth = (url.username, url.password) if url.userinfo else None

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from agentprm.errors import ConfigurationError, TransientModelError
+from agentprm.errors import TransientModelError, check_least
 from agentprm.lm.reports import error_within, said_with, too_long
 
 __all__ = ["Retries", "transient"]
@@ -78,10 +78,7 @@ class Retries:
     longest_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.most < 0:
-            raise ConfigurationError(f"max_retries must be at least 0, not {self.most}.")
-        if not self.backoff_s >= 0:
-            raise ConfigurationError(f"backoff_s must be at least 0, not {self.backoff_s}.")
+        check_least(0, max_retries=self.most, backoff_s=self.backoff_s)
 
     def call(self, work: Callable[[], T]) -> T:
         """Calls until it succeeds, fails for good, or has failed too often."""

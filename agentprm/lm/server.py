@@ -13,6 +13,7 @@ from agentprm.errors import (
     ConfigurationError,
     ContextLengthError,
     ModelServerError,
+    check_least,
 )
 from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices, listener
 from agentprm.lm.json_http import JsonHttp, served_model
@@ -104,8 +105,7 @@ class ServerLM(TokenLM):
             retries=Retries(max_retries),
             max_concurrency=max_concurrency,
         )
-        if thinking_tokens < 0:
-            raise ConfigurationError(f"thinking_tokens must be at least 0, not {thinking_tokens}.")
+        check_least(0, thinking_tokens=thinking_tokens)
         self._kwargs, self._thinking_tokens = dict(template_kwargs or {}), thinking_tokens
         Context(None, on_overflow)
         self.model, length = drive(wait_on_loop(served_model(self._http, model)))
@@ -204,8 +204,7 @@ class ServerLM(TokenLM):
     ) -> list[list[Completion]]:
         if self._chat is None:
             return await super()._sample(prompts, n, params, cost)
-        if n < 1:
-            raise ConfigurationError(f"n must be at least 1, not {n}.")
+        check_least(1, n=n)
         if not self.capabilities.prefill and any(prompt.prefix for prompt in prompts):
             raise CapabilityError(self._no_prefill())
 

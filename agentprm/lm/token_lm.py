@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from agentprm.budget import record
 from agentprm.engine.tokenizing import Context, Span, span_of
-from agentprm.errors import CapabilityError, ConfigurationError, InputError, ModelServerError
+from agentprm.errors import CapabilityError, InputError, ModelServerError, check_least
 from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, Tally, check_choices
 from agentprm.lm.token_text import TokenText
 from agentprm.routines import Routine, adrive, all_of, drive, wait_on_loop
@@ -191,8 +191,7 @@ class TokenLM(LanguageModel):
     async def _sample(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, cost: Cost
     ) -> list[list[Completion]]:
-        if n < 1:
-            raise ConfigurationError(f"n must be at least 1, not {n}.")
+        check_least(1, n=n)
         rows = await self._ids(prompts, params.max_tokens)
         once = params.temperature == 0
         jobs = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
+from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, check_least
 from agentprm.lm.base import (
     Capabilities,
     Completion,
@@ -117,10 +117,8 @@ class TransformersLM(LanguageModel):
         adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         Context(None, on_overflow)
-        if max_batch_tokens < 1:
-            raise ConfigurationError(f"max_batch_tokens must be at least 1, not {max_batch_tokens}.")
-        if cache_bytes < 0:
-            raise ConfigurationError(f"cache_bytes must be at least 0, not {cache_bytes}.")
+        check_least(1, max_batch_tokens=max_batch_tokens)
+        check_least(0, cache_bytes=cache_bytes)
         self.adapter: str | None = None
         if isinstance(model, str | Path):
             if (base := base_of_adapter(model)) is not None:
@@ -263,8 +261,7 @@ class TransformersLM(LanguageModel):
     def _sampling(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams
     ) -> _Prepared[list[list[Completion]]]:
-        if n < 1:
-            raise ConfigurationError(f"n must be at least 1, not {n}.")
+        check_least(1, n=n)
         texts = [self._text.render(prompt) for prompt in prompts]
         unique = list(dict.fromkeys(texts))
         ids: dict[str, tuple[int, ...]] = {}

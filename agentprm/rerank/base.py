@@ -22,7 +22,7 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.runnables.config import ensure_config, merge_configs, set_config_context
 from pydantic import ConfigDict, ValidationError, model_validator
 
-from agentprm.errors import AgentPRMError, ConfigurationError, InputError
+from agentprm.errors import AgentPRMError, ConfigurationError, InputError, check_least
 from agentprm.rerank.judging import Judging
 from agentprm.retrievers.retrieving import reciprocal_ranks
 from agentprm.routines import Routine, adrive, drive
@@ -108,10 +108,8 @@ class Reranker(BaseDocumentCompressor):
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
-        if self.top_n is not None and self.top_n < 1:
-            raise ConfigurationError(f"top_n must be at least 1, not {self.top_n}.")
-        if self.max_judgements is not None and self.max_judgements < 0:
-            raise ConfigurationError(f"max_judgements must be at least 0, not {self.max_judgements}.")
+        check_least(1, top_n=self.top_n)
+        check_least(0, max_judgements=self.max_judgements)
         if self.deadline is not None and not self.deadline >= 0:
             raise ConfigurationError(f"deadline must be at least 0 seconds, not {self.deadline}.")
         if not 0 <= self.prior_weight < math.inf:

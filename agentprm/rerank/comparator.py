@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_choice, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.function import takes
 from agentprm.routines import Routine, adrive, drive
@@ -160,8 +160,7 @@ class FunctionComparator(Comparator):
                 if not callable(function)
                 else f"{function!r:.200} must take three arguments: a query and two documents."
             )
-        if width < 1:
-            raise ConfigurationError(f"width must be at least 1, not {width}.")
+        check_least(1, width=width)
         self._function, self._afunction = function, afunction
         self.width, self.policy = width, checked_policy(policy)
         self._both_orders = both_orders
@@ -226,8 +225,7 @@ def usable(answer: Any) -> float | None:
 
 def checked_policy(policy: Policy) -> Policy:
     """The policy, if there is such a one."""
-    if policy not in ("mean", "strict"):
-        raise ConfigurationError(f"policy must be 'mean' or 'strict', not {policy!r}.")
+    check_choice("policy", policy, "mean", "strict")
     return policy
 
 

@@ -10,7 +10,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
-from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.errors import ConfigurationError, MissingDependencyError, check_least
 from agentprm.model_names import model_name
 from agentprm.rerank.asking import shown
 from agentprm.rerank.judging import Assessor
@@ -42,8 +42,7 @@ class CrossEncoderReranker(PointwiseReranker):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.batch_size < 1:
-            raise ConfigurationError(f"batch_size must be at least 1, not {self.batch_size}.")
+        check_least(1, batch_size=self.batch_size)
         model = _load(str(self.model)) if isinstance(self.model, str | Path) else self.model
         if isinstance(model, BaseCrossEncoder):
             self._score = model.score

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.documents import Document
 
 from agentprm.budget import record
-from agentprm.errors import CapabilityError, ConfigurationError
+from agentprm.errors import CapabilityError, ConfigurationError, check_least
 from agentprm.rerank.asking import DEFINITION, shown
 from agentprm.rerank.comparator import (
     Comparator,
@@ -72,8 +72,7 @@ class DecisionComparator(Comparator):
                 f"A {type(model).__name__} is no decision model. Pass a langchain_core.decisions."
                 "BaseDecisionModel."
             )
-        if max_chars < 1 or width < 1:
-            raise ConfigurationError(f"max_chars and width must be at least 1, not {max_chars} and {width}.")
+        check_least(1, max_chars=max_chars, width=width)
         self.model, self.policy = model, checked_policy(policy)
         self.definition, self.max_chars, self.width = one_line(definition), max_chars, width
         self._question = Choice(

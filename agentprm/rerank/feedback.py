@@ -10,7 +10,7 @@ from typing import Any, Literal
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, check_least
 from agentprm.lm import LanguageModel
 from agentprm.rerank.base import Ranking, Reranker
 from agentprm.rerank.critic import CriticReranker
@@ -51,8 +51,7 @@ class JudgeSelector:
         depth: int = 10,
         most: int = 3,
     ) -> None:
-        if depth < 1 or most < 1:
-            raise ConfigurationError(f"depth and most must be at least 1, not {depth} and {most}.")
+        check_least(1, depth=depth, most=most)
         if threshold == "auto":
             threshold = judge.gate if isinstance(judge, ProcessRewardModel) else 0.5
         if isinstance(judge, ProcessRewardModel):
@@ -130,10 +129,8 @@ class RerankSelector:
         above: float = 0.5,
         below: float = 0.25,
     ) -> None:
-        if depth < 1 or most < 1 or worst < 0:
-            raise ConfigurationError(
-                f"depth and most must be at least 1 and worst at least 0, not {depth}, {most} and {worst}."
-            )
+        check_least(1, depth=depth, most=most)
+        check_least(0, worst=worst)
         if below > above:
             raise ConfigurationError(f"below must not exceed above, not {below} and {above}.")
         if not isinstance(judge, Reranker):

@@ -15,7 +15,7 @@ from typing import Any
 
 from langchain_core.runnables.config import ContextThreadPoolExecutor
 
-from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.errors import ConfigurationError, MissingDependencyError, check_least
 from agentprm.lm import LanguageModel
 from agentprm.routines import Routine, adrive, drive, wait
 
@@ -53,8 +53,7 @@ class Assessor:
     cost: int = 1
 
     def __post_init__(self) -> None:
-        if self.width is not None and self.width < 1:
-            raise ConfigurationError(f"width must be at least 1, not {self.width}.")
+        check_least(1, width=self.width)
 
     @classmethod
     def by(

@@ -10,7 +10,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import check_least
 from agentprm.lm import Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank.asking import shown
@@ -43,8 +43,7 @@ class QueryLikelihoodComparator(RoutineComparator):
     def __init__(
         self, model: Any, *, prompts: Prompts = PROMPTS, max_chars: int = 1200, cache_size: int = 10_000
     ) -> None:
-        if max_chars < 1:
-            raise ConfigurationError(f"max_chars must be at least 1, not {max_chars}.")
+        check_least(1, max_chars=max_chars)
         self.model = as_language_model(model)
         require(self.model, "loglikelihood", "QueryLikelihoodComparator")
         self.template, self.max_chars = prompts.relate, max_chars

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
@@ -97,17 +97,13 @@ class ListwiseReranker(Reranker):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.size < 2:
-            raise ConfigurationError(f"size must be at least 2, not {self.size}.")
+        check_least(2, size=self.size)
         if not 1 <= self.step < self.size:
             raise ConfigurationError(
                 f"step must be from 1 to {self.size - 1}, below the size, not {self.step}: windows that do "
                 "not overlap carry nothing up."
             )
-        if self.passes < 1:
-            raise ConfigurationError(f"passes must be at least 1, not {self.passes}.")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ConfigurationError(f"max_tokens must be at least 1, not {self.max_tokens}.")
+        check_least(1, passes=self.passes, max_tokens=self.max_tokens)
         self._sorter = as_language_model(self.model)
         if self.mode == "scoring":
             require(self._sorter, "loglikelihood", "ListwiseReranker with mode='scoring'")

@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import Field, PrivateAttr, model_validator
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.budgeted import active
@@ -101,8 +101,7 @@ class PairwiseReranker(Reranker):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.k < 1:
-            raise ConfigurationError(f"k must be at least 1, not {self.k}.")
+        check_least(1, k=self.k)
         self._comparator = as_comparator(self.model)
         return self
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import ChatLM, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts
 from agentprm.rerank.asking import DEFINITION, shown
@@ -63,8 +63,7 @@ class PromptComparator(RoutineComparator):
     ) -> None:
         if not all(label.strip() for label in labels) or labels[0] == labels[1]:
             raise ConfigurationError(f"labels must be two different texts, not {labels}.")
-        if max_chars < 1:
-            raise ConfigurationError(f"max_chars must be at least 1, not {max_chars}.")
+        check_least(1, max_chars=max_chars)
         self.model = as_language_model(model)
         self.policy, self.definition = checked_policy(policy), one_line(definition)
         self.labels, self.max_chars = labels, max_chars

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
@@ -162,8 +162,7 @@ class SetwiseReranker(Reranker):
             raise ConfigurationError(
                 f"rotations must be from 1 to the size {self.size}, not {self.rotations}."
             )
-        if self.k < 1:
-            raise ConfigurationError(f"k must be at least 1, not {self.k}.")
+        check_least(1, k=self.k)
         self._chooser = as_language_model(self.model)
         if self.mode == "scoring":
             require(self._chooser, "loglikelihood", "SetwiseReranker with mode='scoring'")

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import check_least
 from agentprm.rerank.base import Ranked
 
 __all__ = ["Left", "Pair", "Tournament", "all_pairs", "heapsort", "play", "sliding"]
@@ -228,6 +228,5 @@ def abreast(
 
 def checked_k(k: int) -> int:
     """`k`, if it is a number of ranks."""
-    if k < 1:
-        raise ConfigurationError(f"k must be at least 1, not {k}.")
+    check_least(1, k=k)
     return k

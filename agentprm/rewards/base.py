@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, NotRequired, TypeVar
 from typing_extensions import TypedDict
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.aggregation import Aggregation
 from agentprm.routines import Routine, adrive, drive, wait
@@ -183,8 +183,7 @@ class Memory(Generic[K, V]):
     """
 
     def __init__(self, size: int, name: str = "cache_size") -> None:
-        if size < 1:
-            raise ConfigurationError(f"{name} must be at least 1, not {size}.")
+        check_least(1, **{name: size})
         self.size = size
         self._entries: OrderedDict[K, V] = OrderedDict()
         self._lock = ForkSafeLock()

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.runnables import Runnable
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_choice
 from agentprm.lm import LanguageModel
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, Trajectory, as_score
 
@@ -40,8 +40,7 @@ class FunctionReward(PrefixReward):
         cache_size: int = 10_000,
     ) -> None:
         super().__init__(cache_size)
-        if space not in ("probability", "logit"):
-            raise ConfigurationError(f"space must be 'probability' or 'logit', not {space!r}.")
+        check_choice("space", space, "probability", "logit")
         self.space = space  # type: ignore[assignment]
         self.function = function
         if not isinstance(function, Runnable) and not takes(function, "", []):

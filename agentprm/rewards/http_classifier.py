@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from agentprm.errors import ConfigurationError, InputError, ModelServerError
+from agentprm.errors import InputError, ModelServerError, check_choice, check_least
 from agentprm.lm.json_http import JsonHttp
 from agentprm.lm.reports import token_count
 from agentprm.lm.retries import Retries
@@ -63,10 +63,8 @@ class HttpClassifier(ServedReward):
         cache_size: int = 10_000,
     ) -> None:
         super().__init__(step_text, cache_size, "error", None)
-        if space not in ("probability", "logit"):
-            raise ConfigurationError(f"space must be 'probability' or 'logit', not {space!r}.")
-        if batch < 1:
-            raise ConfigurationError(f"batch must be at least 1, not {batch}.")
+        check_choice("space", space, "probability", "logit")
+        check_least(1, batch=batch)
         self.space, self._batch = space, batch
         self._http = JsonHttp(
             url,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 from agentprm.documents import joined
-from agentprm.errors import CapabilityError, ConfigurationError, InputError
+from agentprm.errors import CapabilityError, ConfigurationError, InputError, check_least
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.prompts import PROMPTS, Prompts, known_text
 from agentprm.rewards.base import PrefixReward, ProcessRewardModel, Trajectory, sigmoid
@@ -76,8 +76,7 @@ class LikelihoodReward(PrefixReward):
                 "another one that has them, for instance agentprm.lm.TransformersLM('path or name')."
             )
         self.passages = self.default_passages if passages is None else passages
-        if self.passages < 1:
-            raise ConfigurationError(f"passages must be at least 1, not {passages}.")
+        check_least(1, passages=self.passages)
         self.prompts = prompts
 
     @abstractmethod

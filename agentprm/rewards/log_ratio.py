@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_choice, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import Trajectory, sigmoid
-from agentprm.rewards.readouts import LocalReward, check_limits, in_thread
+from agentprm.rewards.readouts import LocalReward, in_thread
 from agentprm.rewards.step_text import Overflow, StepWriter, Wanted, fits_context
 from agentprm.rewards.templates import Dialogue, Shares, step_shares
 
@@ -95,9 +95,8 @@ class LogRatio(LocalReward):
     ) -> None:
         super().__init__(step_text, cache_size, on_overflow)
         self._encoding = ForkSafeLock()
-        check_limits(max_batch_tokens=max_batch_tokens)
-        if boundary not in ("exact", "official"):
-            raise ConfigurationError(f"boundary must be 'exact' or 'official', not {boundary!r}.")
+        check_least(1, max_batch_tokens=max_batch_tokens)
+        check_choice("boundary", boundary, "exact", "official")
         if not beta > 0:
             raise ConfigurationError(f"beta must be positive, not {beta}.")
         self.beta, self.boundary, self.accumulate, self.sigmoid = beta, boundary, accumulate, sigmoid

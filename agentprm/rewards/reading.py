@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from langchain_core.documents import Document
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_least
 from agentprm.readers.base import Reader, ReaderAnswer
 from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory
 from agentprm.text import fold, one_line, words
@@ -40,8 +40,7 @@ class ReaderGrounding(PrefixReward):
                 "agentprm.readers.SpanReader(folder) or a Reader of your own; for a language model as reward "
                 "there is Grounding."
             )
-        if passages < 1:
-            raise ConfigurationError(f"passages must be at least 1, not {passages}.")
+        check_least(1, passages=passages)
         self.model, self.passages = reader, passages
 
     def score_prefixes(self, question: str, prefixes: Sequence[Trajectory]) -> list[float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.errors import ConfigurationError, MissingDependencyError, check_choice, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.step_text import Overflow, StepReward, StepWriter, Wanted, fits_context
@@ -39,7 +39,6 @@ __all__ = [
     "TreeReward",
     "ValueHead",
     "as_tokenizer",
-    "check_limits",
     "in_thread",
 ]
 
@@ -115,7 +114,8 @@ class TreeReward(LocalReward):
     ) -> None:
         super().__init__(step_text, cache_size, on_overflow)
         self._encoding = ForkSafeLock()
-        check_limits(cache_bytes, max_batch_tokens)
+        check_least(0, cache_bytes=cache_bytes)
+        check_least(1, max_batch_tokens=max_batch_tokens)
         self.template = template
         self.tokenizer = as_tokenizer(tokenizer)
         template.check(self.tokenizer)
@@ -177,14 +177,6 @@ def _reading(prefixes: Sequence[list[int]]) -> Reading:
         common = common_length(ids, trunk)
         ends.append((common, tuple(ids[common:])))
     return Reading(trunk, ends)
-
-
-def check_limits(cache_bytes: int = 0, max_batch_tokens: int = 1) -> None:
-    """Raises `ConfigurationError` for settings that cannot be meant."""
-    if cache_bytes < 0:
-        raise ConfigurationError(f"cache_bytes must be at least 0, not {cache_bytes}.")
-    if max_batch_tokens < 1:
-        raise ConfigurationError(f"max_batch_tokens must be at least 1, not {max_batch_tokens}.")
 
 
 def as_tokenizer(tokenizer: Any) -> Any:
@@ -300,8 +292,7 @@ class ValueHead(HeadReward):
         activation: Literal["sigmoid", "none"] = "sigmoid",
         **options: Any,
     ) -> None:
-        if activation not in ("sigmoid", "none"):
-            raise ConfigurationError(f"activation must be 'sigmoid' or 'none', not {activation!r}.")
+        check_choice("activation", activation, "sigmoid", "none")
         self.activation = activation
         self.space = "probability" if activation == "sigmoid" else "logit"
         super().__init__(model, tokenizer, outputs=1, **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentprm.engine.tokenizing import load_tokenizer
-from agentprm.errors import ConfigurationError, ModelServerError
+from agentprm.errors import ConfigurationError, ModelServerError, check_choice
 from agentprm.lm.json_http import JsonHttp, served_model
 from agentprm.lm.retries import Retries
 from agentprm.lm.server import ServerLM
@@ -124,10 +124,7 @@ class ServedTokenHead(ServedReward):
     ) -> None:
         if not positive or min(positive) < 0:
             raise ConfigurationError("positive must name at least one class.")
-        if activation not in ("softmax", "sigmoid", "none"):
-            raise ConfigurationError(
-                f"activation must be 'softmax', 'sigmoid' or 'none', not {activation!r}."
-            )
+        check_choice("activation", activation, "softmax", "sigmoid", "none")
         self.positive, self.activation = list(positive), activation
         self.space = "logit" if activation == "none" else "probability"
         source: _HttpPooling | _EnginePooling

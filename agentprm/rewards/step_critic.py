@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.errors import ConfigurationError, MissingDependencyError, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.packaged import default_reader, packaged_reader_folder
 from agentprm.readers.base import Reader
@@ -232,8 +232,7 @@ class StepCritic(PrefixReward):
         cache_size: int = 10_000,
     ) -> None:
         super().__init__(cache_size)
-        if passages < 1 or batch_tokens < 1:
-            raise ConfigurationError("passages and batch_tokens must be at least 1.")
+        check_least(1, passages=passages, batch_tokens=batch_tokens)
         self.settings, tensors = _open(Path(folder).expanduser())
         self.passages, self.batch_tokens = passages, batch_tokens
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

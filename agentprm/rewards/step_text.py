@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError, ContextLengthError, InputError
+from agentprm.errors import ContextLengthError, InputError, check_choice, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.rewards.base import (
     PrefixMemory,
@@ -61,12 +61,8 @@ class StepText:
     answer: str = "Final answer: "
 
     def __post_init__(self) -> None:
-        if self.passages not in ("all", "cited", "none"):
-            raise ConfigurationError(f"passages must be 'all', 'cited' or 'none', not {self.passages!r}.")
-        for name in ("max_passages", "max_words"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{name} must be at least 1 or None, not {value}.")
+        check_choice("passages", self.passages, "all", "cited", "none")
+        check_least(1, max_passages=self.max_passages, max_words=self.max_words)
 
     def __call__(self, step: RewardStep) -> str:
         """The text of `step`, without white space at its ends.
@@ -146,8 +142,7 @@ class StepReward(ProcessRewardModel):
         cache_size: int = 10_000,
         on_overflow: Overflow = "error",
     ) -> None:
-        if on_overflow not in ("error", "nan"):
-            raise ConfigurationError(f"on_overflow must be 'error' or 'nan', not {on_overflow!r}.")
+        check_choice("on_overflow", on_overflow, "error", "nan")
         self.step_text: StepWriter = step_text or StepText()
         self.on_overflow = on_overflow
         self.unscored = 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentprm.engine.tokenizing import as_data, common_length
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_least
 
 __all__ = [
     "ChatPrefix",
@@ -319,8 +319,7 @@ class CurrentStep(StepTemplate):
     )
 
     def __post_init__(self) -> None:
-        if self.merge < 1:
-            raise ConfigurationError(f"merge must be at least 1, not {self.merge}.")
+        check_least(1, merge=self.merge)
 
     def ids(self, tokenizer: Any, question: str, steps: Sequence[str]) -> list[int]:
         """See `StepTemplate.ids`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_choice, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.replies import without_thought
@@ -108,12 +108,10 @@ class VerdictReward(RemarkingReward):
         step_text: StepWriter | None = None,
         cache_size: int = 10_000,
     ) -> None:
-        if k < 1:
-            raise ConfigurationError(f"k must be at least 1, not {k}.")
+        check_least(1, k=k)
         self.model: LanguageModel = as_language_model(model)
         self.template = template or Judge()
-        if scope not in ("prefix", "solution"):
-            raise ConfigurationError(f"scope must be 'prefix' or 'solution', not {scope!r}.")
+        check_choice("scope", scope, "prefix", "solution")
         if scope == "solution" and not self.template.per_step:
             raise ConfigurationError(
                 f"{type(self.template).__name__} gives one verdict for a prefix, not one per step; use "

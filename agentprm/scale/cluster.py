@@ -13,7 +13,7 @@ from typing import Any
 
 from agentprm.budget import Usage, empty_usage
 from agentprm.budget import record as record_usage
-from agentprm.errors import AgentPRMError, ConfigurationError, MissingDependencyError
+from agentprm.errors import AgentPRMError, ConfigurationError, MissingDependencyError, check_least
 from agentprm.scale.backlog import Assignment, Backlog
 from agentprm.scale.base import Failure, Outcome, WorkerFactory, attempt, built, check_factory
 
@@ -68,9 +68,7 @@ class RayExecutor:
         start_timeout_s: float = 600.0,
     ) -> None:
         _ray()
-        for name, value in (("workers", workers), ("threads", threads), ("max_losses", max_losses)):
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {value}.")
+        check_least(1, workers=workers, threads=threads, max_losses=max_losses)
         wants = {"CPU": num_cpus, "GPU": num_gpus, **(resources or {})}
         if any(amount < 0 for amount in wants.values()):
             raise ConfigurationError(f"A worker cannot ask for less than nothing: {wants}.")

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import Any
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import check_least
 from agentprm.scale.backlog import Assignment, Backlog
 from agentprm.scale.base import Outcome, WorkerFactory, attempt, built, check_factory
 
@@ -30,8 +30,7 @@ class LocalExecutor:
     """
 
     def __init__(self, threads: int = 1) -> None:
-        if threads < 1:
-            raise ConfigurationError(f"threads must be at least 1, not {threads}.")
+        check_least(1, threads=threads)
         self._threads = threads
 
     def stream(

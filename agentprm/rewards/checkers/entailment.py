@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentprm.errors import ConfigurationError, MissingDependencyError
+from agentprm.errors import MissingDependencyError, check_least
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.checkers._formulas import FormulaError
 from agentprm.rewards.checkers._provers import prove
@@ -59,8 +59,7 @@ class EntailmentChecker:
         *,
         milliseconds: int = 2000,
     ) -> None:
-        if milliseconds < 1:
-            raise ConfigurationError(f"milliseconds must be at least 1, not {milliseconds}.")
+        check_least(1, milliseconds=milliseconds)
         if importlib.util.find_spec("z3") is None:
             raise MissingDependencyError.for_extra("z3-solver", "formal")
         self._formalise = formalise or read_entailment
