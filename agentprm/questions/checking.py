@@ -79,6 +79,8 @@ def _each(text: str) -> list[str]:
             continue
         parts = match.groupdict()
         rest = parts["rest"].strip(" ,")
+        if match["aux"].lower() in ("is", "was") and not re.search(r"\bboth\b", text):
+            continue  # "Was Trinidad and Tobago …?": one thing
         if _MUTUAL.search(rest):
             return []
         pair = split_pair(parts["pair"], " and ") if parts.get("pair") else (parts["first"], parts["second"])

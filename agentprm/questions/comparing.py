@@ -18,6 +18,7 @@ __all__ = [
     "Alternatives",
     "alternatives",
     "decide",
+    "has_direction",
     "is_comparison",
     "likelier",
     "one_of",
@@ -50,6 +51,7 @@ _DIRECTIONS: tuple[tuple[str, Side, Side], ...] = (
 )  # fmt: skip
 _DIRECTION = re.compile("|".join(rf"(?P<d{i}>\b(?:{d[0]})\b)" for i, d in enumerate(_DIRECTIONS)), re.I)
 _SUPERLATIVE = re.compile(r"\b(?:\w+(?:[^r]est|iest)|most|least)\b")
+_MOST_WORDS = 16  # of two names
 _LONGEST = 1000  # characters; longer texts ask for no comparison
 _LIVED = re.compile(r"\b(?:liv|last|reign|serv)(?:ed|e|ing)\b.{0,30}\b(?:long|short)", re.IGNORECASE)
 _ENDS = re.compile(r"\b(?:die|dies|died|death|dead|end|ends|ended|closed|dissolved|disbanded)\b", re.I)
@@ -72,6 +74,11 @@ class Alternatives(NamedTuple):
 def without_heading(question: str) -> str:
     """A question without a "Compare #1 and #2:" before it."""
     return _HEADING.sub("", question, count=1).strip()
+
+
+def has_direction(asked: str) -> bool:
+    """Whether words ask for the first, the older, the larger, … of several."""
+    return _DIRECTION.search(asked) is not None
 
 
 def is_comparison(question: str) -> bool:
@@ -110,6 +117,17 @@ _INSIDE = re.compile(
     r"the\s|a\s|older|younger|bigger|larger|longer|taller|higher|started?|premiered?|have|located|first).*?)\?*",
     re.IGNORECASE | re.DOTALL,
 )
+# "While both are Austrian, which composer was born first, A or B?"
+_LEAD = re.compile(
+    r"(?:while|although|though|of the two|out of the two|between the two)\b(?:(?!\bor\b)[^,])*,\s"
+    r"(?=(?:which|who|what)\b)",
+    re.IGNORECASE,
+)
+# "located in San Antonio, Texas, A or B": the first comma is the place's
+_PLACE = re.compile(
+    r"(?P<asked>.+\b(?:in|from|near)\s(?:[A-Z][\w.'\u2019-]*\s?)+,\s[A-Z]\w+(?:\s[A-Z]\w+)?)(?:[,:;]|\s?[-\u2013])\s"
+    r"(?P<options>[^,]+\sor\s[^,]+)"
+)
 # An option is a name, or a reference to a finding.
 _NAMED = re.compile(r"(?:the |an? |#)?[^a-zß-öø-ÿ\s]|(?:[a-z]{1,3}[A-Z])|(?:de|von|van|al|el|bin)[ -]")
 _CLASS = re.compile(
@@ -131,7 +149,7 @@ def alternatives(question: str) -> Alternatives | None:
     if _POLAR.match(text):
         match = None if _SAME.search(text) else _INSIDE.fullmatch(text)
         return _options(f"{match['verb']} {match['more']}", match["options"]) if match else None
-    text = text.rstrip(" ?")
+    text = _LEAD.sub("", text.rstrip(" ?"), count=1)
     if match := _AHEAD.fullmatch(text):
         return _options(match["asked"], match["given"] or match["options"])
     if not re.match(r"(?:in |of |at )?(?:which|who|what|when|where)\b", text, re.IGNORECASE):
@@ -140,12 +158,14 @@ def alternatives(question: str) -> Alternatives | None:
         return _options(f"{match['asked']} {match['more']}", match["options"])
     # Titles have commas too: the options begin behind the first one that follows a word of comparison.
     direction = _DIRECTION.search(text)
+    if direction is None and (match := _PLACE.fullmatch(text)):
+        return _options(match["asked"], match["options"])
     comma = re.compile(r"[,:;]\s").search(text, direction.end() if direction else 0)
     if comma is not None:
         start = comma.start()
         if " or " in text[start:] or re.match(r"[,:;]\s+(?:between|(?:out )?of)\s", text[start:], re.I):
             return _options(text[:start], text[start + 1 :])
-    if direction and (match := _BETWEEN.fullmatch(text)):
+    if direction and (match := _BETWEEN.fullmatch(text)) and len(match["options"].split()) <= _MOST_WORDS:
         return _options(match["asked"] + (match["more"] or ""), match["options"])
     if direction and comma is None and text[direction.end() :].count(" or ") == 1:
         return _options(text[: direction.end()], text[direction.end() :])

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from agentprm.questions.checking import checks
-from agentprm.questions.comparing import alternatives, split_pair, without_heading
-from agentprm.questions.reducing import reduced
+from agentprm.questions.comparing import alternatives, has_direction, split_pair, without_heading
+from agentprm.questions.reducing import RELATIONS, reduced
 from agentprm.text import one_line
 
 __all__ = ["decompose"]
@@ -142,7 +142,9 @@ _OUTER = re.compile(
 )
 # Behind these something is said of what is described.
 _UNFINISHED = re.compile(
-    r".*\s(?:did|does|do)|(?:when|why)\s(?:is|was|are|were)|where\s(?:was|were)", re.IGNORECASE
+    r".*\s(?:did|does|do)|(?:when|why|how\smany\stimes|(?:[a-z]+\s)?(?:what|which)\s(?:year|date|day|month|war|season))\s"
+    r"(?:is|was|are|were)|where\s(?:was|were)",
+    re.IGNORECASE,
 )
 _BARE = re.compile(r"(?:who|what|which|where) (?:is|was|are|were)", re.IGNORECASE)
 # How a question may end behind the description of what it is about.
@@ -172,7 +174,8 @@ _PROPERTIES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
         (r"population|populous|inhabitants|people", ("What is the population of {}?",)),
         (r"nationality|citizenship", ("What is the country of citizenship of {}?",)),
         (r"located in the same country", ("Which country is {} in?",)),
-        (r"from the same country|same country", ("What is the country of citizenship of {}?",)),
+        (r"from the same country|(?<!some of the )same country\b(?!['\u2019])",
+         ("What is the country of citizenship of {}?",)),
         (r"taller|tallest|higher|highest", ("How high is {}?",)),
         (r"longer|longest|shorter|shortest", ("How long is {}?",)),
         (r"larger|largest|bigger|biggest|smaller|smallest", ("What is the area of {}?",)),
@@ -271,7 +274,7 @@ def _resolve(phrase: str, steps: list[str]) -> str:
         return f"#{len(steps)}"
     if parts := _relation_of(phrase):
         return _related(*parts, steps)
-    if (match := _OWN.fullmatch(phrase)) and _asks(match["relation"]):
+    if (match := _OWN.fullmatch(phrase)) and _is_owned(match["relation"].lower()):
         own = re.fullmatch(rf"(?P<rest>.+)['\u2019]s?\s+(?P<relation>{_WORDS})", phrase) or match
         return _related(own["relation"], own["rest"], steps)
     return phrase.strip(' "“”')
@@ -286,6 +289,20 @@ _NO_RELATION = {
 
 def _asks(relation: str) -> bool:
     return not _NO_RELATION & set(relation.split())
+
+
+_OWNED = {
+    "club", "company", "university", "school", "college", "profession", "occupation", "career",
+    "career field", "field", "full name", "real name", "birth name", "debut album", "first album",
+    "native language", "book",
+    "novel", "film", "song", "city", "village",
+}  # fmt: skip
+
+
+def _is_owned(relation: str) -> bool:
+    """Whether what somebody has is something to find: no "hunger strike", but a team, and all persons."""
+    known = relation in _RELATIONS or relation in _KINSHIP or relation in RELATIONS or relation in _OWNED
+    return known or (bool(_PERSON.search(relation)) and _asks(relation))
 
 
 def _relation_of(phrase: str) -> tuple[str, str] | None:
@@ -331,8 +348,11 @@ def _comparison(question: str) -> list[str]:
     if pair is None:
         return []
     asked, options = pair
-    asked_of = next((questions for pattern, questions in _PROPERTIES if pattern.search(asked)), None)
-    if asked_of is None:
+    asked_of = _in_the_same(asked)
+    if not asked_of and (given is None or has_direction(asked)):
+        # "Who founded the town, Ann or Bob" asks for no date.
+        asked_of = next((questions for pattern, questions in _PROPERTIES if pattern.search(asked)), ())
+    if not asked_of:
         asked_of = _counted(asked) or _same(asked)
     if not asked_of:
         return []
@@ -364,20 +384,53 @@ def _comparison(question: str) -> list[str]:
     return [*steps, f"Compare {' and '.join(last)}: {without_heading(question)}"]
 
 
+_DONE = {
+    "has": "have", "had": "have", "have": "have", "won": "win", "wins": "win", "written": "write",
+    "wrote": "write",
+    "made": "make", "sold": "sell", "scored": "score", "released": "release", "published": "publish",
+    "directed": "direct", "produced": "produce", "recorded": "record", "received": "receive",
+    "played": "play",
+    "earned": "earn", "contains": "contain", "holds": "hold", "held": "hold", "employs": "employ",
+}  # fmt: skip
+
+
 def _counted(asked: str) -> tuple[str, ...]:
     """What "which band had more members" asks of each."""
     match = re.search(
-        r"\b(?:has|had|have)\s(?:the\s)?(?:more|most|fewer|fewest)\s(?P<what>[a-z]+s(?:\s[a-z]+)?)\b", asked
+        rf"\b(?P<done>{'|'.join(_DONE)})\s(?:the\s)?(?:more|most|fewer|fewest)\s"
+        r"(?P<what>(?!well\b|diverse\b|of\b|in\b|for\b)(?:(?:[A-Z]\w+|[a-z]+)\s){0,2}?[a-z]+s(?:\s(?!in\b|of\b|for\b)[a-z]+)?)"
+        r"(?:\s(?:in|of|for|at|on|from)\s.*)?$",
+        asked.strip(" ,"),
     )
-    return (f"How many {match['what']} did {{}} have?",) if match else ()
+    return (f"How many {match['what']} did {{}} {_DONE[match['done']]}?",) if match else ()
+
+
+_NO_KIND = {"type", "kind", "sort", "way", "thing", "number", "amount", "level", "fate", "one"}
+
+
+def _in_the_same(asked: str) -> tuple[str, ...]:
+    """What "patented in the same country" asks of each."""
+    match = re.search(
+        r"\b(?!(?:located|situated|based|born)\b)(?P<done>[a-z]{3,}ed|made|built|held|set|found)\sin\sthe\ssame\s"
+        r"(?P<kind>country|city|town|state|county|province|region|year|decade|century)$",
+        asked.strip(" ,?"),
+    )
+    return (f"In which {match['kind']} was {{}} {match['done']}?",) if match else ()
 
 
 def _same(asked: str) -> tuple[str, ...]:
     """What "located in the same province" asks of each."""
-    match = re.search(r"(?P<before>[a-z]+(?:\s[a-z]+)?)\sthe\ssame\s(?P<kind>[a-z]+)\b", asked)
+    match = re.search(
+        r"(?P<before>(?:[a-z]+(?:\s[a-z]+)?\s)?)(?<!some of )the\ssame\s(?P<kind>[a-z]+)\b(?!['\u2019])",
+        asked,
+    )
     if match is None:
         return ()
-    before, kind = match["before"], match["kind"]
+    before, kind = match["before"].strip(), match["kind"]
+    if kind in _NO_KIND:
+        return ()
+    if before.endswith(("native to", "belong to", "belongs to")):
+        return (f"Which {kind} {'is {} native' if before.startswith('native') else 'does {} belong'} to?",)
     if before.endswith("in") and kind not in ("year", "decade", "century"):
         return (f"In which {kind} is {{}} located?",)
     if before.endswith(("members of", "member of", "part of")):
@@ -390,7 +443,7 @@ def _plain(option: str) -> str:
 
 
 _NOUNS = (
-    r"(?-i:films?|movies?|songs?|albums?|bands?|groups?|people|persons?|"
+    r"(?-i:films?|movies?|songs?|albums?|bands?|groups?|people|persons?|genus(?:es)?|genera|plants?|"
     r"villages?|towns?|cities|rivers?|lakes?|"
     r"islands?|mountains?|universities|colleges|schools?|high schools|airports?|"
     r"buildings?|companies|magazines?|artists?)"
@@ -411,12 +464,14 @@ _BOTH_FORMS = tuple(
         # Do/Are both A and B …
         rf"(?:are|were|is|was|do|did|does|have|has)\s+(?:both\s+)?(?:the\s+)?(?:two\s+)?(?:{_NOUNS}\s*[:,]?\s+)?"
         r"(?:both\s+)?(?P<pair>.+?\sand\s.+?)(?P<rest>,?\s+(?:both\s+)?(?-i:(?:from|of|located|situated|born|originate|"
-        r"in|on|at|released|die|died|work|founded|formed|the)\s(?:[\w-]+\s){0,4}?same\b|(?:share[ds]?|ha[ds]|have)\s).*)",
+        r"in|on|at|[a-z]{3,}ed|made|built|held|set|found|die|work|the)\s(?:[\w-]+\s){0,4}?same\b|(?:share[ds]?|ha[ds]|have)\s).*)",
     )
 )
 _AS = re.compile(
-    r"(?:does|do|did|has|have|is|was)\s+(?P<first>.+?)\s+"
-    r"(?P<rest>(?:have|share|from|of|born in)\s+the\s+same\s+\w+)\s+(?:as|with)\s+(?P<second>.+)",
+    r"(?:does|do|did|has|have|is|was|are|were)\s+(?P<first>.+?)\s+"
+    r"(?P<rest>(?:have|share|from|of|born in)\s+the\s+same\s+\w+|the\s+same\s+"
+    r"(?:length|height|width|size|age|nationality|genre|religion|profession|occupation|population|area))\s+"
+    r"(?:as|with)\s+(?P<second>.+)",
     re.IGNORECASE,
 )
 

@@ -11,10 +11,13 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["NAME", "reduced"]
+__all__ = ["NAME", "RELATIONS", "reduced"]
 
 _MOST_STEPS = 6
-_WORD = r"(?:[A-ZÀ-ÖØ-Þ0-9][\w.'\u2019&!/-]*(?<!['\u2019]s)(?<![.,])|[A-Z]\.)"
+_WORD = (
+    r"(?:(?:[A-Z]|Jr|Sr|Dr|St|Mt|Mr|Mrs|Inc|Ltd|Co)\.(?=\s|$)"
+    r"|[A-ZÀ-ÖØ-Þ0-9][\w.'\u2019&!/-]*(?<!['\u2019]s)(?<![.,]))"
+)
 _JOIN = r"(?:of|the|and|for|with|a|und|et|y|de|da|do|du|del|von|van|der|la|le|al|el|bin|&)"
 #: A name: words in capitals with what joins them, a title in quotes, or a reference.
 NAME = (
@@ -38,10 +41,12 @@ _PAST = (
     "threw|bred|chose|drove|ate|hid|laid|paid|rode|said|sent|sought|spread|cut|cost|bore|bought|brought|caught|fed|felt|"
     "fled|heard|kept|knew|lay|oversaw|overcame"
 )
+_MODAL = r"(?:could|would|can|will|should|might|may|must)"
 _FINITE = rf"(?:{_VERB}|[a-z]{{3,}}ed|[a-z]{{3,}}s|{_PAST})"
 
 Step: TypeAlias = Callable[[re.Match[str]], str]
-_RELATIONS: dict[str, str] = {
+#: Relations, and how the other end of each is asked for.
+RELATIONS: dict[str, str] = {
     "birthplace": "Where was {} born?",
     "place of birth": "Where was {} born?",
     "birth place": "Where was {} born?",
@@ -78,8 +83,9 @@ _RELATIONS: dict[str, str] = {
         word: f"Who is the {word} of {{}}?"
         for word in (
             "father", "mother", "spouse", "wife", "husband", "son", "daughter", "child", "brother", "sister",
-            "sibling", "successor", "predecessor", "screenwriter", "architect", "designer", "employer",
-            "leader",
+            "sibling", "nephew", "niece", "cousin", "uncle", "aunt", "grandson", "granddaughter",
+            "grandfather", "grandmother", "widow", "successor", "predecessor", "screenwriter", "architect",
+            "designer", "employer", "leader",
         )
     },
     **{
@@ -90,7 +96,7 @@ _RELATIONS: dict[str, str] = {
         )
     },
 }  # fmt: skip
-_RELATION = "|".join(sorted(_RELATIONS, key=len, reverse=True))
+_RELATION = "|".join(sorted(RELATIONS, key=len, reverse=True))
 
 
 def _place(match: re.Match[str]) -> str:
@@ -116,7 +122,7 @@ _RANK = (
 
 def _related(match: re.Match[str]) -> str:
     parts = match.groupdict()
-    asked, rank = _RELATIONS[match["relation"].lower()], parts.get("rank") or parts.get("more")
+    asked, rank = RELATIONS[match["relation"].lower()], parts.get("rank") or parts.get("more")
     if rank:
         asked = f"{'Who' if asked.startswith('Who') else 'What'} is the {rank}{match['relation']} of {{}}?"
     return asked.format(match["name"])
@@ -179,7 +185,7 @@ _NO_PART = (
     r"(?:the|an?|of|in|that|who|which|whose|where|is|was|are|were|did|does|do|has|had|by|for|with|and|or|to|on|"
     r"at|both|also|all|each)\b(?!-)"
 )
-_KIND = rf"(?:(?!{_NO_PART})[\w'\u2019-]+\s){{0,5}}?(?!{_NO_PART})[a-z][a-z-]+"
+_KIND = rf"(?:(?!{_NO_PART})[\w'\u2019-]+\s){{0,5}}?(?!{_NO_PART}|world\b)[a-z][a-z-]+"
 _PLACE = rf"\bthe\s(?P<noun>{_PLACES})"
 _TITLED = (
     r"(?:(?:the\s)?(?:[a-z]+\s){0,3}(?:film|song|movie|album|book|novel|band|show|series|game|play|comedy)\s"
@@ -202,8 +208,9 @@ _FORMS: tuple[tuple[re.Pattern[str], Step], ...] = tuple(
          _lived),
         (rf"(?<![#\w])(?P<name>{NAME})['\u2019]s?\s(?P<relation>{_RELATION})(?![\w-])(?!\s(?:of|in)\b)",
          _related),
-        # the lead singer of Up: what stands before a relation belongs to it
-        (rf"\b(?:(?:[Tt]he|[Tt]his|an?)\s(?P<rank>{_KIND}\s)?|(?P<more>{_RANK}\s)?)(?P<relation>{_RELATION})\sof\s{_TITLED}"
+        # the lead singer of Up: what stands before a relation belongs to it; "the state of Up" is Up itself
+        (rf"\b(?:(?:[Tt]he|[Tt]his|an?)\s(?P<rank>{_KIND}\s)?|(?P<more>{_RANK}\s)?)(?!(?:state|county)\sof\b)(?<!-)"
+         rf"(?P<relation>{_RELATION})\sof\s{_TITLED}"
          rf"{_NO_NAME}(?P<name>{NAME})(?!['\u2019]s|\s(?:who|that|which|whose)\b)", _related),
     )
 )  # fmt: skip
@@ -254,7 +261,11 @@ _CLAUSES = tuple(
     )
 )
 # Behind these something is said of what is described, behind the description.
-_INVERTED = re.compile(rf"\b(?:did|does|do|(?:when|where|why)\s{_VERB})\s$", re.IGNORECASE)
+_INVERTED = re.compile(rf"\b(?:did|does|do|{_MODAL}|(?:when|where|why)\s{_VERB})\s$", re.IGNORECASE)
+# "which son of Ann Lee", "in which capital of Ohio": one is asked for that more is said of
+_DETERMINED = re.compile(r"\b(?:what|which)\s$", re.IGNORECASE)
+# "the man who met the 2013": a year that belongs to what follows
+_YEAR_FIRST = re.compile(r"\b(?:the|an?)\s\d{4}$")
 
 
 def reduced(question: str) -> list[str]:
@@ -265,13 +276,13 @@ def reduced(question: str) -> list[str]:
         ['In which state is Dodge City Airport located?', 'What is the population of #1?']
     """
     text = question.strip().rstrip(" ?").strip()
-    return _ending_clause(text) or _nested(text) or _closed_clause(text)
+    return _ending_clause(text) or _stated(text) or _closed_clause(text) or _nested(text)
 
 
 # ... a South Korean boy group that was formed by who
 _PARTICIPLE = r"(?:[a-z]+ed|born|written|built|known|held)"
 _INSIDE = re.compile(
-    rf"(?P<lead>\S.*?\s)(?P<det>an?|the|another)\s(?P<noun>{_KIND}),?\s"
+    rf"(?P<lead>\S.*?\s)(?P<det>an?|the|this|another)\s(?P<noun>{_KIND}),?\s"
     rf"(?:(?P<pronoun>that|which|who)\s(?P<verb>(?:[a-z]+ly\s|also\s|once\s)?{_FINITE}\s)|(?P<whose>whose)\s"
     rf"|(?P<participle>(?:{_PARTICIPLE}|from(?=\s{_ASKS}\b)|with(?=\san?\s(?:[a-z]+\s)+of\s{_ASKS}\b))\s))(?P<rest>(?:.*?\s)?{_ASKS}\b.*)"
 )
@@ -308,25 +319,84 @@ def _ending_clause(text: str) -> list[str]:
     return [first, f"#1 {match['verb']}{rest}?"]
 
 
-# When was the man who led the strike of 1926 born: what follows the clause is the last word
-_CLOSED = re.compile(
-    rf"(?P<head>(?:[Ww]hen|[Ww]here|[Ii]n\s(?:what|which)\s[a-z]+)\s(?P<aux>was|were|is|did))\s[Tt]he\s"
-    rf"(?P<noun>{_KIND}|(?:{_KIND}\s)?{_WORD}),?\s(?:who|that|which)\s(?P<did>(?:[a-z]+ly\s|also\s|once\s)?{_FINITE}\s.+?),?\s"
-    r"(?P<last>(?:(?:first|originally)\s)?(?:born|buried|educated|founded|formed|established|released|published|built|"
-    r"located|based|recorded|opened|held|die|live|study|begin|start|end|open))"
+_ENDED = (
+    r"(?P<last>(?:(?:first|originally)\s)?(?:born|buried|educated|founded|formed|established|released|published|written|"
+    r"made|built|located|based|recorded|opened|held|die|live|study|begin|start|end|open|originate))"
+)
+_HEAD = (
+    r"(?P<head>(?:[Ww]hen|[Ww]here|(?:[Ii]n\s)?(?:[Ww]hat|[Ww]hich)\s[a-z]+)\s(?:was|were|is|did|does))"
+    r"\s[Tt]he\s"
+)
+_DOING = rf"(?P<did>(?:[a-z]+ly\s|also\s|once\s)?{_FINITE}\s.+?)"
+_CLOSED = tuple(
+    re.compile(pattern)
+    for pattern in (
+        # When was the man who led the strike of 1926 born: what follows the clause is the last word
+        rf"{_HEAD}(?P<noun>{_KIND}|(?:{_KIND}\s)?{_WORD}),?\s(?:who|that|which)\s{_DOING},?\s{_ENDED}",
+        # When was the man born who led the strike of 1926
+        rf"{_HEAD}(?P<noun>{_KIND})\s{_ENDED},?\s(?:who|that|which)\s{_DOING}",
+        # Where was the woman born that Ann Lee was married to
+        rf"{_HEAD}(?P<noun>{_KIND})\s{_ENDED},?\s(?:who|whom|that|which)\s(?P<by>{NAME}\s{_FINITE}\s.+?)",
+    )
 )
 _OPEN = re.compile(r"\b(?:is|was|are|were|been|be|has|had|did|does|to)$")
 
 
 def _closed_clause(text: str) -> list[str]:
-    match = _CLOSED.fullmatch(text)
-    if match is None or _OPEN.search(match["did"]):
-        return []
-    return [f"Which {match['noun']} {match['did']}?", f"{match['head']} #1 {match['last']}?"]
+    for pattern in _CLOSED:
+        match = pattern.fullmatch(text)
+        if match is None:
+            continue
+        parts, noun = match.groupdict(), match["noun"]
+        first = f"Which {noun} {parts['did']}" if parts.get("did") else f"{parts['by']} which {noun}"
+        if _OPEN.search(first):
+            continue
+        before = _nested(first)
+        steps = before if before else [f"{first}?"]
+        return [*steps, f"{match['head']} #{len(steps)} {match['last']}?"]
+    return []
+
+
+# The company that owns the field is based in what city
+_STATED = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"[Tt]he\s(?P<noun>{_KIND}),?\s(?:who|that|which)\s(?P<did>{_FINITE}\s[^;]+?),?\s(?P<more>(?:(?:now|currently|later)\s)?(?:(?:is|was|are|were|has|had)\s"
+        rf"|also\s[a-z]+\s|[a-z]+(?:s|ed)\s(?:(?:in|at|on|to|from|for|of|by|with|as)\s)?(?={_ASKS}\b))"
+        rf"(?:.*?\s)?{_ASKS}\b.*)",
+        rf"[Tt]he\s(?P<noun>{_KIND})\s(?:where|in\swhich)\s(?P<place>.+?\s(?:is|was|are|were)\s(?:[a-z]+ly\s)?(?:[a-z]+ed|found|held|built|"
+        rf"born|made|set|shot))\s(?P<more>(?:is|was|are|were|has|had|[a-z]+s)\s(?:.*?\s)?{_ASKS}\b.*)",
+    )
+)
+
+
+def _stated(text: str) -> list[str]:
+    """A statement about something that is described first and asks behind it."""
+    for pattern in _STATED:
+        match = pattern.fullmatch(text)
+        if match is None:
+            continue
+        parts = match.groupdict()
+        if parts.get("place"):
+            first = f"{parts['place']} in which {match['noun']}"
+        else:
+            first = f"Which {match['noun']} {parts['did']}"
+        if _OPEN.search(first) or _ASKED.search(parts.get("did") or parts["place"]):
+            continue
+        before = _nested(first)
+        steps = before if before else [f"{first[:1].upper()}{first[1:]}?"]
+        return [*steps, f"#{len(steps)} {match['more']}?"]
+    return []
 
 
 _NOTHING_MORE = re.compile(
     r"(?:who|what|which|where)(?:\s(?:is|was|are|were)|['\u2019]s)\s(?:the\sname\sof\s)?#\d", re.IGNORECASE
+)
+# "Would #1", "In what year was #1": the verb went with the description
+_VERBLESS = re.compile(
+    r"(?:(?:(?:[a-z]+\s)?(?:what|which)\s(?:year|date|day|month|decade|century|season|war|person)"
+    rf"|when|why|how|how\smany\stimes)\s)?(?:{_VERB}|{_MODAL})\s#\d",
+    re.IGNORECASE,
 )
 
 
@@ -346,6 +416,8 @@ def _nested(text: str) -> list[str]:
         return []
     if _NOTHING_MORE.fullmatch(left):
         return steps if len(steps) > 1 else []
+    if _VERBLESS.fullmatch(left):
+        return []
     return [*steps, f"{left}?"] if _ASKED.search(left) or re.match(rf"(?:{_VERB}|why)\b", left, re.I) else []
 
 
@@ -354,11 +426,16 @@ def _innermost(text: str) -> tuple[re.Match[str], str] | None:
     inverted = re.search(r"\b(?:did|does|do)\s", text) is not None
     for pattern, step in _FORMS:
         for match in pattern.finditer(text):
+            bare = match.groupdict().get("relation") and match[0].startswith(match["relation"])
+            if bare and _DETERMINED.search(text[: match.start()]):
+                continue
             named = match.end("name") < match.end() or not match["name"].startswith("the ")
             if named or inverted or not _GOES_ON.match(text, match.end()):
                 return match, step(match)
     for place, pattern in enumerate(_CLAUSES):
         for match in reversed(list(pattern.finditer(text))):
+            if _YEAR_FIRST.search(match["did"]) and match.end() < len(text):
+                continue
             if place <= 2 or not _INVERTED.search(text[: match.start()]):
                 return match, _who_did(match)
     for pattern, step in ((_HOLDER, _held), (_THERE, _did_there), (_BEING, _being)):

@@ -48,6 +48,7 @@ def test_a_place_is_where_its_passage_begins_with(question, said):
     [
         "Is Ann Lee a singer?",
         "Are Ann Lee and Bob Ray related?",
+        "Was Trinidad and Tobago a colony?",  # one thing
         "Who is older, Ann Lee or Bob Ray?",
         "",
         "both",

@@ -152,6 +152,36 @@ CASES = {
         "What is the country of origin of The Two?",
         "Compare #1 and #2: Did the movies A Lot of One and The Two, originate from the same country?",
     ],
+    "While both were Danish, which composer was born first: Ann Lee or Bob Ray?": [
+        "When was Ann Lee born?",
+        "When was Bob Ray born?",
+        "Compare #1 and #2: While both were Danish, which composer was born first: Ann Lee or Bob Ray?",
+    ],
+    "Which player won more Grand Slam titles, Ann Lee or Bob Ray?": [
+        "How many Grand Slam titles did Ann Lee win?",
+        "How many Grand Slam titles did Bob Ray win?",
+        "Compare #1 and #2: Which player won more Grand Slam titles, Ann Lee or Bob Ray?",
+    ],
+    "Is the Lee Canal the same length as the Ray Canal?": [
+        "What is the length of the Lee Canal?",
+        "What is the length of the Ray Canal?",
+        "Compare #1 and #2: Is the Lee Canal the same length as the Ray Canal?",
+    ],
+    "Were karaoke and the power tiller patented in the same country?": [
+        "In which country was karaoke patented?",
+        "In which country was the power tiller patented?",
+        "Compare #1 and #2: Were karaoke and the power tiller patented in the same country?",
+    ],
+    "Which film was released in 1990, Up or Down?": [
+        "Was Up released in 1990?",
+        "Was Down released in 1990?",
+        "Compare #1 and #2: Which film was released in 1990, Up or Down?",
+    ],
+    "Which school is located in Elko, Nevada, Lee College or Ray College?": [
+        "Is Lee College located in Elko, Nevada?",
+        "Is Ray College located in Elko, Nevada?",
+        "Compare #1 and #2: Which school is located in Elko, Nevada, Lee College or Ray College?",
+    ],
 }
 
 
@@ -177,6 +207,12 @@ def test_a_plan_is_one_that_can_be_read_back(question):
         "Who wrote the novel that the film Up is based on?",
         "Who had the best ranking, Ann Lee or Bob Ray?",
         "Are Ann Lee and Bob Ray related to each other?",
+        "Which is best known for defending the right to die, Ann Lee or Bob Ray?",
+        "When did Ann Lees' hunger strike end?",
+        "Were Up and Down about the same country's wars?",
+        "Do Up and Down have the same number of members?",
+        "Which faith has the University of Providence, a university accredited by an association of Schools "
+        "and Colleges and located in a large city in Montana after being passed by Missoula?",
         "Wo wurde der Regisseur von Up geboren?",
         "谁导演了这部电影？",
         "#1 of the #2 of #3?",

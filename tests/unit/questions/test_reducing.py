@@ -121,6 +121,57 @@ CASES = {
         "The sonata is in the hand of which German musician?",
         "#1's godfather is whom?",
     ],
+    # a statement about what is described first
+    "The company that owns the Brent field is headquartered in what country?": [
+        "Which company owns the Brent field?",
+        "#1 is headquartered in what country?",
+    ],
+    'The actor that won the prize for his role in "Up" also starred with Bob Ray in what 2004 film?': [
+        'Which actor won the prize for his role in "Up"?',
+        "#1 also starred with Bob Ray in what 2004 film?",
+    ],
+    "The veteran that retired from the Lakes in 1994 now serves in what position?": [
+        "Which veteran retired from the Lakes in 1994?",
+        "#1 now serves in what position?",
+    ],
+    "The city where the Lee Shrine was found was known to the Egyptians as what?": [
+        "The Lee Shrine was found in which city?",
+        "#1 was known to the Egyptians as what?",
+    ],
+    "Up is shown on this public broadcaster, which employs how many people?": [
+        "Up is shown on which public broadcaster?",
+        "#1 employs how many people?",
+    ],
+    # the verb before the clause, and behind it
+    "Where does the road end that runs south of Preston?": [
+        "Which road runs south of Preston?",
+        "Where does #1 end?",
+    ],
+    "Where was the woman born who Ann Lee was remembered for?": [
+        "Ann Lee was remembered for which woman?",
+        "Where was #1 born?",
+    ],
+    'In what year was the actress who is known as the new creation in "Up" born?': [
+        'Which actress is known as the new creation in "Up"?',
+        "In what year was #1 born?",
+    ],
+    'The studio which released the 2013 animated film "Up" is headquartered in which state?': [
+        'Which studio released the 2013 animated film "Up"?',
+        "#1 is headquartered in which state?",
+    ],
+    "When did the country in which the singer of Up is a citizen become free?": [
+        "Who is the performer of Up?",
+        "In which country is #1 a citizen?",
+        "When did #2 become free?",
+    ],
+    "Ann Lee's nephew was the quarterback for what team?": [
+        "Who is the nephew of Ann Lee?",
+        "#1 was the quarterback for what team?",
+    ],
+    "When was the father of John F. Lee Jr. born?": [
+        "Who is the father of John F. Lee Jr.?",
+        "When was #1 born?",
+    ],
 }
 
 
@@ -146,6 +197,12 @@ def test_what_is_described_is_asked_for_first(question, plan):
         "What landlocked country is the birth place of the Swedish artist Ann?",
         "There was a king. Who was the son of Ann Lee?",
         "He came from the state where it rains.",
+        "They have lived in the state of Ohio since when?",  # it is the state itself
+        "Which son of Ann Lee served under Bob Ray?",  # one of several
+        "The games were held in which capital of Lee Prefecture?",
+        "Which is the largest university in the world where Ann Lee teaches?",
+        "Would the man who admits to reading be trustworthy?",  # the verb would go with the description
+        "What film did a great-nephew of Ann Lee star in?",
         "?",
         "",
     ],
