@@ -3,7 +3,7 @@
 What lives where, in the order in which a search uses it:
 
 - `node`: what all nodes share, and how a graph begins. `settings`: what the context of a run may set.
-  `models`: what callbacks and traces show of nodes, and how these call models.
+  `reporting`: what is told of them, and how they call models.
 - `condense_question`: a follow-up becomes a question that stands alone.
 - `decide_retrieval`: whether passages are needed at all. `choices`: a model chooses one of a few words.
 - `route`: which way a question goes; thinking it over without a search.

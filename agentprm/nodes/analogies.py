@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from langgraph.store.base import BaseStore
 
 from agentprm.nodes.experience import RecallingNode
-from agentprm.nodes.node import NodeRoutine, emit
+from agentprm.nodes.node import NodeRoutine
+from agentprm.nodes.reporting import emit
 from agentprm.state import ReasoningState, path_to
 from agentprm.text import one_line
 

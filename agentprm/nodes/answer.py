@@ -15,9 +15,9 @@ from agentprm.budget import SearchBudget
 from agentprm.documents import Citation, cite, passages_text, sentence_around, supporting, supporting_sentence
 from agentprm.errors import CapabilityError, ConfigurationError, ParseError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
-from agentprm.nodes.models import AnsweringModel, reported
-from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import Node, NodeRoutine, SearchNode
 from agentprm.nodes.reading import ModelOrReader, quote_of
+from agentprm.nodes.reporting import AnsweringModel, emit, reported
 from agentprm.prompts import PROMPTS, Prompts, in_form, known_text, reply_params
 from agentprm.readers.base import Reader
 from agentprm.replies import json_object, short_answer

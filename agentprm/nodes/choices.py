@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agentprm.lm import Completion, LanguageModel, Prompt
-from agentprm.nodes.models import reported, sampled
+from agentprm.nodes.reporting import reported, sampled
 from agentprm.prompts import reply_params
 from agentprm.replies import parse_choice
 from agentprm.rewards.verdict_templates import Found

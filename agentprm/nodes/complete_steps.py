@@ -13,9 +13,9 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import READING, SearchBudget
 from agentprm.documents import merge_documents, passages_text, supporting, title_of
 from agentprm.lm import Completion, LanguageModel, Prompt, as_language_model, require
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode
 from agentprm.nodes.reading import ModelOrReader, read_steps
+from agentprm.nodes.reporting import emit, sampled
 from agentprm.nodes.settings import checked_setting
 from agentprm.prompts import PROMPTS, Prompts, known_text, reply_params
 from agentprm.questions.checking import states

@@ -12,8 +12,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import Node, NodeRoutine, emit
+from agentprm.nodes.node import Node, NodeRoutine
+from agentprm.nodes.reporting import emit, sampled
 from agentprm.prompts import PROMPTS, Prompts, reply_params
 from agentprm.replies import finished_text, parse_finding
 from agentprm.state import ReasoningState, as_messages, last_question, open_question

@@ -17,8 +17,8 @@ from agentprm.lm import Completion, LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
 from agentprm.nodes.answer import spoken
 from agentprm.nodes.choices import LISTED, said_yes
-from agentprm.nodes.models import reported, sampled
-from agentprm.nodes.node import Node, NodeRoutine, emit
+from agentprm.nodes.node import Node, NodeRoutine
+from agentprm.nodes.reporting import emit, reported, sampled
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import answer_span, finished_text, parse_finding
 from agentprm.routines import Routine, drive, wait, wait_in_thread

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from agentprm.budget import READING, SearchBudget
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode
 from agentprm.nodes.refine_step import RefineStep
+from agentprm.nodes.reporting import emit, emit_proposed, sampled
 from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.prompts import SEARCH, ChatTemplate, known_text, reply_params
 from agentprm.replies import finished_text, parse_proposal

@@ -14,8 +14,8 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
-from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine
+from agentprm.nodes.reporting import sampled
 from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_lines, parse_proposal
 from agentprm.rounds import Fact, Round, asked_before, evidence_lines, facts_of, new_round

@@ -8,7 +8,8 @@ from typing import Any
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.errors import InputError
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit_proposed
 from agentprm.questions.comparing import is_comparison, without_heading
 from agentprm.questions.plan_text import plan_references
 from agentprm.retrievers.titles import Titles, titles_of

@@ -19,7 +19,8 @@ from agentprm.budget import SearchBudget, empty_usage
 from agentprm.documents import cite, distinct_documents, joined, merge_documents, supporting
 from agentprm.errors import InputError
 from agentprm.nodes.answer import GatheredAnswer
-from agentprm.nodes.node import Node, NodeRoutine, emit
+from agentprm.nodes.node import Node, NodeRoutine
+from agentprm.nodes.reporting import emit
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
 from agentprm.rounds import Round, evidence_lines, rounds_of, seen_ids
 from agentprm.state import ReasoningState, as_messages, open_question

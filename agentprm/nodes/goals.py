@@ -13,8 +13,8 @@ from agentprm.documents import passages_text
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, finished, planned
-from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine
+from agentprm.nodes.reporting import sampled
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, reply_params, with_examples
 from agentprm.replies import finished_text, json_object, parse_finding, parse_proposal, without_thought
 from agentprm.rounds import Round, asked_before, evidence_lines, new_round

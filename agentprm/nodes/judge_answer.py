@@ -12,7 +12,8 @@ from langchain_core.runnables import Runnable
 from agentprm.budget import READING, SearchBudget
 from agentprm.documents import evidence_line
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes.node import Node, NodeRoutine, emit
+from agentprm.nodes.node import Node, NodeRoutine
+from agentprm.nodes.reporting import emit
 from agentprm.nodes.score_steps import last_scores
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.state import Judgement, ReasoningState, as_messages, last_answer

@@ -9,7 +9,8 @@ from langchain_core.runnables import Runnable
 
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes.node import NodeRoutine, SearchNode, apply_update, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode, apply_update
+from agentprm.nodes.reporting import emit
 from agentprm.nodes.score_steps import ScoreSteps
 from agentprm.routines import wait
 from agentprm.search.value import TD, ValueFunction, check_space

@@ -1,4 +1,4 @@
-"""What all nodes share: typed channels, settings, sync and async from one routine, events, cost."""
+"""What all nodes share: channels, settings, sync and async from one routine, cost; how graphs begin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias, cast
 
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.config import get_config, get_stream_writer
+from langgraph.config import get_config
 from langgraph.runtime import get_runtime
 from langgraph.types import Overwrite
 from pydantic import BaseModel
@@ -21,8 +21,7 @@ from agentprm import routines
 from agentprm.budget import WRITING, SearchBudget, Usage, add_usage, empty_usage, metered, share_usage
 from agentprm.documents import Citation, distinct_documents, merge_documents
 from agentprm.errors import ConfigurationError, InputError, unknown_name
-from agentprm.events import SearchEvent
-from agentprm.nodes.models import arun_of, run_of
+from agentprm.nodes.reporting import arun_of, run_of
 from agentprm.nodes.settings import SETTINGS, checked_setting
 from agentprm.rounds import Round, merge_rounds
 from agentprm.state import (
@@ -47,8 +46,6 @@ __all__ = [
     "begin_search",
     "check_context",
     "cleared_search",
-    "emit",
-    "emit_proposed",
     "overridden",
     "state_mapping",
 ]
@@ -133,15 +130,6 @@ _CHANNELS: dict[str, Any] = {
 # `RagState` does; LangGraph drops what no channel takes. Among the channels that a node asks for they
 # would be part of its input, and so of the key that a cache looks it up by.
 _ALWAYS_WRITTEN = ("prm_usage", "prm_stop_reason")
-
-
-def emit(event: SearchEvent) -> None:
-    """Sends a custom stream event; outside a graph it does nothing."""
-    try:
-        writer = get_stream_writer()
-    except (RuntimeError, KeyError):
-        return
-    writer(event)
 
 
 def apply_update(state: State, update: State) -> dict[str, Any]:
@@ -462,18 +450,3 @@ def _changes(known: Step | None, step: Step) -> Step:
         before, now = known["usage"], step["usage"]
         changed["usage"] = {key: value for key, value in now.items() if before.get(key) != value}
     return cast(Step, changed)
-
-
-def emit_proposed(steps: Sequence[Step]) -> None:
-    """Sends an event for each step that was proposed."""
-    for step in steps:
-        emit(
-            {
-                "type": "agentprm.step_proposed",
-                "step_id": step["id"],
-                "parent_id": step["parent_id"],
-                "query": step["query"],
-                "final_answer": step["final_answer"],
-                "status": step["status"],
-            }
-        )

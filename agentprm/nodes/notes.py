@@ -12,8 +12,8 @@ from agentprm.documents import passages_text
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
-from agentprm.nodes.models import sampled
 from agentprm.nodes.node import NodeRoutine
+from agentprm.nodes.reporting import sampled
 from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_finding, parse_lines
 from agentprm.rounds import Round, asked_before, best_note, new_round, seen_ids

@@ -10,8 +10,8 @@ from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, Prompt, as_language_model
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit, sampled
 from agentprm.prompts import reply_params
 from agentprm.questions.comparing import is_comparison
 from agentprm.questions.decomposing import decompose

@@ -11,8 +11,8 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import SearchBudget, Usage
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit_proposed, sampled
 from agentprm.prompts import (
     PROMPTS,
     Prompts,

@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel
 
 from agentprm.documents import title_of
 from agentprm.lm import LanguageModel
-from agentprm.nodes.models import reported
+from agentprm.nodes.reporting import reported
 from agentprm.questions.comparing import alternatives
 from agentprm.readers.base import Reader, ReaderAnswer
 from agentprm.routines import Routine

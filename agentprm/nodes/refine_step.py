@@ -10,8 +10,8 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import SearchBudget
 from agentprm.documents import passages_text
 from agentprm.lm import LanguageModel, Prompt, as_language_model
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit, emit_proposed, sampled
 from agentprm.prompts import (
     CRITIQUE,
     PROMPTS,

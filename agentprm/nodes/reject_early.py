@@ -9,7 +9,8 @@ from typing import Any
 from langchain_core.runnables import Runnable
 
 from agentprm.budget import READING, SearchBudget
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit
 from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
 from agentprm.search.strategy import check_count

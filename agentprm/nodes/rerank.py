@@ -19,8 +19,8 @@ from agentprm.documents import plain_document
 from agentprm.errors import ConfigurationError
 from agentprm.events import DocumentsReranked
 from agentprm.lm import LanguageModel
-from agentprm.nodes.models import reported
-from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import Node, NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit, reported
 from agentprm.nodes.retrieve import search_text
 from agentprm.nodes.score_steps import reward_step
 from agentprm.rerank.base import Reranker

@@ -14,7 +14,8 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from agentprm.budget import SearchBudget, record
 from agentprm.documents import distinct_documents, merge_documents
 from agentprm.errors import ConfigurationError, InputError
-from agentprm.nodes.node import Node, NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import Node, NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit
 from agentprm.nodes.settings import checked_setting
 from agentprm.retrievers import default_retriever
 from agentprm.routines import Routine, wait

@@ -15,8 +15,8 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
 from agentprm.nodes.answer import spoken
 from agentprm.nodes.choices import chosen
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import Node, NodeRoutine, emit
+from agentprm.nodes.node import Node, NodeRoutine
+from agentprm.nodes.reporting import emit, sampled
 from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_finding, parse_proposal
 from agentprm.routines import wait_in_thread

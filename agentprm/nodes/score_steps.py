@@ -10,8 +10,8 @@ from langchain_core.runnables import Runnable
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.documents import evidence_line
-from agentprm.nodes.models import reported
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit, reported
 from agentprm.rewards import ProcessRewardModel, RewardStep, Trajectory, as_reward, check_scores
 from agentprm.routines import Routine, wait
 from agentprm.state import ReasoningState, Step, StepStatus, ancestors, documents_of, open_steps

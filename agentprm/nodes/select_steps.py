@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from agentprm.budget import READING, SearchBudget
 from agentprm.errors import ConfigurationError
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit
+from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit
 from agentprm.nodes.settings import Accept
 from agentprm.rewards import ProcessRewardModel
 from agentprm.search.named import strategy_called

@@ -12,8 +12,8 @@ from agentprm.budget import READING, SearchBudget
 from agentprm.documents import distinct_documents, merge_documents, passages_text, supporting
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import NodeRoutine, SearchNode, emit, emit_proposed
+from agentprm.nodes.node import NodeRoutine, SearchNode
+from agentprm.nodes.reporting import emit, emit_proposed, sampled
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
 from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.prompts import (

@@ -25,8 +25,8 @@ from agentprm.budget import SearchBudget
 from agentprm.documents import text_hash
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes.models import sampled
-from agentprm.nodes.node import Node, NodeRoutine, emit
+from agentprm.nodes.node import Node, NodeRoutine
+from agentprm.nodes.reporting import emit, sampled
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding
 from agentprm.routines import wait

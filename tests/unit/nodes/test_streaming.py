@@ -18,7 +18,7 @@ from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.lm import Capabilities, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.base import listener
 from agentprm.nodes import Answer, JudgeAnswer
-from agentprm.nodes.models import AnsweringModel
+from agentprm.nodes.reporting import AnsweringModel
 from agentprm.rewards import VerdictReward
 from agentprm.testing import ScriptedChatModel
 from tests.unit.world import QUESTION, chat_reply, good_reward, language_model, store

@@ -1,4 +1,4 @@
-"""What callbacks and traces show of nodes: their runs, and their calls of models, whatever the backend."""
+"""What nodes tell while they work: events of a stream; runs and calls of models in callbacks and traces."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ from langchain_core.runnables.config import (
     patch_config,
     set_config_context,
 )
+from langgraph.config import get_stream_writer
 from langgraph.constants import TAG_NOSTREAM
 from pydantic import PrivateAttr
 
 from agentprm.budget import Usage, metered, share_usage
+from agentprm.events import SearchEvent
 from agentprm.lm import ChatLM, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.base import listening
 from agentprm.replies import answer_span, finished_text, json_object, parse_finding
 from agentprm.routines import Routine, wait
+from agentprm.state import Step
 
-__all__ = ["AnsweringModel", "Run", "arun_of", "reported", "run_of", "sampled"]
+__all__ = ["AnsweringModel", "Run", "arun_of", "emit", "emit_proposed", "reported", "run_of", "sampled"]
 
 T = TypeVar("T")
 
@@ -48,6 +51,30 @@ _ROLES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMe
 _MARKS = "\"'*`"
 _BLANKS = re.compile(r"\S[^\S\n]{2,}\S|[^\S\n ]\S")
 _HELD = 20  # characters that may still turn out to be a label such as "**Final answer:**"
+
+
+def emit(event: SearchEvent) -> None:
+    """Sends a custom stream event; outside a graph it does nothing."""
+    try:
+        writer = get_stream_writer()
+    except (RuntimeError, KeyError):
+        return
+    writer(event)
+
+
+def emit_proposed(steps: Sequence[Step]) -> None:
+    """Sends an event for each step that was proposed."""
+    for step in steps:
+        emit(
+            {
+                "type": "agentprm.step_proposed",
+                "step_id": step["id"],
+                "parent_id": step["parent_id"],
+                "query": step["query"],
+                "final_answer": step["final_answer"],
+                "status": step["status"],
+            }
+        )
 
 
 class Run:
