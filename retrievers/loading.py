@@ -14,6 +14,7 @@ from langchain_core.embeddings import Embeddings
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.retrievers.embeddings import token_measure
 from agentprm.retrievers.formats import SUFFIXES, read_file
+from agentprm.retrievers.generations import current_pointer
 from agentprm.retrievers.json_rows import BadRow, JsonPassage
 from agentprm.retrievers.splitting import Measure, split_text
 from agentprm.text import clean_text
@@ -84,7 +85,8 @@ def load_folder(
     relative to the folder), `title` and `chunk` (0, 1, …); other fields of a JSON object are kept as
     metadata. JSON objects with an id are passages already and stay whole, their title put before their
     text. Where a `corpus.jsonl` lies (BEIR layout), it is the only file read of its folder.
-    Links are never followed. What cannot be read is skipped, logged and reported.
+    Links are never followed, and an index inside the folder is left out. What cannot be
+    read is skipped, logged and reported.
 
     Args:
         path: The folder, or one file.
@@ -96,7 +98,7 @@ def load_folder(
 
     Raises:
         ConfigurationError: The sizes are not sensible.
-        InputError: The path does not exist, or no document could be read.
+        InputError: The path does not exist or is an index, or no document could be read.
     """
     if chunk_size < 1 or not 0 <= chunk_overlap < chunk_size:
         raise ConfigurationError(
@@ -105,6 +107,8 @@ def load_folder(
     root = Path(path)
     if not root.exists():
         raise InputError(f"There is no file or folder {root}: check the path.")
+    if current_pointer(root) is not None:
+        raise InputError(f"{root} is an index: give the folder of the documents that it was made of.")
     measure = token_measure(embeddings) if embeddings is not None else None
     documents: list[Document] = []
     ids = _Ids()
@@ -157,6 +161,8 @@ def _walk(entries: list[Path], root: Path, skipped: list[Skipped]) -> Iterator[P
             skipped.append(Skipped(source, "links are not followed"))
         elif entry.name.startswith("."):
             skipped.append(Skipped(source, "hidden"))
+        elif current_pointer(entry) is not None:
+            skipped.append(Skipped(source, "an index, whose documents lie elsewhere"))
         elif entry.is_dir():
             try:
                 inner = sorted(entry.iterdir())

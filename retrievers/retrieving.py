@@ -231,12 +231,13 @@ class FeedbackRetriever(BaseRetriever):
         for name, least in (("k", 1), ("depth", 1), ("keep", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        kind = type(store).__name__
         self._open(fields)
         if self.method is None:
             if not keeps_mentions(self.store):
                 raise ConfigurationError(
-                    f"A {type(self.store).__name__} keeps no titles, which the default needs: name a method, "
-                    "such as VectorFeedback()."
+                    f"{kind} keeps no titles, which the default needs: name a method, such as "
+                    "VectorFeedback(), or put the documents into a FaissStore."
                 )
             self.method = LinkFeedback(least_linked=LINKED)
         if not callable(getattr(self.method, "expand", None)):

@@ -57,7 +57,7 @@ examples:
   agentprm ask "..." --index my-index --trace run.json      keep the search tree
   agentprm trace show run.json                 draw it again
 
-Without further options everything runs on this machine with the two small packaged models.
+Without further options everything runs on this machine with the small packaged models.
 Each command has a --help of its own.
 """
 

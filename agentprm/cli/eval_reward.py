@@ -36,7 +36,12 @@ def add(commands: Any) -> None:
     command.add_argument("data", metavar="FILE", help="JSON Lines file")
     add_reward_options(command)
     command.add_argument(
-        "-o", "--out", metavar="DIR", help="folder for scores and the report, to resume from"
+        "-o",
+        "--output",
+        "--out",
+        dest="out",
+        metavar="DIR",
+        help="folder for scores and the report, to resume from",
     )
     command.add_argument("--jobs", type=count, default=1, metavar="N", help="items scored at once (1)")
     command.add_argument("--json", action="store_true", help="print the measures as JSON")

@@ -49,12 +49,17 @@ def add(commands: Any) -> None:
         "  agentprm eval my-data --index my-index --ray auto -o results        on a Ray cluster",
     )
     command.add_argument(
-        "what", metavar="CONFIG", help="TOML or YAML file with set-ups; or the data, for one set-up"
+        "what", metavar="DATA", help="the data, for one set-up; or a TOML or YAML file of several"
     )
     command.add_argument("--index", metavar="INDEX", help="index of the corpus (default: made in memory)")
     command.add_argument("--limit", type=count, metavar="N", help="only the first N questions")
     command.add_argument(
-        "-o", "--out", metavar="DIR", help="folder for answers, traces and the report, to resume from"
+        "-o",
+        "--output",
+        "--out",
+        dest="out",
+        metavar="DIR",
+        help="folder for answers, traces and the report, to resume from",
     )
     command.add_argument("--judge", metavar="NAME", help="a model that judges the answers")
     command.add_argument("--jobs", type=count, default=1, metavar="N", help="questions asked at once (1)")

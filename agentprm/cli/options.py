@@ -53,6 +53,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with exit code 2."""
+        if message.startswith("unrecognized arguments: ") and " -" not in message:
+            message += "; put what has several words in quotes"
         self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'.\n")
 
 

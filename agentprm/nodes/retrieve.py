@@ -18,6 +18,7 @@ from agentprm.nodes.node import Node, NodeRoutine, SearchNode
 from agentprm.nodes.reporting import emit
 from agentprm.nodes.settings import checked_setting
 from agentprm.retrievers import default_retriever
+from agentprm.rewards.function import takes
 from agentprm.routines import Routine, wait
 from agentprm.state import ReasoningState, Step, ancestors, open_steps
 from agentprm.text import same_text
@@ -71,6 +72,11 @@ def _runnable(retriever: Any, owner: str) -> Runnable[str, Any]:
     if isinstance(retriever, Runnable):
         return retriever
     if callable(retriever) and not isinstance(retriever, type):
+        if not takes(retriever, "query"):
+            raise ConfigurationError(
+                f"{owner} calls the retriever {retriever!r:.200} with one argument, the query, which it does "
+                "not take."
+            )
         return RunnableLambda(retriever)
     raise ConfigurationError(
         f"{owner} needs a LangChain retriever, a vector store, or a function from a query to documents, "

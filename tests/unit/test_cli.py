@@ -144,6 +144,11 @@ def test_what_was_skipped_is_told_in_a_few_lines(notes, tmp_path, capsys, caplog
     assert not [r for r in caplog.records if r.name.startswith("pypdf")]  # they name no file
 
 
+def test_a_question_without_quotes(capsys):
+    code, said = failing(capsys, "ask", "Who", "directed", "Vertigo?", "--index", "i")
+    assert (code, "put what has several words in quotes" in said) == (2, True)
+
+
 def test_index_and_ask(notes, tmp_path, capsys):
     index, trace = str(tmp_path / "i"), tmp_path / "trace.json"
     assert main(["index", str(notes), "-o", index]) == 0

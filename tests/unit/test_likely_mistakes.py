@@ -1,10 +1,12 @@
 """What people do wrong first: one sentence says what, and what to do instead."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
 from agentprm.graphs import (
@@ -15,9 +17,10 @@ from agentprm.graphs import (
 )
 from agentprm.nodes import CompleteSteps, Retrieve
 from agentprm.rerank import CrossEncoderReranker, FunctionComparator, PairwiseReranker
+from agentprm.retrievers import FaissStore, FeedbackRetriever, load_folder
 from agentprm.rewards import Checked, Grounding, VerdictReward, as_trajectory, load_reward
 from agentprm.rewards.checkers import ArithmeticChecker
-from agentprm.testing import FakeReward, ScriptedLanguageModel
+from agentprm.testing import FakeEmbeddings, FakeReward, ScriptedLanguageModel
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no_such", "no/such/folder", Path("no/such/folder")])
@@ -120,3 +123,25 @@ def test_states_without_a_question():
         graph.invoke({"query": "Who?"})
     with pytest.raises(InputError, match=r"a mapping such as \{'question': …\}, not str"):
         Retrieve(lambda query: []).invoke("Who?")
+
+
+def test_a_retriever_that_does_not_take_a_query():
+    with pytest.raises(ConfigurationError, match="with one argument, the query, which it does not take"):
+        create_rag_graph(ScriptedLanguageModel({}), lambda: [])
+
+
+def test_feedback_over_a_store_without_titles():
+    store = InMemoryVectorStore.from_texts(["a"], FakeEmbeddings())
+    with pytest.raises(ConfigurationError, match=r"InMemoryVectorStore keeps no titles.*into a FaissStore"):
+        FeedbackRetriever(store)
+
+
+def test_an_index_among_its_documents(tmp_path):
+    (tmp_path / "a.txt").write_text("Brunel was born in Portsmouth.")
+    load = partial(load_folder, tmp_path)
+    FaissStore.from_documents(load().documents, FakeEmbeddings()).save(tmp_path / "index")
+    again = load()
+    assert [document.id for document in again.documents] == ["a.txt#0"]
+    assert [(source, "an index" in reason) for source, reason in again.skipped] == [("index", True)]
+    with pytest.raises(InputError, match="is an index: give the folder of the documents"):
+        load_folder(tmp_path / "index")
