@@ -110,16 +110,12 @@ class DocumentTable:
 
     def keys_of(self, ids: Sequence[str]) -> list[int | None]:
         """Key of each id, `None` where there is no such document."""
-        keys = [self._keys.get(name) for name in ids]
-        if self._base is None:
-            return keys
-        unknown = dict.fromkeys(name for name, key in zip(ids, keys, strict=True) if key is None)
-        stored = {
-            name: key
-            for key, name in self._select("SELECT key, id FROM documents WHERE id IN", list(unknown))
-            if key not in self._removed
-        }
-        return [stored.get(name) if key is None else key for name, key in zip(ids, keys, strict=True)]
+        found = {name: self._keys[name] for name in ids if name in self._keys}
+        if self._base is not None:
+            others = [name for name in dict.fromkeys(ids) if name not in found]
+            rows = self._select("SELECT key, id FROM documents WHERE id IN", others)
+            found |= {name: key for key, name in rows if key not in self._removed}
+        return [found.get(name) for name in ids]
 
     def get(self, keys: Iterable[int]) -> dict[int, Document]:
         """Documents of the keys that exist."""
@@ -188,7 +184,7 @@ class DocumentTable:
             connection.executemany("DELETE FROM documents WHERE key = ?", ((k,) for k in self._removed))
             connection.executemany(
                 "INSERT INTO documents VALUES (?, ?, ?, ?)",
-                ((key, *record) for key, record in self._records.items()),
+                ((key, name, text, data) for key, (name, text, data) in self._records.items()),
             )
             connection.execute(f"PRAGMA user_version = {min(len(self), _MOST_STATED)}")
             connection.commit()

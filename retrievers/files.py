@@ -7,6 +7,7 @@ never written through a link, and by one process at a time; what the disk refuse
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sqlite3
 import stat
@@ -94,14 +95,9 @@ def read_array(
                 raise ValueError("of another format version")
             found, fortran, stored = np.lib.format.read_array_header_1_0(file)
             start = file.tell()
-            size = path.stat().st_size - start
+            size = os.fstat(file.fileno()).st_size - start
             expected = found if shape is None and len(found) == 1 else shape
-            if (
-                found != expected
-                or fortran
-                or stored != dtype
-                or size != dtype.itemsize * int(np.prod(found))
-            ):
+            if found != expected or fortran or stored != dtype or size != dtype.itemsize * math.prod(found):
                 raise ValueError("it does not fit the manifest")
             if not size:
                 return np.empty(found, dtype)

@@ -32,8 +32,8 @@ class Fingerprint(TypedDict):
 
 def fingerprint(embedding: Embeddings) -> Fingerprint:
     """Embeds the probe text."""
-    vector = [round(float(x), 6) for x in embedding.embed_documents([_PROBE])[0]]
-    return Fingerprint(name=_name(embedding), probe=vector)
+    vector = np.asarray(embedding.embed_documents([_PROBE])[0], dtype=np.float64)
+    return Fingerprint(name=_name(embedding), probe=vector.round(6).tolist())
 
 
 def parse_fingerprint(stored: Any) -> Fingerprint | None:
