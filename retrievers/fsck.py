@@ -18,7 +18,7 @@ from agentprm.retrievers.generations import (
     read_current,
 )
 from agentprm.retrievers.index_files import inconsistencies, open_index
-from agentprm.retrievers.kept_text import KeptMentions
+from agentprm.retrievers.kept_text import KeptText
 
 __all__ = ["FsckReport", "fsck", "roll_back"]
 
@@ -112,6 +112,6 @@ def _check(generation: Generation, report: FsckReport) -> None:
         core = open_index(part, mmap=True)
         report.documents += len(core)
         report.problems += inconsistencies(core)
-    kept = KeptMentions(generation)
-    kept.get(list)
+    kept = KeptText(generation)
+    kept.titles(list)
     kept.words(list)

@@ -19,7 +19,7 @@ from agentprm.retrievers.generations import Generation
 from agentprm.retrievers.lexical import Bm25Index, Segment, text_words
 from agentprm.retrievers.mentions import MentionIndex
 
-__all__ = ["KeptMentions", "StoredWords", "write_words"]
+__all__ = ["KeptText", "StoredWords", "write_words"]
 
 # The number changes when texts are cut into other words than before: then they are collected anew.
 _LISTS = "words-1.json"
@@ -106,7 +106,7 @@ def _file(name: str) -> str:
 _FILE = "mentions.json"
 
 
-class KeptMentions:
+class KeptText:
     """A `MentionIndex` and a `Bm25Index` that cost nothing until they are asked for.
 
     A saved one is mapped when its generation is opened, and read and verified at first use: a reader
@@ -117,9 +117,9 @@ class KeptMentions:
     """
 
     def __init__(self, generation: Generation | None = None) -> None:
-        self._index: MentionIndex | None = None
+        self._titles: MentionIndex | None = None
         self._words: Bm25Index | None = None
-        self._stored: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
+        self._stored_titles: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
         self._stored_words: StoredWords | None = None
         self._digest = ""
         self._half_changed = False
@@ -128,27 +128,27 @@ class KeptMentions:
             path = generation.folder / _FILE
             self._digest = generation.manifest["files"][_FILE]["sha256"]
             try:
-                self._stored = np.memmap(path, dtype=np.uint8, mode="r")
+                self._stored_titles = np.memmap(path, dtype=np.uint8, mode="r")
             except (OSError, ValueError) as error:
                 raise IndexCorruptError(f"{path} cannot be read ({error}); index again.") from None
         if generation is not None and StoredWords.are_in(generation):
             self._stored_words = StoredWords(generation)
 
     @property
-    def kept(self) -> bool:
+    def in_use(self) -> bool:
         """Whether there is anything to keep up to date."""
         return self._has_titles or self._has_words
 
     @property
     def _has_titles(self) -> bool:
-        return self._index is not None or self._stored is not None
+        return self._titles is not None or self._stored_titles is not None
 
     @property
     def _has_words(self) -> bool:
         return self._words is not None or self._stored_words is not None
 
-    def get(self, documents: Callable[[], Iterable[Document]]) -> MentionIndex:
-        """The index itself.
+    def titles(self, documents: Callable[[], Iterable[Document]]) -> MentionIndex:
+        """The titles of the documents.
 
         Args:
             documents: Gives all documents of the store, to collect their titles when that was never done.
@@ -158,13 +158,15 @@ class KeptMentions:
         """
         with self._lock:
             self._forget_half_changed()
-            if self._index is None:
-                self._index = self._loaded() or MentionIndex.from_documents(documents())
-                self._stored = None
-            return self._index
+            if self._titles is None:
+                # One without any title is empty, but knows how often words occur.
+                loaded = self._loaded()
+                self._titles = MentionIndex.from_documents(documents()) if loaded is None else loaded
+                self._stored_titles = None
+            return self._titles
 
     def words(self, documents: Callable[[], Iterable[Document]]) -> Bm25Index:
-        """The words of the documents; see `get`."""
+        """The words of the documents; see `titles`."""
         with self._lock:
             self._forget_half_changed()
             if self._words is None:
@@ -183,10 +185,10 @@ class KeptMentions:
             Whether they are up to date: the caller then confirms that the change counts. Until that they are
             taken for half changed, and collected anew when they are asked for.
         """
-        if self._half_changed or not self.kept:
+        if self._half_changed or not self.in_use:
             return False
         removed, added = list(removed), list(added)
-        index = self.get(list) if self._has_titles else None
+        index = self.titles(list) if self._has_titles else None
         words = self.words(list) if self._has_words else None
         self._half_changed = True
         if index is not None:
@@ -208,24 +210,24 @@ class KeptMentions:
 
         Args:
             folder: The folder of the generation.
-            documents: As for `get`.
+            documents: As for `titles`.
         """
-        if self._index is not None:
-            (folder / _FILE).write_text(self.get(documents).to_json(), encoding="utf-8")
-        elif self._stored is not None:
-            (folder / _FILE).write_bytes(self._stored.data)
+        if self._titles is not None:
+            (folder / _FILE).write_text(self.titles(documents).to_json(), encoding="utf-8")
+        elif self._stored_titles is not None:
+            (folder / _FILE).write_bytes(self._stored_titles.data)
         if self._has_words:
             write_words(self.words(documents), folder)
 
     def _forget_half_changed(self) -> None:
         if self._half_changed:
-            self._index = self._words = None
+            self._titles = self._words = None
             self._half_changed = False
 
     def _loaded(self) -> MentionIndex | None:
-        if self._stored is None:
+        if self._stored_titles is None:
             return None
-        data = self._stored.tobytes()
+        data = self._stored_titles.tobytes()
         if hashlib.sha256(data).hexdigest() != self._digest:
             raise IndexCorruptError("The titles of the index are damaged (wrong checksum); index again.")
         try:

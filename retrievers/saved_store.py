@@ -29,7 +29,7 @@ from agentprm.retrievers.fingerprint import Fingerprint, check_fingerprint, fing
 from agentprm.retrievers.generations import Generation, commit, read_current
 from agentprm.retrievers.index_core import Change, IndexCore
 from agentprm.retrievers.index_files import open_index
-from agentprm.retrievers.kept_text import KeptMentions
+from agentprm.retrievers.kept_text import KeptText
 from agentprm.retrievers.lexical import LexicalIndex
 from agentprm.retrievers.mentions import MentionIndex
 from agentprm.retrievers.store_base import Hit, VectorSearchStore, check_k, listed_ids
@@ -61,7 +61,7 @@ class SavedStore(VectorSearchStore):
 
     def __init__(self, embedding: Embeddings, cores: list[IndexCore], async_workers: int) -> None:
         super().__init__(embedding, async_workers)
-        self._mentions = KeptMentions()
+        self._kept = KeptText()
         self._lock = ReadWriteLock()
         self._settling = ForkSafeLock()
         self._saving = ForkSafeLock()
@@ -115,13 +115,13 @@ class SavedStore(VectorSearchStore):
         Collected at first use in one pass over the texts; kept up to date and saved from then on.
         """
         with self._reading():
-            return self._mentions.get(self._everything)
+            return self._kept.titles(self._everything)
 
     @property
     def lexical(self) -> LexicalIndex:
         """BM25 over the documents, for hybrid search; collected and kept up to date as `mentions`."""
         with self._reading():
-            words = self._mentions.words(self._everything)
+            words = self._kept.words(self._everything)
         return LexicalIndex.over(words, self.get_by_ids)
 
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ class SavedStore(VectorSearchStore):
 
         def prepare() -> _Pending:
             removed: list[Document] = []
-            if self._mentions.kept:
+            if self._kept.in_use:
                 removed = list(self._everything()) if wanted is None else self._found(wanted)
             if wanted is None:
                 return _Pending([(core, core.prepare_deletion(None)) for core in self._cores], removed, [])
@@ -267,7 +267,7 @@ class SavedStore(VectorSearchStore):
             def write(generation: Path) -> dict[str, Any]:
                 with self._reading():
                     contents = self._write(generation)
-                    self._mentions.write(generation, self._everything)
+                    self._kept.write(generation, self._everything)
                 return {**contents, "embedding": mark}
 
             base = self._own if self._folder == folder.resolve() else None
@@ -306,7 +306,7 @@ class SavedStore(VectorSearchStore):
         folder = Path(path)
         store = cls(embedding, async_workers=async_workers)  # type: ignore[call-arg]
 
-        def read(generation: Generation) -> tuple[Fingerprint, list[IndexCore], KeptMentions, str]:
+        def read(generation: Generation) -> tuple[Fingerprint, list[IndexCore], KeptText, str]:
             parts = cls._parts(generation)
             mark = parse_fingerprint(generation.manifest.get("embedding"))
             if mark is None:
@@ -317,9 +317,9 @@ class SavedStore(VectorSearchStore):
             kinds = {(core.settings.metric, core.settings.factory) for core in cores}
             if len(kinds) != 1 or len({core.dimension for core in cores} - {None}) > 1:
                 raise IndexCorruptError(f"The shards of {folder} contradict each other; index again.")
-            return mark, cores, KeptMentions(generation), generation.pointer
+            return mark, cores, KeptText(generation), generation.pointer
 
-        store._fingerprint, cores, store._mentions, pointer = read_current(folder, read)
+        store._fingerprint, cores, store._kept, pointer = read_current(folder, read)
         check_fingerprint(store._fingerprint, embedding)
         store._use(cores)
         store._folder, store._own = folder.resolve(), {pointer}
@@ -343,7 +343,7 @@ class SavedStore(VectorSearchStore):
             self._check_dimension(matrix)
             names = [record.id for record in records]
             removed, added = [], []
-            if self._mentions.kept:
+            if self._kept.in_use:
                 removed, added = self._found(names), [record.document() for record in records]
             spread = self._spread(names)
             changes = []
@@ -378,10 +378,10 @@ class SavedStore(VectorSearchStore):
         if pending is not None:
             for core, change in pending.changes:
                 core.apply(change)
-            told = self._mentions.change(pending.removed, pending.added)
+            told = self._kept.change(pending.removed, pending.added)
             self._pending = None
             if told:
-                self._mentions.confirm()
+                self._kept.confirm()
         for core in self._cores:
             core.mend()
 

@@ -190,7 +190,7 @@ def test_opening_reads_no_vectors(tmp_path, make_embedding, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [FaissStore, ShardedFaissStore])
-@pytest.mark.parametrize("moment", ["open_current", "open_index", "KeptMentions"])
+@pytest.mark.parametrize("moment", ["open_current", "open_index", "KeptText"])
 def test_a_reader_that_races_two_saves(tmp_path, embedding, monkeypatch, kind, moment):
     """The generation that it is opening is removed under it; it goes on with the current one."""
     store = kind(embedding)
@@ -251,3 +251,23 @@ def test_words_are_saved_and_kept_up_to_date(tmp_path, embedding, monkeypatch, k
     _ = empty.lexical
     empty.save(tmp_path / "empty")
     assert kind.load(tmp_path / "empty", embedding).lexical.search("x", 3) == []
+
+
+@pytest.mark.parametrize("kind", [FaissStore, ShardedFaissStore])
+def test_a_saved_store_without_titles_knows_its_words_and_its_guesses(tmp_path, embedding, kind):
+    """An index of titles that has none is not one that was never collected."""
+    texts = [
+        "We measured cells.",
+        "In mice, cells grow.",
+        "It is known that cells die.",
+        "Brunel was an engineer.",
+    ]
+    store = kind(embedding)
+    store.add_texts(texts, ids=["a", "b", "c", "d"])
+    assert len(store.mentions) == 0
+    store.save(tmp_path)
+    opened = kind.load(tmp_path, embedding)
+    for some in (store, opened):
+        some.add_texts(["Lund is a town.", "Portsmouth is a port."], ids=["e", "f"])
+    assert len(store.mentions) == 3  # half of them open with a name now
+    assert opened.mentions.to_json() == store.mentions.to_json()
