@@ -6,8 +6,8 @@
 
 Real vectors are those that `benchmarks/feedback.py` left in the cache, repeated with noise; synthetic
 ones are random clusters. Every system runs in a process of its own on the same vectors. Times are
-medians of five, in milliseconds; memory is read from /proc. langchain-community, milvus-lite and lancedb
-take part when they are installed.
+medians of five, in milliseconds, and single ones of what can be done only once; memory is read from /proc.
+langchain-community, milvus-lite and lancedb take part when they are installed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from langchain_core.embeddings import Embeddings
 
 from agentprm.retrievers import FaissStore
 
+clock = time.perf_counter
 K = 10
 BATCH = 100
 SHARES = (0.01, 0.1, 0.5)
@@ -112,9 +113,9 @@ def seconds(work: Callable[[], Any], repeat: int = 5) -> tuple[float, Any]:
     """Median time and the last result."""
     times, result = [], None
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = clock()
         result = work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times), result
 
 
@@ -215,15 +216,16 @@ def fresh(folder: str, size: int) -> tuple[float, str]:
         "from store import Fixed, FaissStore, memory, bytes_read\n"
         "import numpy as np\n"
         "state = lambda: np.array([bytes_read(), memory('RssAnon'), memory('RssFile')])\n"
-        "embedding = Fixed(int(sys.argv[2])); before = state(); start = time.perf_counter()\n"
-        "store = FaissStore.load(sys.argv[1], embedding); took = time.perf_counter() - start\n"
+        "clock = getattr(time, sys.argv[4])\n"
+        "embedding = Fixed(int(sys.argv[2])); before = state(); start = clock()\n"
+        "store = FaissStore.load(sys.argv[1], embedding); took = clock() - start\n"
         "after = state(); store.search_vectors(np.ones((1, int(sys.argv[2])), np.float32), 10)\n"
         "print(json.dumps([took, (after - before).tolist(), (state() - before).tolist()]))"
     )
     paths = json.dumps([str(Path(__file__).parent), *sys.path])
     runs = [
         subprocess.run(
-            [sys.executable, "-c", code, folder, str(size), paths],
+            [sys.executable, "-c", code, folder, str(size), paths, clock.__name__],
             stdout=subprocess.PIPE,
             check=True,
             text=True,
@@ -342,8 +344,12 @@ def lance(task: Task, name: str) -> None:
         report(name, f"{BATCH} searches, filter keeps {share:.0%}", took, task.recall(numbers(found), share))
 
 
-def work(system: str, folder: Path) -> None:
+def work(system: str, folder: Path, cpu_time: bool) -> None:
     """Measures one system, in this process."""
+    global clock  # noqa: PLW0603
+    if cpu_time:
+        clock = time.process_time
+        faiss.omp_set_num_threads(1)
     task = Task(folder)
     if system in FACTORIES:
         ours(task, f"FaissStore {FACTORIES[system]}", FACTORIES[system])
@@ -360,10 +366,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--synthetic", action="store_true", help="random clusters instead of real vectors")
     parser.add_argument("--systems", nargs="+", choices=known, default=known)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="processor time of one thread: for a machine that is not idle"
+    )
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work is not None:
-        work(arguments.systems[0], arguments.work)
+        work(arguments.systems[0], arguments.work, arguments.cpu_time)
         return
     if not arguments.synthetic and arguments.cache is None:
         parser.error("--cache is needed for real vectors; or pass --synthetic")
@@ -375,7 +384,7 @@ def main() -> None:
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         np.save(folder / "queries.npy", queries)
         np.savez(folder / "truth.npz", **answers(vectors, queries))
-        threads = faiss.omp_get_max_threads()
+        threads = 1 if arguments.cpu_time else faiss.omp_get_max_threads()
         print(
             f"{len(vectors)} x {vectors.shape[1]}, FAISS {faiss.__version__}, {threads} threads", flush=True
         )
@@ -384,7 +393,8 @@ def main() -> None:
             if package is not None and importlib.util.find_spec(package) is None:
                 print(f"{package} is not installed: left out")
                 continue
-            subprocess.run([sys.executable, __file__, "--systems", system, "--work", name], check=False)
+            own = ["--systems", system, "--work", name, *["--cpu-time"] * arguments.cpu_time]
+            subprocess.run([sys.executable, __file__, *own], check=False)
             for path in folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
