@@ -1,6 +1,6 @@
 """The models that come as Python packages: what the demo and the defaults run on, offline.
 
-`default_reader` is a small reader that agentprm was trained to bring along, on the encoder of
+`default_reader` is a small reader that was trained to come with agentprm, on the encoder of
 `default_embeddings`, which is all-MiniLM-L6-v2, a complete folder inside its package.
 `default_language_model` is SmolLM2-135M-Instruct, a quantized GGUF file inside its package; reading
 one takes many seconds, so it is converted once into the user's cache folder (`AGENTPRM_CACHE`, else

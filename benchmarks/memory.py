@@ -36,7 +36,7 @@ from agentprm.evaluation import (
     run_questions,
 )
 from agentprm.evaluation.report import percent, scores
-from agentprm.evaluation.runner import read_records
+from agentprm.evaluation.runner import read_log
 from agentprm.graphs import (
     create_adaptive_rag_graph,
     create_evidence_graph,
@@ -172,7 +172,7 @@ def finished(
     """What the log holds of the questions, in their order."""
     answered = {}
     for system in args.systems:
-        rows = {row["question_id"]: row for row in read_records(args.out, key(args, data, system))}
+        rows = {row["question_id"]: row for row in read_log(args.out, key(args, data, system))}
         answered[system] = [rows[question.id] for question in questions if question.id in rows]
     return answered
 

@@ -44,7 +44,7 @@ from agentprm.evaluation import (
     markdown_table,
     qa_report,
     read_dataset,
-    read_records,
+    read_log,
     run_questions,
 )
 from agentprm.evaluation.report import percent, question_scores
@@ -223,7 +223,7 @@ def run_name(system: str, data: str, args: argparse.Namespace) -> str:
 
 def logged(run: str, questions: Sequence[QaQuestion], logs: Sequence[str]) -> list[QaRecord]:
     """What the logs hold of a run, in the order of the questions."""
-    found = {record["question_id"]: record for log in logs for record in read_records(log, run)}
+    found = {record["question_id"]: record for log in logs for record in read_log(log, run)}
     return [found[q.id] for q in questions if q.id in found and found[q.id]["question"] == q.text]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentprm.errors import InputError, MissingDependencyError
-from agentprm.retrievers.html_text import html_page
+from agentprm.retrievers.html_text import read_html
 from agentprm.retrievers.json_rows import TEXT_KEYS, BadRow, JsonPassage, json_rows, object_row
 from agentprm.text import clean_text, cut
 
@@ -89,7 +89,7 @@ def _text(content: str, source: str, stem: str) -> Rows:
 
 
 def _html(content: str, source: str, stem: str) -> Rows:
-    page = html_page(content)
+    page = read_html(content)
     yield _whole(source, page.title or stem, page.text)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from agentprm.errors import InputError, MissingDependencyError
 
-__all__ = ["HtmlText", "html_page"]
+__all__ = ["HtmlText", "read_html"]
 
 # What a reader does not see as text. <noscript> is not among them: pages forget to close it.
 _UNSEEN = frozenset({"script", "style", "template", "svg", "math", "iframe", "object", "select"})
@@ -37,7 +37,7 @@ class HtmlText(NamedTuple):
     text: str
 
 
-def html_page(content: str) -> HtmlText:
+def read_html(content: str) -> HtmlText:
     """Title and text of a page; what browsers forgive is forgiven.
 
     Args:
@@ -52,7 +52,7 @@ def html_page(content: str) -> HtmlText:
     except ImportError:
         raise MissingDependencyError.for_extra("lxml", "text") from None
     # A parser that reports events builds no tree: HTML's rules let a small page grow into a huge one.
-    reader = _Reader()
+    reader = _PageParser()
     parser = HTMLParser(target=reader, recover=True, huge_tree=True, encoding="utf-8", no_network=True)
     data = content.encode(errors="replace")
     for start in range(0, len(data), _PIECE):
@@ -105,7 +105,7 @@ class _Lines:
         return "".join(self._parts).strip("\n").rstrip()
 
 
-class _Reader:
+class _PageParser:
     """Receives the events of the parser."""
 
     def __init__(self) -> None:

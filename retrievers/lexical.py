@@ -25,7 +25,7 @@ _K1, _B = 0.9, 0.4  # Anserini's
 _MOST_SEGMENTS = 8
 
 Words = Callable[[str], list[str]]
-IntArray = npt.NDArray[np.int32]
+Int32Array = npt.NDArray[np.int32]
 
 
 class Segment(NamedTuple):
@@ -45,13 +45,13 @@ class Segment(NamedTuple):
     ids: list[str]
     vocabulary: dict[str, int]
     starts: npt.NDArray[np.int64]
-    places: IntArray
-    counts: IntArray
-    lengths: IntArray
+    places: Int32Array
+    counts: Int32Array
+    lengths: Int32Array
     alive: npt.NDArray[np.bool_]
     gone: Mapping[str, int]
 
-    def postings(self, word: str) -> tuple[IntArray, IntArray]:
+    def postings(self, word: str) -> tuple[Int32Array, Int32Array]:
         """Places and counts of a word."""
         number = self.vocabulary.get(word)
         span = slice(0, 0) if number is None else slice(self.starts[number], self.starts[number + 1])
@@ -170,17 +170,17 @@ def _segment(texts: Iterable[tuple[str, Mapping[str, int]]]) -> Segment:
     return _sorted(ids, vocabulary, _ints(numbers), _ints(places), _ints(counts), _ints(lengths), alive)
 
 
-def _ints(values: array[int]) -> IntArray:
+def _ints(values: array[int]) -> Int32Array:
     return np.array(values, dtype=np.int32)
 
 
 def _sorted(
     ids: list[str],
     vocabulary: dict[str, int],
-    numbers: IntArray,
-    places: IntArray,
-    counts: IntArray,
-    lengths: IntArray,
+    numbers: Int32Array,
+    places: Int32Array,
+    counts: Int32Array,
+    lengths: Int32Array,
     alive: npt.NDArray[np.bool_],
 ) -> Segment:
     """Segment of postings in any order."""
@@ -194,7 +194,7 @@ def _joined(segments: Sequence[Segment]) -> Segment:
     """One segment of what is alive in several."""
     vocabulary: dict[str, int] = {}
     ids: list[str] = []
-    parts: list[tuple[IntArray, IntArray, IntArray]] = []
+    parts: list[tuple[Int32Array, Int32Array, Int32Array]] = []
     for segment in segments:
         own = np.fromiter(
             (vocabulary.setdefault(word, len(vocabulary)) for word in segment.vocabulary),

@@ -252,7 +252,7 @@ class Workshop:
         from agentprm.retrievers import load_folder
 
         if args.index:
-            return opening.open_index(args, embeddings, self._progress)
+            return opening.open_store(args, embeddings, self._progress)
         assert self._data.folder is not None  # `setup` saw to it
         documents = load_folder(self._data.folder / "corpus.jsonl").documents
         return opening.build_store(documents, opening.embeddings_called(embeddings), self._progress)
@@ -277,7 +277,7 @@ def worker_graph(options: dict[str, Any], more: dict[str, Any]) -> CompiledState
     args, progress = argparse.Namespace(**options), error_console(quiet=True)
     embeddings = opening.index_embeddings(args)
     models = opening.open_models(args, progress)
-    store = opening.open_index(args, embeddings, progress)
+    store = opening.open_store(args, embeddings, progress)
     return opening.make_graph(args, models, store, **more)
 
 

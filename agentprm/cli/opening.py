@@ -28,8 +28,8 @@ __all__ = [
     "make_graph",
     "note_embeddings",
     "open_graph",
-    "open_index",
     "open_models",
+    "open_store",
     "settings_of",
 ]
 
@@ -110,7 +110,7 @@ def _noted_embeddings(folder: Path) -> str:
     return name
 
 
-def open_index(args: argparse.Namespace, embeddings: str, progress: Console) -> FaissStore:
+def open_store(args: argparse.Namespace, embeddings: str, progress: Console) -> FaissStore:
     """The index that `--index` names, whose embeddings have the name `embeddings`."""
     from agentprm.retrievers import FaissStore
 
@@ -228,5 +228,5 @@ def open_graph(
     """The graph over the index that `--index` names, what a trace records of it, and the index."""
     embeddings = index_embeddings(args)
     models = open_models(args, progress)
-    store = open_index(args, embeddings, progress)
+    store = open_store(args, embeddings, progress)
     return make_graph(args, models, store), settings_of(args, embeddings), store

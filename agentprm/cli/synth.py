@@ -79,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
     from agentprm.cli.models import model_called
     from agentprm.training.synth import synthesize
 
-    reader, name = reader_called(args.reader, progress)
+    reader, name = checking_reader(args.reader, progress)
     writer = model_called(args.writer) if args.writer else None
-    store = opening.open_index(args, embeddings, progress)
+    store = opening.open_store(args, embeddings, progress)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def reader_called(name: str | None, progress: Console) -> tuple[Any, str]:
+def checking_reader(name: str | None, progress: Console) -> tuple[Any, str]:
     """The reader behind a name, and the name it has in the journal; none where none is at hand."""
     if name == "none":
         return None, ""

@@ -55,16 +55,16 @@ class Known(NamedTuple):
     length: int = 0
 
 
-class _Node:
+class _TreeNode:
     """An edge of the tree with its tokens, and the node at its end."""
 
     __slots__ = ("children", "layers", "parent", "tokens", "used")
 
-    def __init__(self, tokens: tuple[int, ...], layers: Layers, parent: _Node | None) -> None:
+    def __init__(self, tokens: tuple[int, ...], layers: Layers, parent: _TreeNode | None) -> None:
         self.tokens = tokens
         self.layers = layers
         self.parent = parent
-        self.children: dict[int, _Node] = {}
+        self.children: dict[int, _TreeNode] = {}
         self.used = 0
 
     @property
@@ -119,7 +119,7 @@ class PrefixTree:
                 parent, count = path[-1]
                 if count < len(parent.tokens):
                     parent = self._split(parent, count)
-            node = _Node(whole[known:], row.fetch(lane, known, len(whole)), parent)
+            node = _TreeNode(whole[known:], row.fetch(lane, known, len(whole)), parent)
             node.used = next(self._clock)
             parent.children[node.tokens[0]] = node
             self._bytes += node.nbytes
@@ -142,12 +142,12 @@ class PrefixTree:
 
     def _forget(self) -> None:
         # One for each adapter: with another one the same tokens have other keys and values.
-        self._roots = {adapter: _Node((), [], None) for adapter in (None, *self._adapters)}
+        self._roots = {adapter: _TreeNode((), [], None) for adapter in (None, *self._adapters)}
         self._bytes = 0
 
-    def _walk(self, tokens: tuple[int, ...], adapter: str | None) -> tuple[list[tuple[_Node, int]], int]:
+    def _walk(self, tokens: tuple[int, ...], adapter: str | None) -> tuple[list[tuple[_TreeNode, int]], int]:
         """The path along `tokens` with the number of tokens used of each edge, and their sum."""
-        path: list[tuple[_Node, int]] = []
+        path: list[tuple[_TreeNode, int]] = []
         at, node, now = 0, self._roots[adapter], next(self._clock)
         while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
             edge = child.tokens
@@ -162,15 +162,15 @@ class PrefixTree:
             node = child
         return path, at
 
-    def _split(self, node: _Node, count: int) -> _Node:
+    def _split(self, node: _TreeNode, count: int) -> _TreeNode:
         """Cuts an edge in two; the upper half is returned, the lower one keeps the children."""
         # Copies, so that forgetting one half frees its memory.
         upper_layers = [(k[:, :count].clone(), v[:, :count].clone()) for k, v in node.layers]
         lower_layers = [(k[:, count:].clone(), v[:, count:].clone()) for k, v in node.layers]
         parent = node.parent
         assert parent is not None
-        upper = _Node(node.tokens[:count], upper_layers, parent)
-        lower = _Node(node.tokens[count:], lower_layers, upper)
+        upper = _TreeNode(node.tokens[:count], upper_layers, parent)
+        lower = _TreeNode(node.tokens[count:], lower_layers, upper)
         upper.used = lower.used = node.used
         upper.children = {lower.tokens[0]: lower}
         lower.children = node.children
@@ -179,13 +179,13 @@ class PrefixTree:
         parent.children[upper.tokens[0]] = upper
         return upper
 
-    def _remove(self, leaf: _Node) -> None:
+    def _remove(self, leaf: _TreeNode) -> None:
         assert leaf.parent is not None
         del leaf.parent.children[leaf.tokens[0]]
         self._bytes -= leaf.nbytes
 
-    def _nodes(self) -> list[_Node]:
-        found: list[_Node] = []
+    def _nodes(self) -> list[_TreeNode]:
+        found: list[_TreeNode] = []
         open_nodes = [node for root in self._roots.values() for node in root.children.values()]
         while open_nodes:
             node = open_nodes.pop()

@@ -31,7 +31,7 @@ from agentprm.evaluation.reward_report import (
     reward_markdown,
 )
 from agentprm.evaluation.reward_sets import RewardItem, RewardSet, read_reward_set
-from agentprm.evaluation.runner import QaRecord, evidence_order, read_records, run_questions
+from agentprm.evaluation.runner import QaRecord, evidence_order, read_log, run_questions
 from agentprm.evaluation.setups import Prices, Setup
 from agentprm.evaluation.significance import PairedComparison, compare_paired, randomisation_test
 from agentprm.evaluation.summary import Evaluation, SetupSummary
@@ -70,7 +70,7 @@ __all__ = [
     "qa_report",
     "randomisation_test",
     "read_dataset",
-    "read_records",
+    "read_log",
     "read_reward_set",
     "recall_at_k",
     "reward_html",

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from agentprm.evaluation.attribution import CAUSES
-from agentprm.evaluation.plots import grouped_bars, reliability, scatter, stacked_bars
+from agentprm.evaluation.plots import grouped_bars, reliability_diagram, scatter, stacked_bars
 from agentprm.evaluation.report import percent
 from agentprm.evaluation.summary import Evaluation, SetupSummary
 from agentprm.text import one_line
@@ -240,7 +240,7 @@ def _plots(evaluation: Evaluation) -> dict[str, str]:
     )
     bins = {setup.name: setup.calibration.bins for setup in setups if setup.calibration}
     if any(bins.values()):
-        plots["Calibration of the reward"] = reliability(bins)
+        plots["Calibration of the reward"] = reliability_diagram(bins)
     return plots
 
 

@@ -11,7 +11,7 @@ from html import escape
 
 from agentprm.evaluation.bootstrap import Interval
 
-__all__ = ["COLOURS", "grouped_bars", "reliability", "scatter", "stacked_bars"]
+__all__ = ["COLOURS", "grouped_bars", "reliability_diagram", "scatter", "stacked_bars"]
 
 COLOURS = 8
 _WIDTH, _HEIGHT = 640, 300
@@ -123,7 +123,7 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], x_label: str) -> str:
     return _figure(x_label, "".join(marks), height) + _legend(parts)
 
 
-def reliability(bins: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
+def reliability_diagram(bins: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
     """Share of right items against their score, for each name; a calibrated reward lies on the diagonal.
 
     Args:

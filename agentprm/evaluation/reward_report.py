@@ -16,7 +16,7 @@ from agentprm.budget import Usage
 from agentprm.errors import AgentPRMError, ConfigurationError, InputError
 from agentprm.evaluation.bootstrap import bootstrap_difference, bootstrap_interval
 from agentprm.evaluation.pages import html_page, html_table, markdown_rows, plain_markdown
-from agentprm.evaluation.plots import reliability
+from agentprm.evaluation.plots import reliability_diagram
 from agentprm.evaluation.reward_sets import RewardItem, RewardSet
 from agentprm.evaluation.rewards import (
     best_of_n_accuracy,
@@ -376,7 +376,7 @@ def reward_markdown(found: RewardEvaluation) -> str:
 def reward_html(found: RewardEvaluation) -> str:
     """The report as one HTML page with the calibration drawn; it loads nothing."""
     bins = {reward.name: reward.calibration.bins for reward in found.rewards if reward.calibration}
-    drawn = f"<h2>Calibration</h2>{reliability(bins)}" if any(bins.values()) else ""
+    drawn = f"<h2>Calibration</h2>{reliability_diagram(bins)}" if any(bins.values()) else ""
     notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
     return html_page(_title(found), f"{html_table(*_table(found))}<p>Per cent.</p>{notes}{drawn}")
 

@@ -24,9 +24,9 @@ from agentprm.errors import InputError
 from agentprm.evaluation.qa import normalize_answer
 from agentprm.rewards import RewardStep, as_trajectory, trajectory_of
 
-__all__ = ["Kind", "RewardItem", "RewardSet", "read_reward_set"]
+__all__ = ["RewardItem", "RewardSet", "RewardSetKind", "read_reward_set"]
 
-Kind = Literal["processbench", "prmbench", "agentprocessbench", "best-of-n"]
+RewardSetKind = Literal["processbench", "prmbench", "agentprocessbench", "best-of-n"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RewardSet:
     """Items of one kind."""
 
     name: str
-    kind: Kind
+    kind: RewardSetKind
     items: tuple[RewardItem, ...]
 
 
@@ -77,7 +77,7 @@ def read_reward_set(path: str | os.PathLike[str], limit: int | None = None) -> R
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}. Give a JSON Lines file.") from error
     rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()][:limit]
-    kind: Kind | None = None
+    kind: RewardSetKind | None = None
     items: list[RewardItem] = []
     for number, line in rows:
         where = f"{path}, line {number}"
@@ -100,7 +100,7 @@ def read_reward_set(path: str | os.PathLike[str], limit: int | None = None) -> R
     return RewardSet(path.stem, kind, tuple(items))
 
 
-def _kind(row: Mapping[str, Any], where: str) -> Kind:
+def _kind(row: Mapping[str, Any], where: str) -> RewardSetKind:
     if "problem" in row and "steps" in row:
         return "processbench"
     if "modified_process" in row:
@@ -204,7 +204,7 @@ def _graded(text: str) -> tuple[list[RewardStep], str | None]:
     return as_trajectory(lines or [text.strip() or "(nothing)"]), answer
 
 
-_READERS: dict[Kind, Callable[[Mapping[str, Any], str], RewardItem]] = {
+_READERS: dict[RewardSetKind, Callable[[Mapping[str, Any], str], RewardItem]] = {
     "processbench": _processbench,
     "prmbench": _prmbench,
     "agentprocessbench": _agentprocessbench,

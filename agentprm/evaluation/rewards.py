@@ -32,7 +32,7 @@ __all__ = [
     "step_accuracy",
 ]
 
-Labels = Sequence[int] | Mapping[Any, int]
+PlacedLabels = Sequence[int] | Mapping[Any, int]
 
 
 class ProcessBenchScore(NamedTuple):
@@ -119,7 +119,7 @@ def average_processbench_f1(subsets: Sequence[ProcessBenchScore]) -> float:
     return math.fsum(subset.f1 for subset in subsets) / len(subsets)
 
 
-def step_accuracy(predictions: Sequence[Labels], labels: Sequence[Labels]) -> float:
+def step_accuracy(predictions: Sequence[PlacedLabels], labels: Sequence[PlacedLabels]) -> float:
     """Share of all labelled steps that got their label (AgentProcessBench, micro average).
 
     Args:
@@ -141,7 +141,7 @@ def step_accuracy(predictions: Sequence[Labels], labels: Sequence[Labels]) -> fl
     return sum(hits) / len(hits)
 
 
-def first_error_accuracy(predictions: Sequence[Labels], labels: Sequence[Labels]) -> float:
+def first_error_accuracy(predictions: Sequence[PlacedLabels], labels: Sequence[PlacedLabels]) -> float:
     """Share of trajectories whose first step labelled -1 is the predicted one (AgentProcessBench).
 
     A trajectory without such a step is right if none was predicted either.
@@ -303,10 +303,10 @@ def _harmonic(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-def _keyed(labels: Labels) -> dict[str, int]:
+def _keyed(labels: PlacedLabels) -> dict[str, int]:
     items = labels.items() if isinstance(labels, Mapping) else enumerate(labels)
     return {str(key): int(label) for key, label in items}
 
 
-def _first_negative(labels: Labels) -> int:
+def _first_negative(labels: PlacedLabels) -> int:
     return min((int(key) for key, label in _keyed(labels).items() if label == -1), default=-1)

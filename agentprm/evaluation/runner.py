@@ -27,7 +27,7 @@ from agentprm.scale.base import Executor
 from agentprm.state import Step, evidence_ids
 from agentprm.trace.schema import Trace, answer_path, save_trace, trace_of
 
-__all__ = ["Answerer", "QaRecord", "evidence_order", "read_records", "run_questions"]
+__all__ = ["Answerer", "QaRecord", "evidence_order", "read_log", "run_questions"]
 
 
 class QaRecord(TypedDict):
@@ -122,7 +122,7 @@ def run_questions(
     texts = {question.id: question.text for question in questions}
     done = {
         record["question_id"]: record
-        for record in (read_records(log, run) if log else [])
+        for record in (read_log(log, run) if log else [])
         if texts.get(record["question_id"]) == record["question"]
     }
     folder = _made_folder(Path(traces)) if traces else None
@@ -244,7 +244,7 @@ def _file_name(question_id: str) -> str:
     return f"{plain}-{sha256(question_id.encode(errors='surrogatepass')).hexdigest()[:8]}.json"
 
 
-def read_records(log: str | os.PathLike[str], run: str | None = None) -> list[QaRecord]:
+def read_log(log: str | os.PathLike[str], run: str | None = None) -> list[QaRecord]:
     """The finished lines of a log; a missing file has none.
 
     Args:

@@ -147,7 +147,7 @@ class Evaluation:
         }
 
 
-class _Answer(NamedTuple):
+class _AnswerRow(NamedTuple):
     """What is known of one answer."""
 
     scores: dict[str, float]
@@ -186,7 +186,7 @@ def summarize(
             "asked."
         )
     questions = {question.id: question for question in data.questions}
-    groups: dict[str, list[tuple[Run, list[_Answer]]]] = {}
+    groups: dict[str, list[tuple[Run, list[_AnswerRow]]]] = {}
     for run in runs:
         ranked = _ranked(run, data.questions, notes)
         groups.setdefault(run.setup.name, []).append(
@@ -251,7 +251,7 @@ def _measured(
     data: QaDataset,
     verdicts: Mapping[tuple[str, str], float | None],
     ks: Sequence[int],
-) -> list[_Answer]:
+) -> list[_AnswerRow]:
     unicode = has_more_than_ascii(questions.values())
     found = []
     for record, ranks in zip(run.records, ranked, strict=True):
@@ -269,7 +269,7 @@ def _measured(
             if question.answers:
                 cause = failure_cause(trace, question.answers, question.gold, data.titles)
                 scored = scored_answers(trace, question.answers)
-        found.append(_Answer(row, cause, scored))
+        found.append(_AnswerRow(row, cause, scored))
     return found
 
 
@@ -286,7 +286,7 @@ def _citations(trace: Trace, question: QaQuestion) -> dict[str, float]:
     return row
 
 
-def _means(group: Sequence[tuple[Run, list[_Answer]]]) -> dict[str, dict[str, float]]:
+def _means(group: Sequence[tuple[Run, list[_AnswerRow]]]) -> dict[str, dict[str, float]]:
     """Scores by metric and question, averaged over runs."""
     values: dict[str, dict[str, list[float]]] = {}
     for run, answers in group:
@@ -301,7 +301,7 @@ def _means(group: Sequence[tuple[Run, list[_Answer]]]) -> dict[str, dict[str, fl
 
 def _summary(
     name: str,
-    group: Sequence[tuple[Run, list[_Answer]]],
+    group: Sequence[tuple[Run, list[_AnswerRow]]],
     means: Mapping[str, Mapping[str, float]],
     questions: Mapping[str, QaQuestion],
     seed: int,
@@ -350,7 +350,7 @@ def _joined(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _row(
-    place: int, question: QaQuestion, groups: Mapping[str, Sequence[tuple[Run, list[_Answer]]]]
+    place: int, question: QaQuestion, groups: Mapping[str, Sequence[tuple[Run, list[_AnswerRow]]]]
 ) -> dict[str, Any]:
     """What every run answered to the question at a place."""
     answered = []

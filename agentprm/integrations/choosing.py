@@ -29,10 +29,18 @@ try:
 except ImportError as error:
     raise MissingDependencyError.for_extra("langchain", "agents") from error
 
-__all__ = ["ActionCandidate", "ActionChooser", "ActionChosen", "ActionRound", "Ask", "ModelOutcome", "Rules"]
+__all__ = [
+    "ActionCandidate",
+    "ActionChooser",
+    "ActionChosen",
+    "ActionRound",
+    "CallModel",
+    "ModelOutcome",
+    "Rules",
+]
 
 ModelOutcome = ModelResponse[Any] | Exception
-Ask = Callable[[Sequence[ModelRequest[Any]]], Routine[list[ModelOutcome]]]
+CallModel = Callable[[Sequence[ModelRequest[Any]]], Routine[list[ModelOutcome]]]
 """Sends requests, all at the same time, and returns an `ModelOutcome` for each."""
 
 
@@ -155,7 +163,7 @@ class ActionChooser:
         self._failures: list[Exception | None] = []
         self._conversation: Conversation | None = None
 
-    def run(self, ask: Ask) -> Routine[ModelResponse[Any]]:
+    def run(self, ask: CallModel) -> Routine[ModelResponse[Any]]:
         """The plan that returns the chosen response.
 
         Raises:
@@ -229,7 +237,7 @@ class ActionChooser:
         return allowed
 
     def _sample(
-        self, ask: Ask, request: ModelRequest[Any], count: int, *, refined: bool = False
+        self, ask: CallModel, request: ModelRequest[Any], count: int, *, refined: bool = False
     ) -> Routine[None]:
         """Asks `count` times, merges equal actions and scores the new ones."""
         outcomes = yield from ask([request] * count)

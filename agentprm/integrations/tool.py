@@ -25,7 +25,7 @@ _DESCRIPTION = (
 )
 
 
-class _Question(BaseModel):
+class _Arguments(BaseModel):
     # An empty question is the agent's mistake: it is told so and may go on.
     question: str = Field(description="A complete question, which needs no context.", pattern=r"\S")
 
@@ -98,7 +98,7 @@ def create_search_tool(
         arun,
         name=name,
         description=description,
-        args_schema=_Question,
+        args_schema=_Arguments,
         response_format="content_and_artifact",
     )
 

@@ -122,7 +122,7 @@ class ChatLM(LanguageModel):
         config = self._config()
         requests = self._requests(prompts, n, params, config)
 
-        def call(request: _Request) -> Reply | Exception:
+        def call(request: _ChatCall) -> Reply | Exception:
             def attempt() -> Reply:
                 with self._places:
                     return request.model.invoke(request.messages, config)  # type: ignore[no-any-return]
@@ -146,7 +146,7 @@ class ChatLM(LanguageModel):
             asyncio.get_running_loop(), asyncio.Semaphore(self.max_concurrency)
         )
 
-        async def call(request: _Request) -> Reply | Exception:
+        async def call(request: _ChatCall) -> Reply | Exception:
             async def attempt() -> Reply:
                 async with places:
                     return await request.model.ainvoke(request.messages, config)  # type: ignore[no-any-return]
@@ -164,7 +164,7 @@ class ChatLM(LanguageModel):
 
     def _requests(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, config: RunnableConfig
-    ) -> list[_Request]:
+    ) -> list[_ChatCall]:
         """The requests, prompt by prompt."""
         check_least(1, n=n)
         if not self.capabilities.prefill and any(prompt.prefix for prompt in prompts):
@@ -184,13 +184,13 @@ class ChatLM(LanguageModel):
             for number in range(n):
                 asking = Asking(params, bool(prompt.prefix), seeds[number], self._thinking_tokens, hear)
                 model = with_leaves(self.model, config, partial(ChatLeaf, asking=asking))
-                requests.append(_Request(model, messages, asking, estimate))
+                requests.append(_ChatCall(model, messages, asking, estimate))
         return requests
 
     def _results(
         self,
         prompts: Sequence[Prompt],
-        requests: Sequence[_Request],
+        requests: Sequence[_ChatCall],
         replies: Sequence[Reply | Exception],
         n: int,
         params: SamplingParams,
@@ -245,7 +245,7 @@ class ChatLM(LanguageModel):
 
 
 @dataclass(frozen=True)
-class _Request:
+class _ChatCall:
     model: ChatRunnable
     messages: list[BaseMessage]
     asking: Asking

@@ -67,7 +67,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class _Request:
+class _LeafCall:
     model: Runnable[Any, Any]
     messages: list[BaseMessage]
     options: dict[str, Any]
@@ -119,7 +119,7 @@ class ChatLeaf(Runnable[Any, Reply]):
         except StopIteration as end:
             return _reply(end)
 
-    def _ask(self, request: _Request, config: RunnableConfig | None) -> Any:
+    def _ask(self, request: _LeafCall, config: RunnableConfig | None) -> Any:
         if (hear := self.asking.hear) is None or request.structured:
             return request.model.invoke(request.messages, config, **request.options)
         answer: Any = None
@@ -129,7 +129,7 @@ class ChatLeaf(Runnable[Any, Reply]):
             heard(str(answer.text))
         return answer
 
-    async def _aask(self, request: _Request, config: RunnableConfig | None) -> Any:
+    async def _aask(self, request: _LeafCall, config: RunnableConfig | None) -> Any:
         if (hear := self.asking.hear) is None or request.structured:
             return await request.model.ainvoke(request.messages, config, **request.options)
         answer: Any = None
@@ -141,7 +141,7 @@ class ChatLeaf(Runnable[Any, Reply]):
 
     def _routine(
         self, messages: Sequence[BaseMessage], kwargs: dict[str, Any]
-    ) -> Generator[_Request, Any, Reply]:
+    ) -> Generator[_LeafCall, Any, Reply]:
         refused: set[str] = set()
         again = False
         while True:
@@ -185,7 +185,7 @@ class ChatLeaf(Runnable[Any, Reply]):
 
     def _request(
         self, messages: Sequence[BaseMessage], kwargs: dict[str, Any], settings: Mapping[str, Any]
-    ) -> _Request:
+    ) -> _LeafCall:
         update = {field: settings[name] for name, field in self._fields.items() if field and name in settings}
         if "top_logprobs" in settings:
             update |= {"logprobs": True, "top_logprobs": settings["top_logprobs"]}
@@ -196,7 +196,7 @@ class ChatLeaf(Runnable[Any, Reply]):
             messages[-1] = HumanMessage(wish_for(str(messages[-1].content), settings["schema"]))
         elif "stop" in settings:
             options["stop"] = settings["stop"]
-        return _Request(model, messages, options, "schema" in settings)
+        return _LeafCall(model, messages, options, "schema" in settings)
 
     def _refused(self, error: Exception, settings: Mapping[str, Any]) -> set[str]:
         """Which settings to leave out after an error; none if it is about something else."""

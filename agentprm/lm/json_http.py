@@ -55,7 +55,7 @@ class _NotFound(ConfigurationError):
     """The server knows no such path or model."""
 
 
-class _Answered(Exception):
+class _ErrorReply(Exception):
     """A reply that is an error: by its status, or inside a success."""
 
     def __init__(self, status: int, said: str, headers: httpx.Headers, within: bool = False) -> None:
@@ -182,7 +182,7 @@ class JsonHttp:
                         chunks = ChatChunks(hear) if hear is not None and streamed else None
                         content = await self._content(response, chunks)
             if not response.is_success:
-                raise _Answered(response.status_code, _text(content), response.headers)
+                raise _ErrorReply(response.status_code, _text(content), response.headers)
             try:
                 reply = json.loads(content) if chunks is None else chunks.reply()
             except (ValueError, RecursionError):
@@ -191,12 +191,12 @@ class JsonHttp:
                     "address right?"
                 ) from None
             if error := error_within(reply):
-                raise _Answered(error[1] or 400, error[0], response.headers, within=True)
+                raise _ErrorReply(error[1] or 400, error[0], response.headers, within=True)
             return reply
 
         try:
             return await self._retries.acall(attempt)
-        except _Answered as error:
+        except _ErrorReply as error:
             raise self._refusal(error, shown) from None
         except (httpx.HTTPError, OSError) as error:
             # Not chained: the client's error may hold the address with its password.
@@ -232,7 +232,7 @@ class JsonHttp:
             place = self._places[loop] = (client, asyncio.Semaphore(self._max_concurrency))
         return place
 
-    def _refusal(self, error: _Answered, url: str) -> Exception:
+    def _refusal(self, error: _ErrorReply, url: str) -> Exception:
         """The error to raise for a status that is none of success."""
         status, whole = error.status_code, self.redacted(error.said)
         said = whole[:_SHOWN]

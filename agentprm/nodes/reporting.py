@@ -43,7 +43,16 @@ from agentprm.replies import answer_span, finished_text, json_object, parse_find
 from agentprm.routines import Routine, wait
 from agentprm.state import Step
 
-__all__ = ["AnsweringModel", "Run", "arun_of", "emit", "emit_proposed", "reported", "run_of", "sampled"]
+__all__ = [
+    "AnsweringModel",
+    "ReportedRun",
+    "arun_of",
+    "emit",
+    "emit_proposed",
+    "reported",
+    "run_of",
+    "sampled",
+]
 
 T = TypeVar("T")
 
@@ -77,7 +86,7 @@ def emit_proposed(steps: Sequence[Step]) -> None:
         )
 
 
-class Run:
+class ReportedRun:
     """A run in callbacks and traces.
 
     Attributes:
@@ -91,7 +100,7 @@ class Run:
 
 
 @contextmanager
-def run_of(name: str, input: Any, config: RunnableConfig | None = None) -> Iterator[Run]:
+def run_of(name: str, input: Any, config: RunnableConfig | None = None) -> Iterator[ReportedRun]:
     """Reports the block as a run of its own.
 
     It is what `Runnable` does for its subclasses, which looks at the work's signature each time besides.
@@ -101,7 +110,7 @@ def run_of(name: str, input: Any, config: RunnableConfig | None = None) -> Itera
     reported = get_callback_manager_for_config(config).on_chain_start(None, input, name=name, run_id=run_id)
     try:
         with set_config_context(patch_config(config, callbacks=reported.get_child())) as context:
-            run = Run(context)
+            run = ReportedRun(context)
             yield run
     except BaseException as error:
         reported.on_chain_error(error)
@@ -110,7 +119,7 @@ def run_of(name: str, input: Any, config: RunnableConfig | None = None) -> Itera
 
 
 @asynccontextmanager
-async def arun_of(name: str, input: Any, config: RunnableConfig | None = None) -> AsyncIterator[Run]:
+async def arun_of(name: str, input: Any, config: RunnableConfig | None = None) -> AsyncIterator[ReportedRun]:
     """Async twin of `run_of`."""
     config = ensure_config(config)
     name, run_id = config.get("run_name") or name, config.pop("run_id", None)
@@ -118,7 +127,7 @@ async def arun_of(name: str, input: Any, config: RunnableConfig | None = None) -
     reported = await manager.on_chain_start(None, input, name=name, run_id=run_id)
     try:
         with set_config_context(patch_config(config, callbacks=reported.get_child())) as context:
-            run = Run(context)
+            run = ReportedRun(context)
             yield run
     except BaseException as error:
         await reported.on_chain_error(error)

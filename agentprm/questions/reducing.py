@@ -44,7 +44,7 @@ _PAST = (
 _MODAL = r"(?:could|would|can|will|should|might|may|must)"
 _FINITE = rf"(?:{_VERB}|[a-z]{{3,}}ed|[a-z]{{3,}}s|{_PAST})"
 
-Step: TypeAlias = Callable[[re.Match[str]], str]
+Rewrite: TypeAlias = Callable[[re.Match[str]], str]
 #: Relations, and how the other end of each is asked for.
 RELATIONS: dict[str, str] = {
     "birthplace": "Where was {} born?",
@@ -191,7 +191,7 @@ _TITLED = (
     r"(?:(?:the\s)?(?:[a-z]+\s){0,3}(?:film|song|movie|album|book|novel|band|show|series|game|play|comedy)\s"
     r"|(?:the\s)?(?:[a-z]+\s){1,3}(?=[\"\u201c]))?"
 )
-_FORMS: tuple[tuple[re.Pattern[str], Step], ...] = tuple(
+_FORMS: tuple[tuple[re.Pattern[str], Rewrite], ...] = tuple(
     (re.compile(pattern), step)
     for pattern, step in (
         # the state where Up is located; the city in which Ann was born; the country Up is located in

@@ -59,15 +59,15 @@ def order_by_scores(scores: Sequence[float | None], order: Sequence[int] | None 
         order: The order so far, places of the incoming list; the incoming order by default.
 
     Returns:
-        The places of `order` in their new order, and a score for each place, see `filled`.
+        The places of `order` in their new order, and a score for each place, see `without_gaps`.
     """
     before = list(range(len(scores))) if order is None else list(order)
     ranked = iter(sorted((p for p in before if scores[p] is not None), key=lambda p: -(scores[p] or 0.0)))
     after = [place if scores[place] is None else next(ranked) for place in before]
-    return Ranked(after, filled(scores, after))
+    return Ranked(after, without_gaps(scores, after))
 
 
-def filled(scores: Sequence[float | None], order: Sequence[int]) -> list[float]:
+def without_gaps(scores: Sequence[float | None], order: Sequence[int]) -> list[float]:
     """Scores for all: where there is none, that of the place above in `order`.
 
     On top it is the first one below, and 0 if nothing has a score.

@@ -17,7 +17,7 @@ from agentprm.replies import without_thought
 from agentprm.rerank.asking import DEFINITION, sampling, shown
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.judging import Judging, Missing
-from agentprm.rerank.pointwise import filled, order_by_scores
+from agentprm.rerank.pointwise import order_by_scores, without_gaps
 from agentprm.routines import Routine
 from agentprm.text import one_line
 
@@ -147,7 +147,7 @@ class RubricReranker(Reranker):
                 if graded.mean is not None:
                     scores[place] = graded.mean
             order[: len(chosen)] = order_by_scores(scores, chosen).order
-        return Ranked(order, filled(scores, order))
+        return Ranked(order, without_gaps(scores, order))
 
     def _params(self, stage: int) -> SamplingParams:
         seed = None if self.seed is None else self.seed + stage

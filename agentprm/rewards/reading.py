@@ -11,7 +11,7 @@ from agentprm.readers.base import Reader, ReaderAnswer
 from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory
 from agentprm.text import fold, one_line, words
 
-__all__ = ["ReaderGrounding", "states"]
+__all__ = ["ReaderGrounding", "gives_answer"]
 
 _CANDIDATES = 8  # a finding that is not among so many of the reader's has no support
 
@@ -64,7 +64,7 @@ def _score(prefix: Trajectory, read: Mapping[str, Sequence[ReaderAnswer]]) -> fl
     if "confidence" in step:
         return float(step["confidence"])
     if step["passages"]:
-        found = (a.score for a in read[_key(step)] if states(step["thought"], a.text))
+        found = (a.score for a in read[_key(step)] if gives_answer(step["thought"], a.text))
         return float(max(found, default=0.0))
     # What rests on nothing is neither likely nor unlikely.
     return min((_score(prefix[:place], read) for place in range(1, len(prefix))), default=0.5)
@@ -74,7 +74,7 @@ def _key(step: RewardStep) -> str:
     return repr((step["query"], step["passages"]))
 
 
-def states(finding: str, answer: str) -> bool:
+def gives_answer(finding: str, answer: str) -> bool:
     """Whether a finding gives an answer, alone or in a sentence; case, accents and articles do not count."""
     said, wanted = _words(finding), _words(answer)
     places = range(len(said) - len(wanted) + 1)

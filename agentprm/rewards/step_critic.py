@@ -19,7 +19,7 @@ from agentprm.forking import ForkSafeLock
 from agentprm.packaged import default_reader, packaged_reader_folder
 from agentprm.readers.base import Reader
 from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory, logit
-from agentprm.rewards.reading import ReaderGrounding, states
+from agentprm.rewards.reading import ReaderGrounding, gives_answer
 from agentprm.text import clean_text, one_line, terms
 
 try:
@@ -191,11 +191,11 @@ def features_of(question: str, path: Trajectory, support: float) -> list[float]:
     titles = [passage.partition(":")[0].partition(" (")[0] for passage in step["passages"]]
     return [
         min(max(logit(support, 1e-9), -_MOST), _MOST) / _MOST,
-        float(any(states(passage, finding) for passage in step["passages"])),
-        float(states(query, finding)),
-        float(states(question, finding)),
+        float(any(gives_answer(passage, finding) for passage in step["passages"])),
+        float(gives_answer(query, finding)),
+        float(gives_answer(question, finding)),
         len(asked & held) / len(asked) if asked else 0.0,
-        float(any(states(text, title) for title in titles for text in (query, *known))),
+        float(any(gives_answer(text, title) for title in titles for text in (query, *known))),
         min(len(finding.split()), 30) / 10,
         float(query.casefold() == one_line(question).casefold() or not query),
     ]

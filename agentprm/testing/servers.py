@@ -25,7 +25,7 @@ from agentprm.testing.scripted import Script, scripted_reply
 __all__ = ["FakeServer", "LlamaCppServer", "OllamaServer", "OpenAIReasoningServer", "OpenAIServer"]
 
 Likely = Callable[[str, str], Mapping[str, float]]
-Reply = tuple[int, Any]
+HttpReply = tuple[int, Any]
 
 
 class FakeServer(ABC):
@@ -48,7 +48,7 @@ class FakeServer(ABC):
     def __init__(self, script: Script, *, model: str = "fake", likely: Likely | None = None) -> None:
         self.script, self.model, self.likely = script, model, likely
         self.requests: list[tuple[str, Any]] = []
-        self.faults: list[Reply] = []
+        self.faults: list[HttpReply] = []
         self.root = self.url = ""
         self._lock = threading.Lock()
 
@@ -85,7 +85,7 @@ class FakeServer(ABC):
             return [body for at, body in self.requests if path in at]
 
     @abstractmethod
-    def answer(self, path: str, body: Any) -> Reply | Iterator[str] | None:
+    def answer(self, path: str, body: Any) -> HttpReply | Iterator[str] | None:
         """Status and JSON for a request, the lines of a stream, or `None` for a path it does not have."""
 
     def reply(self, body: Any) -> str:
@@ -105,7 +105,7 @@ class FakeServer(ABC):
             )
         return rows
 
-    def models(self) -> Reply:
+    def models(self) -> HttpReply:
         """The list of models in OpenAI's form."""
         return 200, {"object": "list", "data": [{"id": self.model, "object": "model"}]}
 
@@ -147,7 +147,7 @@ class FakeServer(ABC):
         finish: str = "stop",
         thinking_tokens: int = 0,
         **message: Any,
-    ) -> Reply | Iterator[str]:
+    ) -> HttpReply | Iterator[str]:
         """Texts as a reply of `/chat/completions`, streamed word by word if the request asks for it."""
         prompt = sum(len(str(m.get("content"))) // 4 + 1 for m in body["messages"])
         new = sum(len(text) // 4 + 1 for text in texts) + thinking_tokens
@@ -187,7 +187,7 @@ class FakeServer(ABC):
         return stream()
 
 
-def _error(status: int, message: str, **more: Any) -> Reply:
+def _error(status: int, message: str, **more: Any) -> HttpReply:
     return status, {"error": {"message": message, "type": "invalid_request_error", "code": None, **more}}
 
 
@@ -204,7 +204,7 @@ def _logprob(token: str, probability: float) -> dict[str, Any]:
 class OpenAIServer(FakeServer):
     """OpenAI's chat models that do not reason: log-probabilities, with up to 20 tokens at each place."""
 
-    def answer(self, path: str, body: Any) -> Reply | Iterator[str] | None:
+    def answer(self, path: str, body: Any) -> HttpReply | Iterator[str] | None:
         """See `FakeServer.answer`."""
         if path == "/v1/models":
             return self.models()
@@ -231,7 +231,7 @@ class OpenAIReasoningServer(FakeServer):
         super().__init__(script, model=model)
         self.thinking = thinking
 
-    def answer(self, path: str, body: Any) -> Reply | Iterator[str] | None:
+    def answer(self, path: str, body: Any) -> HttpReply | Iterator[str] | None:
         """See `FakeServer.answer`."""
         if path == "/v1/models":
             return self.models()
@@ -257,7 +257,7 @@ class OpenAIReasoningServer(FakeServer):
         return self.completion(body, texts, thinking_tokens=self.thinking)
 
     @staticmethod
-    def _unsupported(name: str, instead: str) -> Reply:
+    def _unsupported(name: str, instead: str) -> HttpReply:
         said = f"Unsupported parameter: '{name}' is not supported with this model."
         said += f" Use {instead}." if instead else ""
         return _error(400, said, param=name, code="unsupported_parameter")
@@ -288,7 +288,7 @@ class OllamaServer(FakeServer):
         super().__init__(script, model=f"{model}:latest", likely=likely)
         self.thought, self.apart = thought, apart
 
-    def answer(self, path: str, body: Any) -> Reply | Iterator[str] | None:
+    def answer(self, path: str, body: Any) -> HttpReply | Iterator[str] | None:
         """See `FakeServer.answer`."""
         if path == "/v1/models":
             return self.models()
@@ -313,7 +313,7 @@ class OllamaServer(FakeServer):
         """See `FakeServer.stream_type`."""
         return "application/x-ndjson" if path == "/api/chat" else "text/event-stream"
 
-    def _native(self, body: Any, reply: str, field: dict[str, Any]) -> Reply | Iterator[str]:
+    def _native(self, body: Any, reply: str, field: dict[str, Any]) -> HttpReply | Iterator[str]:
         counts = {"prompt_eval_count": 9, "eval_count": len(reply) // 4 + 1}
         head = {"model": self.model, "created_at": "2026-01-01T00:00:00Z"}
         tokens = self.logprobs(body, reply)
@@ -346,7 +346,7 @@ class LlamaCppServer(FakeServer):
         super().__init__(script, model=model)
         self.context, self.too_long_status = context, too_long_status
 
-    def answer(self, path: str, body: Any) -> Reply | Iterator[str] | None:
+    def answer(self, path: str, body: Any) -> HttpReply | Iterator[str] | None:
         """See `FakeServer.answer`."""
         if path in ("/v1/models", "/models"):
             return self.models()

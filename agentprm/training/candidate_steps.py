@@ -43,7 +43,7 @@ __all__ = [
     "sampled_steps",
 ]
 
-Fact = tuple[str, str, str]
+Triple = tuple[str, str, str]
 _PASSAGES = (1, 1, 1, 3, 5)
 _READ_AT_ONCE = 64
 # What models write when they have found nothing, or around what they have found.
@@ -74,7 +74,7 @@ class FactQuestion:
     set: str
     question: str
     answers: tuple[str, ...]
-    facts: tuple[Fact, ...]
+    facts: tuple[Triple, ...]
     steps: tuple[tuple[str, str], ...]
     gold: tuple[Passage, ...]
 
@@ -111,7 +111,7 @@ def _steps(plan: PlanRecord) -> Iterator[tuple[str, str]]:
             yield asked, step.answer
 
 
-def _facts(record: ReadingRecord, steps: Sequence[tuple[str, str]]) -> Iterator[Fact]:
+def _facts(record: ReadingRecord, steps: Sequence[tuple[str, str]]) -> Iterator[Triple]:
     if record.evidence:
         yield from ((str(f[0]), str(f[1]), str(f[2])) for f in record.evidence if len(f) == 3)
         return

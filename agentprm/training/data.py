@@ -55,7 +55,7 @@ def _share(value: Any) -> Any:
     return float(value) if isinstance(value, bool) else value
 
 
-Text = Annotated[str, BeforeValidator(_filled)]
+FilledText = Annotated[str, BeforeValidator(_filled)]
 """A text that is not blank."""
 
 Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
@@ -79,7 +79,7 @@ class Record(_Part):
 
     id: str = ""
     set: str = ""
-    question: Text
+    question: FilledText
 
 
 class Passage(_Part):
@@ -136,7 +136,7 @@ class PlanStep(_Part):
         evidence: The passages that answer it, where they are known.
     """
 
-    question: Text
+    question: FilledText
     answer: str | None = None
     depends_on: list[int] = Field(default_factory=list)
     evidence: list[Passage] = Field(default_factory=list)

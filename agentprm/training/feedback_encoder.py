@@ -71,7 +71,7 @@ def feedback_examples(
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Encoded:
     ids: tuple[int, ...]
     vectors: torch.Tensor  # of the candidates, positives first
     positives: int
@@ -148,7 +148,7 @@ def train_feedback_encoder(
     return report
 
 
-def _rows(examples: Sequence[FeedbackExample], encoder: Any) -> list[_Row]:
+def _rows(examples: Sequence[FeedbackExample], encoder: Any) -> list[_Encoded]:
     """The joined texts as tokens, and the candidates' vectors as the encoder makes them now."""
     if not examples:
         return []
@@ -161,7 +161,7 @@ def _rows(examples: Sequence[FeedbackExample], encoder: Any) -> list[_Row]:
         max_length=encoder.max_seq_length,
     )["input_ids"]
     return [
-        _Row(
+        _Encoded(
             tuple(row),
             torch.stack([vectors[t] for t in (*one.positives, *one.negatives)]),
             len(one.positives),
@@ -170,10 +170,10 @@ def _rows(examples: Sequence[FeedbackExample], encoder: Any) -> list[_Row]:
     ]
 
 
-def _objective(encoder: Any, scale: float) -> Objective[_Row]:
+def _objective(encoder: Any, scale: float) -> Objective[_Encoded]:
     pad = int(encoder.tokenizer.pad_token_id or 0)
 
-    def collate(rows: Sequence[_Row]) -> dict[str, Any]:
+    def collate(rows: Sequence[_Encoded]) -> dict[str, Any]:
         longest = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), longest), pad)
         mask = torch.zeros((len(rows), longest), dtype=torch.long)

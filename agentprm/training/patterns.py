@@ -13,7 +13,7 @@ from typing import NamedTuple
 import regex
 
 from agentprm.text import one_line, sentence_ends, words
-from agentprm.training.relations import RELATIONS, SITES, Kind, Relation, filled
+from agentprm.training.relations import RELATIONS, SITES, Relation, SubjectKind, spelled_out
 
 __all__ = ["ANAPHOR", "Statement", "Subject", "opens_with", "sentences", "statements_of", "subject_of"]
 
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
         noun: What the passage calls it ("film", "village"); empty for persons and things.
     """
 
-    kind: Kind
+    kind: SubjectKind
     noun: str
 
 
@@ -75,7 +75,7 @@ _HEAD = (
 _NO_HEAD = (
     rf"(?!\s+(?:{_PROFESSIONS}|{_GROUP}|{SITES}|maker|critic|personality|executive|designer|member|owner))"
 )
-_KINDS: tuple[tuple[Kind, regex.Pattern[str]], ...] = (
+_KINDS: tuple[tuple[SubjectKind, regex.Pattern[str]], ...] = (
     ("person", regex.compile(_HEAD.format(_PROFESSIONS))),
     ("work", regex.compile(_HEAD.format(f"(?:{_WORK})") + _NO_HEAD)),
     ("group", regex.compile(_HEAD.format(f"(?:{_GROUP})") + _NO_HEAD)),
@@ -87,7 +87,7 @@ _KINDS: tuple[tuple[Kind, regex.Pattern[str]], ...] = (
     ),
 )
 _LIVED = regex.compile(
-    filled(
+    spelled_out(
         r"^[^.()]{0,80}\(\s*(?:[^()]{0,80}\b)?(?:born|died|née|b\.|d\.)"
         r"|^[^()]{0,80}\([^()]{0,40}DATE\s*[–—-]\s*(?:[^()]{0,30}\s)?DATE"
     )

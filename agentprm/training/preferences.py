@@ -114,7 +114,7 @@ def critique_replies(
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Encoded:
     """A reply as tokens, with its log-probability before the training."""
 
     tokens: CausalRow
@@ -123,11 +123,11 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Pair:
-    chosen: _Row
-    rejected: _Row
+    chosen: _Encoded
+    rejected: _Encoded
 
     @property
-    def rows(self) -> tuple[_Row, ...]:
+    def rows(self) -> tuple[_Encoded, ...]:
         return self.chosen, self.rejected
 
     def known(self, references: Sequence[float]) -> _Pair:
@@ -137,13 +137,13 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Judged:
-    row: _Row
+    row: _Encoded
     label: float
     weight: float = 1.0
-    other: _Row | None = None  # the prompt with a reply to another one
+    other: _Encoded | None = None  # the prompt with a reply to another one
 
     @property
-    def rows(self) -> tuple[_Row, ...]:
+    def rows(self) -> tuple[_Encoded, ...]:
         return (self.row,) if self.other is None else (self.row, self.other)
 
     def known(self, references: Sequence[float]) -> _Judged:
@@ -165,7 +165,7 @@ class _Ratios:
         self.decoder, self.head = decoder_and_head(trainee.model)
         self.pad = trainee.pad
 
-    def collate(self, rows: Sequence[_Row]) -> dict[str, Any]:
+    def collate(self, rows: Sequence[_Encoded]) -> dict[str, Any]:
         return {
             **causal_batch([row.tokens for row in rows], self.pad),
             "reference": torch.tensor([row.reference for row in rows]),
@@ -175,7 +175,7 @@ class _Ratios:
         reference: torch.Tensor = batch["reference"]
         return reply_logprobs(self.decoder, self.head, batch, len(reference)) - reference
 
-    def references(self, rows: Sequence[_Row], device: torch.device, lower: bool) -> list[float]:
+    def references(self, rows: Sequence[_Encoded], device: torch.device, lower: bool) -> list[float]:
         """What the replies' log-probabilities are now."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens.ids))
         found = [math.nan] * len(rows)
@@ -241,9 +241,9 @@ def _length(example: _Pair | _Judged) -> int:
     return len(example.rows) * max(len(row.tokens.ids) for row in example.rows)
 
 
-def _rows(pairs: Sequence[tuple[Prompt, str]], trainee: Trainee) -> list[_Row]:
+def _rows(pairs: Sequence[tuple[Prompt, str]], trainee: Trainee) -> list[_Encoded]:
     examples = [TextExample(prompt, reply) for prompt, reply in pairs]
-    return [_Row(row) for row in causal_rows(examples, trainee.text)]
+    return [_Encoded(row) for row in causal_rows(examples, trainee.text)]
 
 
 def _comparison_rows(some: Sequence[Preference], trainee: Trainee) -> list[_Pair]:
@@ -398,7 +398,7 @@ def train_log_ratio(
     def rows(some: Sequence[StepLabelRecord], trainee: Trainee) -> list[Any]:
         made = [(record, outcome_row(record, family, trainee, write)) for record in some if _outcome(record)]
         if loss == "cross-entropy":
-            return [_Judged(_Row(row), float(bool(record.correct))) for record, row in made]
+            return [_Judged(_Encoded(row), float(bool(record.correct))) for record, row in made]
         return _outcome_pairs(made)
 
     how = _How(settings or TrainSettings(), lora or LoraSettings(), max_length, base, None, device)
@@ -427,7 +427,7 @@ def _outcome_pairs(made: Sequence[tuple[StepLabelRecord, CausalRow]]) -> list[_P
     for record, row in made:
         by_question.setdefault(record.question, ([], []))[bool(record.correct)].append(row)
     return [
-        _Pair(_Row(right), _Row(wrong))
+        _Pair(_Encoded(right), _Encoded(wrong))
         for wrongs, rights in by_question.values()
         for right, wrong in zip(rights, wrongs, strict=False)
     ]

@@ -21,10 +21,10 @@ from agentprm.training.relations import Relation
 
 __all__ = ["Draft", "Facts", "Hop", "collect_facts", "digest", "draft_questions", "has_answer"]
 
-Kind = Literal["one_hop", "two_hop", "comparison"]
+QuestionKind = Literal["one_hop", "two_hop", "comparison"]
 
 # Of every ten questions so many are of each kind, while there are any.
-_MIX: tuple[Kind, ...] = ("one_hop", "two_hop", "one_hop", "two_hop", "comparison") * 2
+_MIX: tuple[QuestionKind, ...] = ("one_hop", "two_hop", "one_hop", "two_hop", "comparison") * 2
 
 
 class Hop(TypedDict):
@@ -57,7 +57,7 @@ class Draft(TypedDict):
         hops: Its sub-questions; one for a question of one hop.
     """
 
-    kind: Kind
+    kind: QuestionKind
     question: str
     answers: list[str]
     hops: list[Hop]
@@ -149,7 +149,7 @@ def draft_questions(facts: Facts, seed: int = 0) -> Iterator[Draft]:
         facts: What `collect_facts` found.
         seed: Decides their order and their words.
     """
-    pools: dict[Kind, Iterator[Draft]] = {
+    pools: dict[QuestionKind, Iterator[Draft]] = {
         "one_hop": _mixed(_one_hops(facts), seed),
         "two_hop": _mixed(_two_hops(facts), seed),
         "comparison": _mixed(_comparisons(facts, seed), seed),
@@ -338,7 +338,7 @@ def _comparison(
     return _draft("comparison", question, [answer], hops)
 
 
-def _draft(kind: Kind, question: str, answers: list[str], hops: list[Hop]) -> Draft | None:
+def _draft(kind: QuestionKind, question: str, answers: list[str], hops: list[Hop]) -> Draft | None:
     """A draft, unless a question gives its own answer away."""
     for hop in hops:
         if hop["gold"] and any(has_answer(hop["asked"], answer) for answer in hop["answers"]):

@@ -7,9 +7,9 @@ from typing import Literal
 
 import regex
 
-__all__ = ["PEOPLE", "RELATIONS", "SITES", "Kind", "Relation", "filled"]
+__all__ = ["PEOPLE", "RELATIONS", "SITES", "Relation", "SubjectKind", "spelled_out"]
 
-Kind = Literal["person", "place", "group", "work", "thing"]
+SubjectKind = Literal["person", "place", "group", "work", "thing"]
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Relation:
     patterns: tuple[str, ...]
     questions: tuple[str, ...]
     phrase: str = ""
-    subjects: tuple[Kind, ...] = ()
-    leads_to: tuple[Kind, ...] = ()
+    subjects: tuple[SubjectKind, ...] = ()
+    leads_to: tuple[SubjectKind, ...] = ()
     hints: tuple[str, ...] = ()
     several: bool = False
     own: bool = False
     compiled: tuple[regex.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "compiled", tuple(regex.compile(filled(p)) for p in self.patterns))
+        object.__setattr__(self, "compiled", tuple(regex.compile(spelled_out(p)) for p in self.patterns))
 
 
 _MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -80,7 +80,7 @@ _ORDER = (
 )  # fmt: skip
 
 
-def filled(pattern: str) -> str:
+def spelled_out(pattern: str) -> str:
     """A pattern with `NAME`, `PLACE`, `DATE`, … written out."""
     for name in _ORDER:
         pattern = regex.sub(rf"\b{name}\b", lambda match: _PARTS[match.group()], pattern)

@@ -101,7 +101,7 @@ def relevance_examples(
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Encoded:
     ids: tuple[int, ...]
     types: tuple[int, ...]
     label: float
@@ -172,7 +172,7 @@ def train_cross_encoder(
     return report
 
 
-def _encoded(pairs: Sequence[RelevancePair], tokenizer: Any, max_length: int) -> list[_Row]:
+def _encoded(pairs: Sequence[RelevancePair], tokenizer: Any, max_length: int) -> list[_Encoded]:
     if not pairs:
         return []
     encoded = tokenizer(
@@ -183,11 +183,11 @@ def _encoded(pairs: Sequence[RelevancePair], tokenizer: Any, max_length: int) ->
     )
     ids = encoded["input_ids"]
     types = encoded.get("token_type_ids") or [[0] * len(row) for row in ids]
-    return [_Row(tuple(i), tuple(t), pair.label) for i, t, pair in zip(ids, types, pairs, strict=True)]
+    return [_Encoded(tuple(i), tuple(t), pair.label) for i, t, pair in zip(ids, types, pairs, strict=True)]
 
 
-def _objective(tokenizer: Any) -> Objective[_Row]:
-    def collate(rows: Sequence[_Row]) -> dict[str, Any]:
+def _objective(tokenizer: Any) -> Objective[_Encoded]:
+    def collate(rows: Sequence[_Encoded]) -> dict[str, Any]:
         longest = max(len(row.ids) for row in rows)
         shape = (len(rows), longest)
         batch = {

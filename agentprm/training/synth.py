@@ -104,7 +104,7 @@ def _same(said: str, answers: Sequence[str]) -> bool:
     return bool(said.strip()) and token_f1(said, answers, normalize=normalize_unicode) >= _SAME
 
 
-class _Check:
+class _DraftCheck:
     """Finds distractors for drafts, and tells which drafts stand.
 
     Args:
@@ -343,7 +343,7 @@ def synthesize(
         "reader": reader_name,
         "writer": writer_name,
     }
-    check = _Check(
+    check = _DraftCheck(
         store,
         default_retriever(store, k=2 * distractors + 4),
         None if reader is None else reading_with(reader),

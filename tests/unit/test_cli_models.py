@@ -90,7 +90,7 @@ def test_chat_models_that_are_none(providers, name, kind, message):
 
 
 def test_a_bad_model_fails_before_the_index_is_opened(providers, index, monkeypatch, capsys):
-    monkeypatch.setattr(opening, "open_index", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(opening, "open_store", lambda *_: pytest.fail("opened"))
     monkeypatch.setattr(opening, "build_store", lambda *_: pytest.fail("embedded"))
     for option in ("--model", "--reward", "--reranker"):
         monkeypatch.setattr("agentprm.packaged.default_language_model", lambda: ScriptedLanguageModel({}))

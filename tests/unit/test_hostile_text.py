@@ -40,7 +40,7 @@ from agentprm.rerank.setwise import parse_member
 from agentprm.retrievers import LexicalIndex, MentionIndex
 from agentprm.retrievers.filters import compile_filter
 from agentprm.retrievers.formats import SUFFIXES, read_file
-from agentprm.retrievers.html_text import html_page
+from agentprm.retrievers.html_text import read_html
 from agentprm.retrievers.leads import lead_names
 from agentprm.retrievers.mentions import title_names
 from agentprm.retrievers.splitting import split_text
@@ -251,7 +251,7 @@ FUNCTIONS: dict[str, Callable[[str], Any]] = {
     "lead_names": lead_names,
     "title_names": lambda text: title_names(doc(text)),
     "lexical": lambda text: LexicalIndex([doc(text)]).search(text),
-    "html_page": html_page,
+    "read_html": read_html,
     "split_text": lambda text: split_text(text, 1000, 100, markdown=True),
     "filters": lambda text: compile_filter({"tags": {"$contains": text[:20_000] + "!"}})(doc(text)),
     "fake embeddings": FakeEmbeddings().embed_query,

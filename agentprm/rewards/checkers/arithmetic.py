@@ -81,7 +81,7 @@ _GLUED = frozenset(
 _SCALES = frozenset(("dozen", "hundred", "thousand", "million", "billion"))
 
 
-class _Piece(NamedTuple):
+class _TextPiece(NamedTuple):
     kind: str  # a token's kind, or `opaque`, `break`, `relation`, `unit`
     text: str
 
@@ -126,7 +126,7 @@ class ArithmeticChecker:
         unique = {verdict.evidence: verdict for verdict in verdicts}
         return list(unique.values())
 
-    def _chain(self, segment: list[_Piece], text: str) -> Iterator[CheckResult]:
+    def _chain(self, segment: list[_TextPiece], text: str) -> Iterator[CheckResult]:
         relations = [piece.text for piece in segment if piece.kind == "relation"]
         if not relations:
             return
@@ -191,22 +191,22 @@ def _without_markup(text: str) -> str:
     return text
 
 
-def _pieces(text: str) -> list[_Piece]:
+def _pieces(text: str) -> list[_TextPiece]:
     """Tokens with words resolved to units, factors, opaque operands or breaks."""
     found = [(str(m.lastgroup), m.group(), m.start()) for m in _TOKEN.finditer(text)]
     ends = {start + len(token): kind for kind, token, start in found}
-    pieces: list[_Piece] = []
+    pieces: list[_TextPiece] = []
     index = 0
     while index < len(found):
         kind, token, start = found[index]
         if kind == "space":
             index += 1
         elif kind == "other":
-            pieces.append(_Piece("break", ""))
+            pieces.append(_TextPiece("break", ""))
             index += 1
         elif kind == "subscript" or (kind == "frac" and ends.get(start) == "number"):
             # `2012_3` is no 2012, and `2\frac{6}{7}` is a mixed number or a product.
-            pieces.append(_Piece("opaque", token))
+            pieces.append(_TextPiece("opaque", token))
             index += 1
         elif kind == "word":
             words = []
@@ -219,63 +219,63 @@ def _pieces(text: str) -> list[_Piece]:
             call = following[0] == "open" and (found[index - 1][0] == "word" or len(words[-1]) == 1)
             pieces += _words(words, pieces[-1].kind if pieces else "break", following[0], glued, call)
         else:
-            pieces.append(_Piece(kind, token))
+            pieces.append(_TextPiece(kind, token))
             index += 1
     return pieces
 
 
-def _words(words: list[str], before: str, after: str, glued: bool, call: bool) -> list[_Piece]:
+def _words(words: list[str], before: str, after: str, glued: bool, call: bool) -> list[_TextPiece]:
     """What a run of words between two tokens means."""
     operand_before = before in ("number", "close", "percent", "scale", "factorial")
     operand_after = after in ("number", "open", "frac", "sqrt")
     if call or (_FUNCTIONS & {words[0], words[-1]}) or any(w.startswith("\\") for w in words):
-        return [_Piece("opaque", " ".join(words))]
+        return [_TextPiece("opaque", " ".join(words))]
     if operand_before:
         if words[0] in _SCALES:
             rest = _words(words[1:], "scale", after, False, False) if words[1:] else []
-            return [_Piece("scale", words[0]), *rest]
+            return [_TextPiece("scale", words[0]), *rest]
         if operand_after:
             if words in (["of"], ["x"], ["times"]):
-                return [_Piece("op", "*")]
-            return [_Piece("opaque", "")] if glued else [_Piece("break", " ".join(words))]
+                return [_TextPiece("op", "*")]
+            return [_TextPiece("opaque", "")] if glued else [_TextPiece("break", " ".join(words))]
         if _CONJUNCTIONS & set(words):
             return [
-                _Piece("break", " ".join(words)),
-                *([_Piece("opaque", "")] if after in ("op", "relation") else []),
+                _TextPiece("break", " ".join(words)),
+                *([_TextPiece("opaque", "")] if after in ("op", "relation") else []),
             ]
         # A single letter after a number is a variable as likely as a unit.
         if len(words[0]) == 1 or not words[0].isalpha() or (glued and words[0] not in _GLUED):
-            return [_Piece("opaque", words[0])]
-        return [_Piece("unit", words[0].rstrip("s"))]
+            return [_TextPiece("opaque", words[0])]
+        return [_TextPiece("unit", words[0].rstrip("s"))]
     if before == "relation" and operand_after and set(words) <= _FILLERS:
         return []
     if before in ("op", "relation", "open", "frac", "sqrt") or after in ("op", "relation"):
-        return [_Piece("opaque", " ".join(words))]
-    return [_Piece("break", " ".join(words))]
+        return [_TextPiece("opaque", " ".join(words))]
+    return [_TextPiece("break", " ".join(words))]
 
 
-def _segments(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+def _segments(pieces: list[_TextPiece]) -> Iterator[list[_TextPiece]]:
     """Stretches between breaks. A bare number after words is no left side: "3 and 4 = 7"."""
-    segment: list[_Piece] = []
+    segment: list[_TextPiece] = []
     after_words = False
-    for piece in [*pieces, _Piece("break", "")]:
+    for piece in [*pieces, _TextPiece("break", "")]:
         if piece.kind != "break":
             segment.append(piece)
             continue
         if segment:
             first = [p.kind for p in segment[: next(_relation_at(segment), len(segment))]]
             if after_words and not {"op", "sqrt"} & set(first):
-                segment.insert(0, _Piece("opaque", ""))
+                segment.insert(0, _TextPiece("opaque", ""))
             yield segment
         segment, after_words = [], bool(piece.text)
 
 
-def _relation_at(segment: list[_Piece]) -> Iterator[int]:
+def _relation_at(segment: list[_TextPiece]) -> Iterator[int]:
     return (i for i, piece in enumerate(segment) if piece.kind == "relation")
 
 
-def _sides(segment: list[_Piece]) -> list[_Side]:
-    sides: list[list[_Piece]] = [[]]
+def _sides(segment: list[_TextPiece]) -> list[_Side]:
+    sides: list[list[_TextPiece]] = [[]]
     for piece in segment:
         if piece.kind == "relation":
             sides.append([])

@@ -179,8 +179,8 @@ def _run(task: Mapping[str, Any], seconds: float, output_chars: int) -> ProgramR
         flooded.set()
         stop()
 
-    output = _Reader(process.stdout, 10 * output_chars, overflow)
-    errors = _Reader(process.stderr, 100_000, overflow)
+    output = _PipeReader(process.stdout, 10 * output_chars, overflow)
+    errors = _PipeReader(process.stderr, 100_000, overflow)
     timed_out, said = False, b""
     try:
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
@@ -222,7 +222,7 @@ def _ended(pid: int, seconds: float) -> bool:
     return True
 
 
-class _Reader(threading.Thread):
+class _PipeReader(threading.Thread):
     """Reads a pipe to its end, keeps a bounded part, and reports a flood."""
 
     def __init__(self, pipe: IO[bytes], limit: int, overflow: Any) -> None:

@@ -17,7 +17,7 @@ from agentprm.evaluation import (
     evidence_order,
     markdown_table,
     qa_report,
-    read_records,
+    read_log,
     run_questions,
 )
 
@@ -102,10 +102,10 @@ def test_a_finished_question_is_not_asked_again(tmp_path):
     records = run_questions(again, QUESTIONS, run="r", log=log, on_record=lambda r, old: seen.append(old))
     assert again.asked == ["capital of Italy", "capital of Peru"]
     assert seen == [True, False, False]
-    assert records == read_records(log, "r")
+    assert records == read_log(log, "r")
     run_questions(again, QUESTIONS, run="other settings", log=log)
     assert len(again.asked) == 5
-    assert len(read_records(log)) == 6
+    assert len(read_log(log)) == 6
 
 
 def test_a_graph_is_made_once_when_first_asked_and_its_making_is_nobodys_time(tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_a_line_cut_off_by_a_kill_is_asked_again(tmp_path, cut):
     graph = Graph()
     run_questions(graph, QUESTIONS, run="r", log=log)
     assert graph.asked == ["capital of Italy", "capital of Peru"]
-    assert [r["question_id"] for r in read_records(log)] == ["q1", "q2", "q3"]
+    assert [r["question_id"] for r in read_log(log)] == ["q1", "q2", "q3"]
 
 
 def test_other_files_are_not_taken_for_a_log(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from agentprm.errors import InputError
 from agentprm.retrievers import load_folder
-from agentprm.retrievers.html_text import html_page
+from agentprm.retrievers.html_text import read_html
 
 
 def load(tmp_path, name, content):
@@ -50,7 +50,7 @@ def one(tmp_path, name, content):
     ],
 )
 def test_html(html, text):
-    assert html_page(html).text == text
+    assert read_html(html).text == text
 
 
 def test_title_of_a_page(tmp_path):
@@ -114,7 +114,7 @@ def test_a_page_nested_without_end_is_named(tmp_path):
     assert [d.page_content for d in documents] == ["good"]
     assert "nested" in skipped[0].reason
     with pytest.raises(InputError):
-        html_page("<b>" * 100_000 + "</p>" * 100_000)
+        read_html("<b>" * 100_000 + "</p>" * 100_000)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 
 from agentprm.budget import record
 from agentprm.errors import AgentPRMError, ConfigurationError, IndexMismatchError, InputError
-from agentprm.evaluation import QaQuestion, read_records, run_questions
+from agentprm.evaluation import QaQuestion, read_log, run_questions
 from agentprm.lm import Prompt, SamplingParams
 from agentprm.retrievers import FaissStore, build_index
 from agentprm.scale import Journal, LocalExecutor, batch_embedder, item_key, map_items
@@ -172,7 +172,7 @@ def test_questions_on_an_executor(tmp_path):
     broken = Graph({3: InputError("too long"), 5: OSError("gone")})
     with pytest.raises(AgentPRMError, match=r"1 of 12 questions failed, the first: q5: OSError: gone"):
         run_questions(broken, QUESTIONS, run="r", log=log, executor=LocalExecutor(3))
-    assert len(read_records(log, "r")) == 11
+    assert len(read_log(log, "r")) == 11
     records = run_questions(
         lambda: Graph(), QUESTIONS, run="r", log=log, executor=LocalExecutor(3),
         on_record=lambda record, known: seen.append((record["question_id"], known)),
@@ -183,7 +183,7 @@ def test_questions_on_an_executor(tmp_path):
     assert all(r["usage"]["model_calls"] == 1 for r in records)
     assert [key for key, known in seen if not known] == ["q5"]
     assert len(seen) == 12
-    assert len(read_records(log, "r")) == 12
+    assert len(read_log(log, "r")) == 12
     alone = run_questions(lambda: Graph(), QUESTIONS, run="r")  # a function makes the graph there, too
     assert [r["prediction"] for r in alone] == [str(i) for i in range(12)]
 
