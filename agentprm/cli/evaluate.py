@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentprm.cli import opening
 from agentprm.cli.console import error_console, show, show_json, tell
-from agentprm.cli.options import add_command, add_search_options, amount, count
+from agentprm.cli.options import add_command, add_search_options, count, not_negative
 from agentprm.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def add(commands: Any) -> None:
         "--workers", type=count, metavar="N", help="processes on the cluster (as many as it has room for)"
     )
     command.add_argument(
-        "--gpus", type=amount, default=0.0, metavar="N", help="GPUs for each of them, or a share (0)"
+        "--gpus", type=not_negative, default=0.0, metavar="N", help="GPUs for each of them, or a share (0)"
     )
     command.add_argument("--json", action="store_true", help="print the measures as JSON")
     add_search_options(command)
@@ -338,12 +338,12 @@ def _show(found: Evaluation) -> None:
     from rich.text import Text
 
     from agentprm.evaluation.pages import sections
-    from agentprm.trace.text import shown_line, unit
+    from agentprm.trace.text import counted, shown_line
 
     for heading, _, (head, rows) in sections(found):
         if heading in ("Results", "Cost", "Differences", "What fails"):
             # Set-ups side by side: there are more measures than fit into a line.
-            title = f"{found.data}, {unit(found.questions, 'question')}: {heading}"
+            title = f"{found.data}, {counted(found.questions, 'question')}: {heading}"
             table = Table(title=Text(shown_line(title)), title_justify="left")
             turned = heading != "Differences"
             columns = list(zip(*[head, *rows], strict=True)) if turned else [head, *rows]

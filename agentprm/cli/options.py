@@ -38,10 +38,10 @@ __all__ = [
     "Parser",
     "add_command",
     "add_search_options",
-    "amount",
     "arguments_of",
     "count",
     "gate",
+    "not_negative",
     "share",
     "whole",
     "with_config",
@@ -287,7 +287,7 @@ def count(text: str) -> int:
     return int(text)
 
 
-def amount(text: str) -> float:
+def not_negative(text: str) -> float:
     """A number of at least 0."""
     try:
         amount = float(text)
@@ -300,7 +300,7 @@ def amount(text: str) -> float:
 
 def share(text: str) -> float:
     """A number from 0 to 1."""
-    value = amount(text)
+    value = not_negative(text)
     if value > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value

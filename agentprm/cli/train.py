@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from agentprm.cli.console import error_console, show, tell
-from agentprm.cli.options import add_command, amount, count, whole
+from agentprm.cli.options import add_command, count, not_negative, whole
 from agentprm.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def add(commands: Any) -> None:
         "--base", metavar="NAME", help="model to train, a name or folder (default: packaged)"
     )
     command.add_argument("--limit", type=count, metavar="N", help="only N examples, drawn at random")
-    command.add_argument("--dev", type=amount, metavar="SHARE", help="of questions held out (0.1)")
-    command.add_argument("--epochs", type=amount, metavar="N", help="passes over the examples")
+    command.add_argument("--dev", type=not_negative, metavar="SHARE", help="of questions held out (0.1)")
+    command.add_argument("--epochs", type=not_negative, metavar="N", help="passes over the examples")
     command.add_argument("--max-steps", type=count, metavar="N", help="steps at most")
-    command.add_argument("--learning-rate", type=amount, metavar="RATE", help="at its peak")
+    command.add_argument("--learning-rate", type=not_negative, metavar="RATE", help="at its peak")
     command.add_argument("--batch-tokens", type=count, metavar="N", help="tokens of a step")
     command.add_argument("--evaluate-every", type=count, metavar="N", help="steps between evaluations")
     command.add_argument(

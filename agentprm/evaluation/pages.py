@@ -11,7 +11,7 @@ from agentprm.evaluation.plots import grouped_bars, reliability_diagram, scatter
 from agentprm.evaluation.report import percent
 from agentprm.evaluation.summary import Evaluation, SetupSummary
 from agentprm.text import one_line
-from agentprm.trace.text import shown_line, unit
+from agentprm.trace.text import counted, shown_line
 
 __all__ = [
     "html_page",
@@ -114,7 +114,7 @@ _MARKUP = {ord(c): "\\" + c for c in "\\`*|"} | {ord("<"): "&lt;", ord("&"): "&a
 
 
 def _title(evaluation: Evaluation) -> str:
-    setups, questions = unit(len(evaluation.setups), "set-up"), unit(evaluation.questions, "question")
+    setups, questions = counted(len(evaluation.setups), "set-up"), counted(evaluation.questions, "question")
     return f"{evaluation.data}: {setups}, {questions}"
 
 

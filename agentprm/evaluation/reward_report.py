@@ -33,7 +33,7 @@ from agentprm.rewards import ProcessRewardModel, as_reward
 from agentprm.rewards.aggregation import Aggregation
 from agentprm.rewards.base import check_scores
 from agentprm.scale import Executor, Journal, map_items
-from agentprm.trace.text import unit
+from agentprm.trace.text import counted
 
 __all__ = ["RewardEvaluation", "RewardSummary", "evaluate_rewards", "reward_html", "reward_markdown"]
 
@@ -382,5 +382,5 @@ def reward_html(found: RewardEvaluation) -> str:
 
 
 def _title(found: RewardEvaluation) -> str:
-    rewards, items = unit(len(found.rewards), "reward"), unit(found.items, "item")
+    rewards, items = counted(len(found.rewards), "reward"), counted(found.items, "item")
     return f"{found.data} ({found.kind}): {rewards}, {items}"

@@ -22,7 +22,7 @@ from agentprm.evaluation.runner import QaRecord
 from agentprm.evaluation.setups import Run
 from agentprm.evaluation.significance import PairedComparison, compare_paired
 from agentprm.trace.schema import Trace
-from agentprm.trace.text import unit
+from agentprm.trace.text import counted
 
 __all__ = [
     "CalibrationScores",
@@ -182,8 +182,8 @@ def summarize(
     notes: list[str] = []
     if data.left_out:
         notes.append(
-            f"{unit(data.left_out, 'question')} more had neither answers nor gold passages, and so were not "
-            "asked."
+            f"{counted(data.left_out, 'question')} more had neither answers nor gold passages, and so were "
+            "not asked."
         )
     questions = {question.id: question for question in data.questions}
     groups: dict[str, list[tuple[Run, list[_AnswerRow]]]] = {}

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from agentprm.errors import ModelServerError, TransientModelError
 from agentprm.lm.base import SamplingParams, wish_for
 from agentprm.lm.learned import Learned
-from agentprm.lm.reports import SETTINGS, is_cut_off, refused_settings, said_with
+from agentprm.lm.reports import SETTING_NAMES, is_cut_off, refused_settings, said_with
 from agentprm.lm.retries import transient
 from agentprm.text import clean_text
 
@@ -164,7 +164,7 @@ class ChatLeaf(Runnable[Any, Reply]):
             again = True
 
     def _settings(self, refused: set[str] | frozenset[str], again: bool) -> dict[str, Any]:
-        """The settings to send, by their names in `SETTINGS`."""
+        """The settings to send, by their names in `SETTING_NAMES`."""
         params, thinks = self.asking.params, self._learned.thinks or again
         settings: dict[str, Any] = {
             "temperature": params.temperature,
@@ -235,7 +235,7 @@ def _fields_of(kind: type[BaseChatModel]) -> tuple[Mapping[str, str | None], boo
 
     Integrations that have both fields report OpenAI's form; for others "logprobs" means other things.
     """
-    fields = {name: declared(kind, SETTINGS[name]) for name in _FIELDS}
+    fields = {name: declared(kind, SETTING_NAMES[name]) for name in _FIELDS}
     return MappingProxyType(fields), {"logprobs", "top_logprobs"} <= set(kind.model_fields)
 
 

@@ -14,7 +14,7 @@ class Learned:
     """What one model was found to do; safe to use from threads.
 
     Attributes:
-        refused: Settings that the model does not take, by their names in `reports.SETTINGS`.
+        refused: Settings that the model does not take, by their names in `reports.SETTING_NAMES`.
         thinks: It thinks before it answers, so that its tokens must suffice for both.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 from agentprm.text import clean_text
 
 __all__ = [
-    "SETTINGS",
+    "SETTING_NAMES",
     "content_text",
     "error_within",
     "is_cut_off",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 #: What each setting is called in requests and in refusals, by OpenAI's name of it.
-SETTINGS: dict[str, tuple[str, ...]] = {
+SETTING_NAMES: dict[str, tuple[str, ...]] = {
     "temperature": ("temperature",),
     "top_p": ("top_p", "topp"),
     "seed": ("seed", "random_seed"),
@@ -70,7 +70,7 @@ def refused_settings(said: str, sent: Iterable[str]) -> set[str]:
 
     Args:
         said: The refusal.
-        sent: Names as in `SETTINGS`.
+        sent: Names as in `SETTING_NAMES`.
     """
     said = said[:4000]
     if too_long(said):
@@ -79,7 +79,7 @@ def refused_settings(said: str, sent: Iterable[str]) -> set[str]:
         said = " ".join(_POINTED_AT.findall(said))
     words = set(re.findall(r"[a-z_]+", said.lower()))
     words |= {word.strip("_") for word in words}
-    found = {name for name in sent if name != "n" and words & set(SETTINGS[name])}
+    found = {name for name in sent if name != "n" and words & set(SETTING_NAMES[name])}
     if "n" in sent and re.search(r"(?<![\w\\])n(?!\w)|(?:one|single) (?:completion )?choice", said):
         found.add("n")
     if "schema" in sent and re.search(r"structured output|json mode|function call", said, re.IGNORECASE):

@@ -13,7 +13,7 @@ from agentprm.rerank.judging import Assessor, width_of
 from agentprm.routines import Routine, wait
 from agentprm.text import cut, one_line
 
-__all__ = ["DEFINITION", "sampling", "scoring", "shown"]
+__all__ = ["DEFINITION", "passage_text", "sampling", "scoring"]
 
 #: What "relevant" means unless a reranker is told otherwise.
 DEFINITION = "A passage is relevant if it helps to answer the query."
@@ -21,7 +21,7 @@ DEFINITION = "A passage is relevant if it helps to answer the query."
 T = TypeVar("T")
 
 
-def shown(document: Document, max_chars: int) -> str:
+def passage_text(document: Document, max_chars: int) -> str:
     """The passage as one line, its title first if it has one, cut at a word with a visible mark."""
     text = one_line(document.page_content)
     if len(text) > max_chars:

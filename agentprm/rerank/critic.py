@@ -13,7 +13,7 @@ from pydantic import model_validator
 from typing_extensions import TypedDict
 
 from agentprm.errors import ConfigurationError
-from agentprm.rerank.asking import shown
+from agentprm.rerank.asking import passage_text
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 from agentprm.rewards import ProcessRewardModel, RewardStep, check_scores
@@ -125,7 +125,7 @@ class CriticReranker(PointwiseReranker):
         def judged(documents: list[Document]) -> Routine[list[float]]:
             trajectories = []
             for document in documents:
-                text = shown(document, self.max_chars)
+                text = passage_text(document, self.max_chars)
                 last = RewardStep(query=query, passages=[text], thought="", final_answer=None)
                 trajectories.append([*state["path"], last])
             rows = yield from wait(reward.score, reward.ascore, state["question"], trajectories)

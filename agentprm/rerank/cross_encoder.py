@@ -12,7 +12,7 @@ from pydantic import PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError, MissingDependencyError, check_least
 from agentprm.model_names import model_name
-from agentprm.rerank.asking import shown
+from agentprm.rerank.asking import passage_text
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 
@@ -64,7 +64,7 @@ class CrossEncoderReranker(PointwiseReranker):
         """See `PointwiseReranker.judge`."""
 
         def score(documents: list[Document]) -> list[float]:
-            pairs = [(query, shown(document, self.max_chars)) for document in documents]
+            pairs = [(query, passage_text(document, self.max_chars)) for document in documents]
             scores = []
             for at in range(0, len(pairs), self.batch_size):
                 scores += [_one_number(value) for value in self._score(pairs[at : at + self.batch_size])]

@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 
 from agentprm.budget import record
 from agentprm.errors import CapabilityError, ConfigurationError, check_least
-from agentprm.rerank.asking import DEFINITION, shown
+from agentprm.rerank.asking import DEFINITION, passage_text
 from agentprm.rerank.comparator import (
     Comparator,
     Comparison,
@@ -87,7 +87,7 @@ class DecisionComparator(Comparator):
 
     def view(self, document: Document) -> str:
         """See `Comparator.view`; here the passage as it is shown."""
-        return shown(document, self.max_chars)
+        return passage_text(document, self.max_chars)
 
     def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
         """See `Comparator.compare`."""
@@ -104,8 +104,8 @@ class DecisionComparator(Comparator):
             {
                 "state": {
                     "question": one_line(query),
-                    "passage_a": shown(first, self.max_chars),
-                    "passage_b": shown(second, self.max_chars),
+                    "passage_a": passage_text(first, self.max_chars),
+                    "passage_b": passage_text(second, self.max_chars),
                 },
                 "questions": {"better": self._question},
             }

@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 from agentprm.errors import check_least
 from agentprm.lm import Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
-from agentprm.rerank.asking import shown
+from agentprm.rerank.asking import passage_text
 from agentprm.rerank.comparator import Comparison, DocumentPair, RoutineComparator, token_of
 from agentprm.rewards.base import Memory, sigmoid
 from agentprm.routines import Routine, wait
@@ -57,7 +57,7 @@ class QueryLikelihoodComparator(RoutineComparator):
 
     def view(self, document: Document) -> str:
         """See `Comparator.view`; here the passage as it stands in the prompt."""
-        return shown(document, self.max_chars)
+        return passage_text(document, self.max_chars)
 
     def verdicts(self, query: str, pairs: Sequence[DocumentPair]) -> Routine[list[Comparison]]:
         """See `RoutineComparator.verdicts`."""

@@ -13,23 +13,23 @@ from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
-from agentprm.rerank.asking import DEFINITION, sampling, scoring, shown
+from agentprm.rerank.asking import DEFINITION, passage_text, sampling, scoring
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.judging import Assessor, Judging, Missing
 from agentprm.routines import Routine
 from agentprm.text import one_line
 
-__all__ = ["ListwiseReranker", "parse_permutation", "windows"]
+__all__ = ["ListwiseReranker", "parse_permutation", "sliding_windows"]
 
 
-def windows(count: int, size: int, step: int) -> list[tuple[int, int]]:
+def sliding_windows(count: int, size: int, step: int) -> list[tuple[int, int]]:
     """Windows over `count` places from the bottom to the top, each `(start, end)`.
 
     Clamped: the last window begins at the top whatever the numbers are, and a list shorter than a
     window is one window, so that every place is in one.
 
     Example:
-        >>> windows(25, 20, 10)
+        >>> sliding_windows(25, 20, 10)
         [(5, 25), (0, 20)]
     """
     starts = [max(0, count - size)]
@@ -125,7 +125,7 @@ class ListwiseReranker(Reranker):
         order = list(range(count))
         judge = self._judge(query, documents)
         for _ in range(self.passes):
-            spans = windows(count, self.size, self.step) if count > 1 else []
+            spans = sliding_windows(count, self.size, self.step) if count > 1 else []
             # Too few for a pass: those at the top, so that at least these are in order.
             affordable = int(min(len(spans), judging.judgements_left))
             cut, spans = affordable < len(spans), spans[len(spans) - affordable :]
@@ -147,7 +147,7 @@ class ListwiseReranker(Reranker):
 
         def prompt(places: Sequence[int]) -> Prompt:
             lines = [
-                f"[{number}] {shown(documents[place], self.max_chars)}"
+                f"[{number}] {passage_text(documents[place], self.max_chars)}"
                 for number, place in enumerate(places, 1)
             ]
             return self.prompts.arrange.render(

@@ -11,7 +11,7 @@ from pydantic import PrivateAttr, model_validator
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
-from agentprm.rerank.asking import DEFINITION, scoring, shown
+from agentprm.rerank.asking import DEFINITION, passage_text, scoring
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 from agentprm.rewards.base import sigmoid
@@ -71,7 +71,7 @@ class LogitReranker(PointwiseReranker):
                 prefill=self._reader.capabilities.prefill,
                 definition=one_line(self.definition),
                 query=one_line(query),
-                passage=shown(document, self.max_chars),
+                passage=passage_text(document, self.max_chars),
                 yes=self.labels[0],
                 no=self.labels[1],
             )

@@ -15,7 +15,7 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import ChatLM, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts
-from agentprm.rerank.asking import DEFINITION, shown
+from agentprm.rerank.asking import DEFINITION, passage_text
 from agentprm.rerank.comparator import (
     Comparison,
     DocumentPair,
@@ -85,7 +85,7 @@ class PromptComparator(RoutineComparator):
 
     def view(self, document: Document) -> str:
         """See `Comparator.view`; here the passage as it stands in the prompt."""
-        return shown(document, self.max_chars)
+        return passage_text(document, self.max_chars)
 
     def verdicts(self, query: str, pairs: Sequence[DocumentPair]) -> Routine[list[Comparison]]:
         """See `RoutineComparator.verdicts`."""
@@ -113,8 +113,8 @@ class PromptComparator(RoutineComparator):
             prefill=prefill,
             definition=self.definition,
             query=one_line(query),
-            first=shown(first, self.max_chars),
-            second=shown(second, self.max_chars),
+            first=passage_text(first, self.max_chars),
+            second=passage_text(second, self.max_chars),
         )
 
 

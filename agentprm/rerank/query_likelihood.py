@@ -10,7 +10,7 @@ from pydantic import PrivateAttr, model_validator
 
 from agentprm.lm import LanguageModel, Prompt, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
-from agentprm.rerank.asking import scoring, shown
+from agentprm.rerank.asking import passage_text, scoring
 from agentprm.rerank.judging import Assessor
 from agentprm.rerank.pointwise import PointwiseReranker
 from agentprm.text import one_line
@@ -56,7 +56,9 @@ class QueryLikelihoodReranker(PointwiseReranker):
         length = max(1, self._reader.count_tokens([question])[0])
 
         def ask(document: Document) -> tuple[list[Prompt], list[list[str]]]:
-            prompt = self.prompts.relate.render(prefill=prefill, passages=shown(document, self.max_chars))
+            prompt = self.prompts.relate.render(
+                prefill=prefill, passages=passage_text(document, self.max_chars)
+            )
             # After a prefix that ends in a word the query begins with a blank.
             return [prompt], [[(" " if prompt.prefix else "") + question]]
 

@@ -14,7 +14,7 @@ from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
-from agentprm.rerank.asking import DEFINITION, sampling, shown
+from agentprm.rerank.asking import DEFINITION, passage_text, sampling
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.judging import Judging, Missing
 from agentprm.rerank.pointwise import order_by_scores, without_gaps
@@ -160,7 +160,7 @@ class RubricReranker(Reranker):
             query_type=one_line(self.query_type),
             document_type=one_line(self.document_type),
             query=one_line(query),
-            passage=shown(document, self.max_chars),
+            passage=passage_text(document, self.max_chars),
         )
 
 

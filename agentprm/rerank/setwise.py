@@ -14,7 +14,7 @@ from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
-from agentprm.rerank.asking import DEFINITION, sampling, scoring, shown
+from agentprm.rerank.asking import DEFINITION, passage_text, sampling, scoring
 from agentprm.rerank.base import Ranked, Reranker
 from agentprm.rerank.judging import Assessor, Judging, Missing
 from agentprm.rerank.tournaments import abreast
@@ -249,7 +249,7 @@ class SetwiseReranker(Reranker):
 
     def _prompt(self, query: str, documents: Sequence[Document]) -> Prompt:
         lines = [
-            f"Passage {label}: {shown(document, self.max_chars)}"
+            f"Passage {label}: {passage_text(document, self.max_chars)}"
             for label, document in zip(LABELS, documents, strict=False)
         ]
         return self.prompts.choose.render(

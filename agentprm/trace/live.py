@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agentprm.trace.text import shown_line, unit
+from agentprm.trace.text import counted, shown_line
 
 __all__ = ["event_line"]
 
@@ -37,7 +37,7 @@ def _proposed(event: Mapping[str, Any]) -> str:
 
 
 def _retrieved(event: Mapping[str, Any]) -> str:
-    return f"reads {unit(len(event.get('doc_ids', [])), 'passage')}"
+    return f"reads {counted(len(event.get('doc_ids', [])), 'passage')}"
 
 
 def _completed(event: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from agentprm.errors import MissingDependencyError
 from agentprm.state import Step
 from agentprm.trace.schema import Trace, answer_path, drawn_steps
-from agentprm.trace.text import cost_line, shown_line, unit
+from agentprm.trace.text import cost_line, counted, shown_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,7 +98,7 @@ def search_tree(trace: Trace, *, full: bool = False) -> Tree:
             below = branches
         waiting += [(child, below) for child in reversed(children.get(step["id"], []))]
     if left_out:
-        tree.add(Text(f"… and {unit(left_out, 'more step')}", style="dim"))
+        tree.add(Text(f"… and {counted(left_out, 'more step')}", style="dim"))
     return tree
 
 

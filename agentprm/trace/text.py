@@ -8,7 +8,7 @@ from typing import Any
 
 from agentprm.text import cut
 
-__all__ = ["cost_line", "shown_line", "unit"]
+__all__ = ["cost_line", "counted", "shown_line"]
 
 _JOINERS = "\u200c\u200d"  # Persian, Hindi and families of emoji are spelt with them
 
@@ -34,7 +34,7 @@ def shown_line(text: str, width: int | None = None) -> str:
     return cut(clean, max(1, width - 1)).rstrip(" ,;:") + "…"
 
 
-def unit(count: int, noun: str, plural: str = "") -> str:
+def counted(count: int, noun: str, plural: str = "") -> str:
     """`count` with thousands marked and the noun in the right number."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
@@ -51,15 +51,15 @@ def cost_line(usage: Mapping[str, Any], full: bool = False) -> str:
         return sum(usage.get(key, 0) for key in keys)
 
     parts = [
-        (amount("model_calls"), unit(amount("model_calls"), "model call" if full else "call")),
-        (amount("prompt_tokens"), unit(amount("prompt_tokens", "completion_tokens"), "token")),
+        (amount("model_calls"), counted(amount("model_calls"), "model call" if full else "call")),
+        (amount("prompt_tokens"), counted(amount("prompt_tokens", "completion_tokens"), "token")),
     ]
     if full:
         parts += [
             (amount("computed_tokens"), f"{amount('computed_tokens'):,} computed"),
             (amount("read_tokens"), f"{amount('read_tokens'):,} read by readers"),
-            (amount("retrievals"), unit(amount("retrievals"), "search", "searches")),
-            (amount("reward_calls"), unit(amount("reward_calls"), "reward call")),
+            (amount("retrievals"), counted(amount("retrievals"), "search", "searches")),
+            (amount("reward_calls"), counted(amount("reward_calls"), "reward call")),
         ]
     parts.append((amount("seconds"), f"{amount('seconds'):.1f} s"))
     return ", ".join(text for count, text in parts if count)

@@ -29,7 +29,7 @@ from agentprm.rewards.base import RewardStep
 from agentprm.state import path_to
 from agentprm.training.data import Passage, PlanRecord, ReadingRecord, StepLabelRecord, TrajectoryStep
 from agentprm.training.labels import Labels, stated_labels
-from agentprm.training.relations import RELATIONS
+from agentprm.training.relations import FACT_RELATIONS
 
 __all__ = [
     "Choice",
@@ -264,7 +264,7 @@ def _asked(
         subject = one.facts[place][0] if place < len(one.facts) else ""
         tried = [query, _given_away(query, answer)]
         if subject and subject in query:
-            tried.append(rng.choice(RELATIONS).questions[0].format(subject))
+            tried.append(rng.choice(FACT_RELATIONS).questions[0].format(subject))
             strangers = [fact[0] for fact in other.facts if fact[0]]
             if strangers:
                 tried.append(query.replace(subject, rng.choice(strangers)))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import regex
 
 from agentprm.text import one_line, sentence_ends, words
-from agentprm.training.relations import RELATIONS, SITES, Relation, SubjectKind, spelled_out
+from agentprm.training.relations import FACT_RELATIONS, SITES, Relation, SubjectKind, spelled_out
 
 __all__ = ["ANAPHOR", "Statement", "Subject", "opens_with", "sentences", "statements_of", "subject_of"]
 
@@ -155,7 +155,7 @@ def statements_of(text: str, names: Sequence[str]) -> list[Statement]:
     if not opens_with(text, names):
         return []
     kind = subject_of(text).kind
-    table = [relation for relation in RELATIONS if not relation.subjects or kind in relation.subjects]
+    table = [relation for relation in FACT_RELATIONS if not relation.subjects or kind in relation.subjects]
     found: dict[str, list[Statement]] = {}
     for place, (start, sentence) in enumerate(sentences(text)):
         if place and not (ANAPHOR.match(sentence) or opens_with(sentence, names)):

@@ -19,7 +19,7 @@ from agentprm.retrievers.mentions import MentionIndex, title_names
 from agentprm.training.patterns import Statement, Subject, statements_of, subject_of
 from agentprm.training.relations import Relation
 
-__all__ = ["Draft", "Facts", "Hop", "collect_facts", "digest", "draft_questions", "has_answer"]
+__all__ = ["Draft", "Facts", "Hop", "collect_facts", "draft_questions", "has_answer", "seeded_digits"]
 
 QuestionKind = Literal["one_hop", "two_hop", "comparison"]
 
@@ -180,12 +180,12 @@ def _mixed(ideas: Iterable[_Idea], seed: int) -> Iterator[Draft]:
         groups.setdefault(idea.relation, []).append(idea)
     queues = []
     for relation in sorted(groups):
-        group = sorted(groups[relation], key=lambda idea: digest(seed, relation, idea.key))
+        group = sorted(groups[relation], key=lambda idea: seeded_digits(seed, relation, idea.key))
         queues.append(iter(group))
     while queues:
         for queue in list(queues):
             for idea in queue:
-                draft = idea.write(random.Random(digest(seed, idea.relation, idea.key)))
+                draft = idea.write(random.Random(seeded_digits(seed, idea.relation, idea.key)))
                 if draft is not None:
                     yield draft
                     break
@@ -193,7 +193,7 @@ def _mixed(ideas: Iterable[_Idea], seed: int) -> Iterator[Draft]:
                 queues.remove(queue)
 
 
-def digest(seed: int, *parts: str) -> str:
+def seeded_digits(seed: int, *parts: str) -> str:
     """Digits that decide, by seed and name, what chance would."""
     return hashlib.sha256("\n".join((str(seed), *parts)).encode()).hexdigest()
 
@@ -294,7 +294,7 @@ def _comparisons(facts: Facts, seed: int) -> Iterator[_Idea]:
             if fact.relation.name in _ORDERS or fact.relation.name == "nationality":
                 groups.setdefault((fact.relation.name, article.subject.noun), []).append((article, fact))
     for (relation, noun), members in sorted(groups.items()):
-        order = sorted(members, key=lambda member: digest(seed, "pair", relation, member[0].id))
+        order = sorted(members, key=lambda member: seeded_digits(seed, "pair", relation, member[0].id))
         if relation == "nationality":  # two at random rarely share one: half of the pairs are neighbours
             half = len(order) // 4 * 2
             order[:half] = sorted(order[:half], key=lambda member: member[1].text)

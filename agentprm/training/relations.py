@@ -7,7 +7,7 @@ from typing import Literal
 
 import regex
 
-__all__ = ["PEOPLE", "RELATIONS", "SITES", "Relation", "SubjectKind", "spelled_out"]
+__all__ = ["FACT_RELATIONS", "PEOPLE", "SITES", "Relation", "SubjectKind", "spelled_out"]
 
 SubjectKind = Literal["person", "place", "group", "work", "thing"]
 
@@ -110,7 +110,7 @@ SITES = (
     "neighborhood|neighbourhood|cemetery"
 )
 
-RELATIONS: tuple[Relation, ...] = (
+FACT_RELATIONS: tuple[Relation, ...] = (
     Relation(
         "director",
         ("directed",),

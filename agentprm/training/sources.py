@@ -19,11 +19,11 @@ from agentprm.evaluation.data import QaDataset, QaQuestion
 from agentprm.evaluation.qa import contains_answer, normalize_unicode
 from agentprm.retrievers.loading import load_folder
 from agentprm.training.data import Passage, PlanRecord, PlanStep, ReadingRecord
-from agentprm.training.relations import RELATIONS
+from agentprm.training.relations import FACT_RELATIONS
 
 __all__ = ["plan_records", "reading_records", "steps_of_facts"]
 
-_QUESTIONS = {relation.name: relation.questions[0] for relation in RELATIONS} | {
+_QUESTIONS = {relation.name: relation.questions[0] for relation in FACT_RELATIONS} | {
     "child": "Who is a child of {}?",
     "sibling": "Who is a sibling of {}?",
     "country of citizenship": "What is the country of citizenship of {}?",

@@ -33,7 +33,14 @@ from agentprm.retrievers.faiss_store import FaissStore, ShardedFaissStore
 from agentprm.retrievers.retrieving import default_retriever
 from agentprm.scale import Journal, LocalExecutor, map_items
 from agentprm.training.data import Passage, PlanRecord, PlanStep, ReadingRecord, write_records
-from agentprm.training.questions import Draft, Facts, collect_facts, digest, draft_questions, has_answer
+from agentprm.training.questions import (
+    Draft,
+    Facts,
+    collect_facts,
+    draft_questions,
+    has_answer,
+    seeded_digits,
+)
 from agentprm.training.rewording import reworded
 
 __all__ = ["AnswerPassages", "SynthReport", "reading_with", "synthesize"]
@@ -199,12 +206,12 @@ class _DraftCheck:
                 )
 
     def _shuffled(self, question: str, documents: Sequence[Document]) -> list[Document]:
-        return sorted(documents, key=lambda d: digest(self._seed, question, str(d.id)))
+        return sorted(documents, key=lambda d: seeded_digits(self._seed, question, str(d.id)))
 
     def _records(self, draft: Draft, own: dict[str, Document], others: list[Document]) -> dict[str, Any]:
         passages = self._shuffled(draft["question"], [*own.values(), *others])
         reading = ReadingRecord(
-            id="synth:" + digest(0, draft["question"])[:16],
+            id="synth:" + seeded_digits(0, draft["question"])[:16],
             set="synth",
             question=draft["question"],
             answers=draft["answers"],
@@ -225,7 +232,7 @@ class _DraftCheck:
             "reading": reading.model_dump(exclude_none=True, exclude_unset=True),
             "plan": plan.model_dump(exclude_unset=True),
         }
-        lot = int(digest(self._seed, "unanswerable", draft["question"])[:8], 16) / 16**8
+        lot = int(seeded_digits(self._seed, "unanswerable", draft["question"])[:8], 16) / 16**8
         if draft["kind"] == "one_hop" and others and lot < self._unanswerable:
             blind = reading.model_copy(
                 update={
@@ -383,7 +390,7 @@ def synthesize(
 
 
 def _key(batch: list[Draft]) -> str:
-    return digest(0, json.dumps(batch, sort_keys=True))[:32]
+    return seeded_digits(0, json.dumps(batch, sort_keys=True))[:32]
 
 
 def _write(

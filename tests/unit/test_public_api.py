@@ -29,6 +29,13 @@ def load(name: str) -> ModuleType:
         pytest.skip(str(error))
 
 
+def load_or_none(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except MissingDependencyError:
+        return None
+
+
 def test_every_package_says_what_its_modules_are_for() -> None:
     docs = {name: str(load(name).__doc__) for name in PACKAGES}
     inside = [info.name.rpartition(".") for info in FOUND if not info.name.endswith("__main__")]
@@ -91,6 +98,17 @@ def test_linked_packages_know_only_their_full_name(name: str) -> None:
     """`import graphs` would load a module a second time, with classes of its own."""
     for value in vars(load(f"agentprm.{name}")).values():
         assert not str(getattr(value, "__module__", "")).startswith(f"{name}.")
+
+
+def test_a_public_name_stands_for_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for name in MODULES:
+        if not name.startswith("agentprm.cli."):  # every command has its `add` and `run`
+            module = load_or_none(name)
+            for exported in getattr(module, "__all__", []):
+                if getattr(vars(module).get(exported), "__module__", "") == name:
+                    homes.setdefault(exported, []).append(name)
+    assert {exported: where for exported, where in homes.items() if len(where) > 1} == {}
 
 
 def imports(of: ast.AST, *, later: bool) -> Iterator[str]:

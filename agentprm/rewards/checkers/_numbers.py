@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from agentprm.errors import MissingDependencyError
 
-__all__ = ["Token", "Value", "evaluate", "sympy_module"]
+__all__ = ["Token", "Value", "sympy_module", "value_of"]
 
 _MAX_TOKENS = 200
 _MAX_DIGITS = 40
@@ -68,7 +68,7 @@ def sympy_module() -> Any:
     return sympy
 
 
-def evaluate(tokens: Sequence[Token], *, percent: bool) -> Value | None:
+def value_of(tokens: Sequence[Token], *, percent: bool) -> Value | None:
     """Value of an expression, or `None` if it is none, too large or undefined (division by zero).
 
     Args:

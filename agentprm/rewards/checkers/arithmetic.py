@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from agentprm.rewards.base import Trajectory
-from agentprm.rewards.checkers._numbers import Token, Value, evaluate, sympy_module
+from agentprm.rewards.checkers._numbers import Token, Value, sympy_module, value_of
 from agentprm.rewards.checkers.base import CheckResult, Label, combined
 
 __all__ = ["ArithmeticChecker"]
@@ -144,8 +144,8 @@ class ArithmeticChecker:
         percent = "percent" in kinds
         labels = set()
         for reading in (True, False) if percent else (True,):
-            a = evaluate(left.tokens, percent=reading)
-            b = evaluate(right.tokens, percent=reading)
+            a = value_of(left.tokens, percent=reading)
+            b = value_of(right.tokens, percent=reading)
             if a is None or b is None or (a.bare and b.bare):
                 return None
             labels.add(_compared(a, b, relation == "≈"))

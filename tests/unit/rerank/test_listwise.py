@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentprm.rerank.listwise import ListwiseReranker, parse_permutation, windows
+from agentprm.rerank.listwise import ListwiseReranker, parse_permutation, sliding_windows
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.rerank.graded import best_first, documents, places
 
@@ -28,7 +28,7 @@ def chat(script=perfect):
 @settings(deadline=None, max_examples=300)
 def test_windows_reach_every_place_and_overlap(count, size, step):
     step = min(step, size - 1)
-    spans = windows(count, size, step)
+    spans = sliding_windows(count, size, step)
     assert spans[0][1] == count
     assert spans[-1][0] == 0
     assert {place for span in spans for place in range(*span)} == set(range(count))
@@ -40,9 +40,9 @@ def test_windows_reach_every_place_and_overlap(count, size, step):
 
 def test_the_holes_of_unclamped_windows():
     # Starts counted down from n - size without clamping never look at the top of these lists.
-    assert windows(25, 20, 10) == [(5, 25), (0, 20)]
-    assert windows(51, 4, 2)[-1] == (0, 4)
-    assert windows(7, 20, 10) == [(0, 7)]
+    assert sliding_windows(25, 20, 10) == [(5, 25), (0, 20)]
+    assert sliding_windows(51, 4, 2)[-1] == (0, 4)
+    assert sliding_windows(7, 20, 10) == [(0, 7)]
     for count in (7, 25, 51):
         grades = [*range(count)]
         random.Random(count).shuffle(grades)

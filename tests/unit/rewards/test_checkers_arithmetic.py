@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentprm.rewards.checkers import ArithmeticChecker, Checker
-from agentprm.rewards.checkers._numbers import Token, evaluate
+from agentprm.rewards.checkers._numbers import Token, value_of
 
 pytest.importorskip("sympy")
 CHECKER = ArithmeticChecker()
@@ -197,7 +197,7 @@ def test_hostile_text_takes_no_time():
 
 def test_exact_values_and_bounds():
     def value(*pieces):
-        found = evaluate([Token(*piece.split(":")) for piece in pieces], percent=True)
+        found = value_of([Token(*piece.split(":")) for piece in pieces], percent=True)
         return None if found is None else found.number
 
     assert value("number:0.1", "op:+", "number:0.2") * 10 == 3
