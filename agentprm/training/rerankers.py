@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.model_names import model_name
 from agentprm.prompts import PROMPTS, Prompts
-from agentprm.rerank.asking import DEFINITION, shown
+from agentprm.rerank.asking import DEFINITION, passage_text
 from agentprm.text import one_line
 from agentprm.training.data import Passage, ReadingRecord
 from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
@@ -64,7 +64,7 @@ def relevance_pairs(
         chosen: list[tuple[Passage, float]] = [(passage, 1.0) for passage in gold]
         chosen += [(passage, 0.0) for passage in others[: negatives * max(1, len(gold))]]
         pairs += [
-            RelevancePair(record.question, shown(passage.document(), max_chars), label)
+            RelevancePair(record.question, passage_text(passage.document(), max_chars), label)
             for passage, label in chosen
         ]
     return pairs
