@@ -7,6 +7,7 @@ behind the other.
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from pydantic import ConfigDict, PrivateAttr
 
-from agentprm.errors import CapabilityError, ConfigurationError, MissingDependencyError
+from agentprm.errors import CapabilityError, ConfigurationError, MissingDependencyError, check_least
 from agentprm.retrievers.adapters import vector_index
 from agentprm.retrievers.feedback import FeedbackMethod, Merge
 from agentprm.retrievers.filters import document_test
@@ -119,7 +120,32 @@ def merge_rankings(
     return list(result.values())
 
 
-class HybridRetriever(BaseRetriever):
+class _ScoringRetriever(BaseRetriever):
+    """What retrievers share that give their documents scores."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    k: int = 5
+
+    @abstractmethod
+    def search(self, query: str, k: int | None = None) -> list[tuple[Document, float]]:
+        """The best `k` documents with scores."""
+
+    def _most(self, k: int | None) -> int:
+        return self.k if k is None else check_k(k)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        return [document for document, _ in self.search(query, k)]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        return [document for document, _ in await run_in_executor(None, self.search, query, k)]
+
+
+class HybridRetriever(_ScoringRetriever):
     """Fuses the lists of a vector store and of BM25 over the same documents.
 
     Attributes:
@@ -132,13 +158,10 @@ class HybridRetriever(BaseRetriever):
         filter: Which documents may come back; see the store.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
     store: Any
     lexical: Any = None
     fusion: Literal["rrf", "weighted"] = "weighted"
     dense_weight: float = 0.5
-    k: int = 5
     depth: int = 100
     filter: Any = None
 
@@ -146,8 +169,7 @@ class HybridRetriever(BaseRetriever):
         super().__init__(**{"store": store, "lexical": lexical, **fields})
         if not 0 <= self.dense_weight <= 1:
             raise ConfigurationError(f"dense_weight must lie in [0, 1], not {self.dense_weight}.")
-        if self.k < 1 or self.depth < 1:
-            raise ConfigurationError(f"k and depth must be at least 1, not {self.k} and {self.depth}.")
+        check_least(1, k=self.k, depth=self.depth)
         self.store = vector_index(self.store)
         if self.lexical is None and not hasattr(type(self.store), "lexical"):
             raise CapabilityError(
@@ -157,7 +179,7 @@ class HybridRetriever(BaseRetriever):
 
     def search(self, query: str, k: int | None = None) -> list[tuple[Document, float]]:
         """The best `k` documents with fused scores."""
-        wanted = self.k if k is None else k
+        wanted = self._most(k)
         return self.ranked(query, self.store.embed_query(query), max(wanted, self.depth))[:wanted]
 
     def ranked(self, query: str, vector: FloatArray, depth: int) -> list[tuple[Document, float]]:
@@ -175,18 +197,8 @@ class HybridRetriever(BaseRetriever):
         fuse = rrf if self.fusion == "rrf" else weighted
         return fuse([dense, words], [self.dense_weight, 1 - self.dense_weight])
 
-    def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
-    ) -> list[Document]:
-        return [document for document, _ in self.search(query, k)]
 
-    async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
-    ) -> list[Document]:
-        return [document for document, _ in await run_in_executor(None, self.search, query, k)]
-
-
-class FeedbackRetriever(BaseRetriever):
+class FeedbackRetriever(_ScoringRetriever):
     """A LangChain retriever with relevance feedback over any vector store.
 
     Whatever goes wrong in feedback (a judge that fails, a store that cannot give vectors back), the
@@ -213,14 +225,11 @@ class FeedbackRetriever(BaseRetriever):
         1
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
     store: Any
     method: Any = None
     selector: Any = None
     merge: Merge | None = None
     keep: int = 10
-    k: int = 5
     depth: int = 100
     filter: Any = None
     _hybrid: HybridRetriever | None = PrivateAttr(default=None)
@@ -228,9 +237,8 @@ class FeedbackRetriever(BaseRetriever):
 
     def __init__(self, store: Any, method: Any = None, **fields: Any) -> None:
         super().__init__(**{"store": store, "method": method, **fields})
-        for name, least in (("k", 1), ("depth", 1), ("keep", 0)):
-            if getattr(self, name) < least:
-                raise ConfigurationError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        check_least(1, k=self.k, depth=self.depth)
+        check_least(0, keep=self.keep)
         kind = type(store).__name__
         self._open(fields)
         if self.method is None:
@@ -297,7 +305,7 @@ class FeedbackRetriever(BaseRetriever):
         index: VectorIndex = self.store
         method: FeedbackMethod = self.method
         selector: Selector | None = self.selector
-        k = self.k if k is None else check_k(k)
+        k = self._most(k)
         depth = max(self.depth, k)
         vector = index.embed_query(query)
         if self._hybrid is not None:
@@ -325,16 +333,6 @@ class FeedbackRetriever(BaseRetriever):
         if self._test is not None:  # a method that forgets the filter must not get round it
             second = [(document, score) for document, score in second if self._test(document)]
         return merge_rankings(first, second, merge, self.keep)[:k]
-
-    def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
-    ) -> list[Document]:
-        return [document for document, _ in self.search(query, k)]
-
-    async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
-    ) -> list[Document]:
-        return [document for document, _ in await run_in_executor(None, self.search, query, k)]
 
 
 def default_retriever(store: VectorStore, *, k: int = 5, filter: Any = None) -> BaseRetriever:

@@ -12,10 +12,10 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict
 
 from agentprm.documents import text_hash
-from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import finished_text, parse_finding
+from agentprm.retrievers.store_base import check_k
 from agentprm.text import one_line
 
 __all__ = ["SelfSearch"]
@@ -66,20 +66,22 @@ class SelfSearch(BaseRetriever):
 
     def __init__(self, model: LanguageModel | BaseChatModel | str, **settings: Any) -> None:
         super().__init__(**{**settings, "model": as_language_model(model)})
-        if self.k < 1:
-            raise ConfigurationError(f"k must be at least 1, not {self.k}.")
+        check_k(self.k)
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        rows = self.model.sample([self._prompt(query)], k or self.k, self._params())
+        rows = self.model.sample([self._prompt(query)], self._most(k), self._params())
         return _documents(query, rows[0])
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        rows = await self.model.asample([self._prompt(query)], k or self.k, self._params())
+        rows = await self.model.asample([self._prompt(query)], self._most(k), self._params())
         return _documents(query, rows[0])
+
+    def _most(self, k: int | None) -> int:
+        return self.k if k is None else check_k(k)
 
     def _prompt(self, query: str) -> Prompt:
         prompt: Prompt = self.template.render(prefill=self.model.capabilities.prefill, query=one_line(query))

@@ -18,9 +18,11 @@ from agentprm.retrievers import (
     FeatureFeedback,
     FeatureStore,
     FeedbackRetriever,
+    HybridRetriever,
     LinkFeedback,
     MarginSelector,
     MentionIndex,
+    SelfSearch,
     TextFeedback,
     TopSelector,
     VectorFeedback,
@@ -32,6 +34,7 @@ from agentprm.retrievers import (
 )
 from agentprm.retrievers.feedback import borda, combine_scores
 from agentprm.retrievers.retrieving import rrf, weighted
+from agentprm.testing import ScriptedChatModel
 
 
 @pytest.fixture
@@ -247,6 +250,16 @@ def test_mistakes(store):
     with pytest.raises(CapabilityError):
         FeedbackRetriever(store="store")
     assert FeedbackRetriever(store=FaissStore(store.embeddings)).invoke("q") == []
+
+
+@pytest.mark.parametrize("k", [0, -1, True, 2.5])
+@pytest.mark.parametrize(
+    "retriever",
+    [HybridRetriever, FeedbackRetriever, lambda _: SelfSearch(ScriptedChatModel(script={"": "a"}))],
+)
+def test_a_call_asks_for_at_least_one_document(store, retriever, k):
+    with pytest.raises(ConfigurationError, match="k must be an integer of at least 1"):
+        retriever(store).invoke("q", k=k)
 
 
 def test_in_memory_store_is_adapted():
