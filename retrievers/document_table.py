@@ -163,13 +163,15 @@ class DocumentTable:
             last = rows[-1][0]
         yield from sorted(self._records.items())
 
-    def metadata(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Metadata of all documents with their keys, in no particular order; reads no texts."""
+    def metadata(self, first: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Metadata of the documents with keys from `first` on, in no particular order; reads no texts."""
         if self._base is not None:
-            for key, metadata in self._query("SELECT key, metadata FROM documents"):
+            for key, metadata in self._query("SELECT key, metadata FROM documents WHERE key >= ?", (first,)):
                 if key not in self._removed:
                     yield key, _metadata(metadata, key)
-        for key, record in self._records.items():
+        for key, record in reversed(self._records.items()):  # their keys ascend
+            if key < first:
+                break
             yield key, _metadata(record.metadata, record.id)
 
     def write(self, path: Path) -> None:

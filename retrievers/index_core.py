@@ -59,6 +59,17 @@ class IndexSettings(NamedTuple):
     nprobe: int | None
 
 
+class _Mask(NamedTuple):
+    """Which rows passed a filter when there was no document from `next_key` on, and so many were deleted."""
+
+    rows: BoolArray
+    next_key: int
+    dead: int
+
+
+_NOTHING_KNOWN = _Mask(np.empty(0, dtype=np.bool_), 0, 0)
+
+
 @dataclass(frozen=True)
 class Change:
     """What becomes of an index, computed beforehand; in effect twice it is the same as once.
@@ -110,7 +121,7 @@ class IndexCore:
         self.index: ApproximateIndex | None = None
         self.sound = True  # whether the FAISS index holds all vectors and no others
         self._metric = faiss_metric(settings.metric)
-        self._masks: OrderedDict[str, BoolArray | None] = OrderedDict()
+        self._masks: OrderedDict[str | None, _Mask] = OrderedDict()
         self._masks_lock = ForkSafeLock()
         self._gpu: GpuClone | None = None
 
@@ -189,6 +200,8 @@ class IndexCore:
     def apply(self, change: Change) -> None:
         """Puts a change into effect, or finishes one that was interrupted."""
         self.documents.apply(change.documents)
+        if change.dead is not self.dead:  # after a compaction rows have other numbers
+            self._masks.clear()
         self.dead = change.dead
         self.dead.update(change.buried)
         self.keys = change.keys
@@ -196,7 +209,6 @@ class IndexCore:
         self.next_key = change.next_key
         self.dimension = change.dimension
         self.index = change.index
-        self._masks.clear()
         self._gpu = None
         self.sound = True
 
@@ -247,7 +259,8 @@ class IndexCore:
 
     def live_keys(self) -> list[int]:
         """Keys of all documents, in the order in which they were added."""
-        return [int(key) for key in self.keys.take(np.flatnonzero(self._live()))]
+        keys: list[int] = self.keys.take(np.flatnonzero(self._live())).tolist()
+        return keys
 
     def vectors_for(self, ids: Sequence[str]) -> FloatArray:
         """Stored vectors (n x d) of documents.
@@ -330,27 +343,32 @@ class IndexCore:
         return live
 
     def _mask(self, spec: Filter) -> BoolArray | None:
-        """Rows that may come back, `None` for all of them; remembered until the next change."""
-        test = compile_metadata_filter(spec) if isinstance(spec, Mapping) else None
-        name = "" if spec is None else signature(spec) if isinstance(spec, Mapping) else None
-        with self._masks_lock:  # searches run side by side
-            if name is not None and name in self._masks:
-                self._masks.move_to_end(name)
-                return self._masks[name]
-        mask: BoolArray | None = None
-        if spec is not None:
-            if test is not None:
-                keys = [key for key, metadata in self.documents.metadata() if test(metadata)]
-            else:
-                keep = compile_filter(spec)
-                keys = [key for key, record in self.documents.records() if keep(record.document())]
+        """Rows that may come back, `None` for all of them; after a change only new rows are looked at."""
+        if spec is None and not self.dead:
+            return None
+        if spec is not None and not isinstance(spec, Mapping):
+            keep = compile_filter(spec)
+            keys = [key for key, record in self.documents.records() if keep(record.document())]
             mask = np.zeros(len(self.keys), dtype=np.bool_)
-            mask[self.keys.locate(np.asarray(keys, dtype=np.int64))] = True
-        elif self.dead:
-            mask = self._live()
+            mask[self._rows(keys)] = True
+            return mask
+        test = None if spec is None else compile_metadata_filter(spec)
+        name = "" if spec is None else signature(spec)
+        with self._masks_lock:  # searches run side by side
+            known = self._masks.get(name, _NOTHING_KNOWN)
+            if name in self._masks:
+                self._masks.move_to_end(name)
+        if known.next_key == self.next_key and known.dead == len(self.dead):
+            return known.rows
+        mask = np.full(len(self.keys), test is None)
+        mask[: len(known.rows)] = known.rows
+        if test is not None:
+            new = self.documents.metadata(known.next_key)
+            mask[self._rows([key for key, metadata in new if test(metadata)])] = True
+        mask[list(self.dead)] = False
         if name is not None:
             with self._masks_lock:
-                self._masks[name] = mask
+                self._masks[name] = _Mask(mask, self.next_key, len(self.dead))
                 while len(self._masks) > _MASKS:
                     self._masks.popitem(last=False)
         return mask

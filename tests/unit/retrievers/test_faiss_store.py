@@ -122,6 +122,48 @@ def test_a_store_does_not_see_what_becomes_of_the_array_it_was_given(embedding, 
     np.testing.assert_array_equal(store.vectors_for(["0", "599", "more"]), [*kept, given[0]])
 
 
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16"])
+def test_what_is_remembered_of_a_filter_follows_every_change(tmp_path, embedding, vectors, factory):
+    rng = np.random.default_rng(0)
+    store = build(embedding, vectors[:60], factory)
+    spec = {"n": {"$lt": 40}}
+    for step in range(60):
+        names = [str(i) for i in rng.integers(60, size=3)]
+        work = step % 6
+        if work in (0, 1):
+            store.delete(names)
+        elif work in (2, 3):
+            numbers = rng.integers(80, size=3)
+            store.add_embeddings(names, vectors[numbers], [{"n": int(n)} for n in numbers], ids=names)
+        elif work == 4 and step % 12 == 4:
+            store.compact()
+        elif work == 5 and step % 12 == 5:
+            store.save(tmp_path)
+            store = FaissStore.load(tmp_path, embedding)
+        for test in (spec, None):
+            expected = {d.id for d in store if test is None or d.metadata["n"] < 40}
+            assert {d.id for d, _ in store.search_vectors(vectors[:1], 100, test)[0]} == expected
+    store.delete()
+    assert store.search_vectors(vectors[:1], 100, spec) == [[]]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_after_a_change_a_filter_reads_what_has_changed(tmp_path, embedding, vectors, monkeypatch, saved):
+    store = build(embedding, vectors)
+    if saved:
+        store.save(tmp_path)
+        store = FaissStore.load(tmp_path, embedding)
+    store.search_vectors(vectors[:1], 1, {"n": 7})
+    store.delete(["1", "2"])
+    store.add_embeddings(["a", "b", "c"], vectors[:3], [{"n": 7}] * 3, ids=["0", "a", "b"])
+    read = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text, **options: read.append(text) or loads(text, **options))
+    found = store.search_vectors(vectors[:1], 9, {"n": 7})[0]
+    assert {d.id for d, _ in found} == {"0", "a", "b", "7"}
+    assert len(read) == 3 + len(found)
+
+
 def test_upsert_and_duplicates_in_one_call(embedding):
     store = FaissStore(embedding)
     assert store.add_texts(["a", "b", "c"], ids=["1", "2", "1"]) == ["1", "2", "1"]
