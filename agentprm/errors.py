@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AgentPRMError",
@@ -22,6 +23,7 @@ __all__ = [
     "StorageError",
     "TransientModelError",
     "check_choice",
+    "check_count",
     "check_least",
     "unknown_name",
 ]
@@ -78,6 +80,17 @@ class ModelServerError(AgentPRMError):
 
 class ParseError(AgentPRMError):
     """Text could not be parsed where the caller asked for an exception instead of a status."""
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """The setting `value`, if it is a whole number of at least `least`.
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name} must be an integer of at least {least}, not {value!r}.")
+    return value
 
 
 def check_least(least: int, **settings: float | None) -> None:

@@ -14,7 +14,13 @@ from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget, Usage, add_usage, record
 from agentprm.documents import plain
-from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, TransientModelError
+from agentprm.errors import (
+    ConfigurationError,
+    InputError,
+    MissingDependencyError,
+    TransientModelError,
+    check_count,
+)
 from agentprm.lm.retries import transient
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rewards.base import ProcessRewardModel, RewardStep, check_scores
@@ -101,16 +107,8 @@ class Rules:
     prompts: Prompts = PROMPTS
 
     def __post_init__(self) -> None:
-        counts = (self.n, self.refine)
-        if (
-            any(isinstance(c, bool) or not isinstance(c, int) for c in counts)
-            or self.n < 1
-            or self.refine < 0
-        ):
-            raise ConfigurationError(
-                f"n must be an integer of at least 1 and refine one of at least 0, "
-                f"not {self.n!r} and {self.refine!r}."
-            )
+        check_count("n", self.n)
+        check_count("refine", self.refine, 0)
         if self.below is not None and not (isinstance(self.below, int | float) and math.isfinite(self.below)):
             raise ConfigurationError(f"below must be a finite number or None, not {self.below!r}.")
 

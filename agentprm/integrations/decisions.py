@@ -18,6 +18,7 @@ from agentprm.errors import (
     InputError,
     MissingDependencyError,
     ParseError,
+    check_count,
 )
 from agentprm.rewards.base import (
     PrefixReward,
@@ -95,9 +96,7 @@ class DecisionReward(PrefixReward):
                 f"DecisionReward asks a Noul or a Score, not a {type(question).__name__}: a choice says "
                 "nothing of how good a step is."
             )
-        if width < 1:
-            raise ConfigurationError(f"width must be at least 1, not {width}.")
-        self.classifier, self.question, self.width = classifier, question, width
+        self.classifier, self.question, self.width = classifier, question, check_count("width", width)
         self.step_text: StepWriter = step_text or StepText()
 
     def score_prefixes(self, question: str, prefixes: Sequence[Trajectory]) -> list[float]:

@@ -34,7 +34,15 @@ from agentprm.state import (
 )
 from agentprm.text import one_line
 
-__all__ = ["Answer", "AnswerForm", "AnswerFromSteps", "GatheredAnswer", "ResponseFormat", "spoken"]
+__all__ = [
+    "Answer",
+    "AnswerForm",
+    "AnswerFromSteps",
+    "GatheredAnswer",
+    "ResponseFormat",
+    "answered",
+    "spoken",
+]
 
 #: A pydantic model, or the JSON schema of an object.
 ResponseFormat = type[BaseModel] | Mapping[str, Any]
@@ -139,6 +147,27 @@ def spoken(state: ReasoningState, answer: AIMessage) -> Sequence[Any]:
     return [*said, answer]
 
 
+def answered(
+    state: ReasoningState, answer: str, citations: list[Citation], reason: str, message: AIMessage | None
+) -> dict[str, Any]:
+    """The update of a node that answers; the answer is told in the stream.
+
+    Args:
+        state: What the node has read.
+        answer: The answer; empty if there is none.
+        citations: What it rests on.
+        reason: Why the search ended, if not by the answer.
+        message: The answer as a message for the conversation; `None` where the node does not speak.
+    """
+    emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [c["doc_id"] for c in citations]})
+    update = {
+        "answer": answer,
+        "citations": citations,
+        "prm_stop_reason": reason or ("answered" if answer else "no answer"),
+    }
+    return update if message is None else {**update, "messages": spoken(state, message)}
+
+
 class Answer(Node):
     """Answers the question from the documents, or without any from memory, each time it runs.
 
@@ -217,15 +246,7 @@ class Answer(Node):
             cited = supporting(answer, documents, state["question"])
             places = _sentences(cited, [(answer, state["question"])])
             answer = self.form.shortest(state["question"], answer)
-        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
-        update: dict[str, Any] = {
-            "answer": answer,
-            "citations": cite(cited, places),
-            "prm_stop_reason": reason or ("answered" if answer else "no answer"),
-        }
-        if self.speak:
-            update["messages"] = spoken(state, message)
-        return update
+        return answered(state, answer, cite(cited, places), reason, message if self.speak else None)
 
 
 class GatheredAnswer(Node):
@@ -279,16 +300,7 @@ class GatheredAnswer(Node):
         self, state: ReasoningState, message: AIMessage, citations: list[Citation], reason: str
     ) -> dict[str, Any]:
         """The update with an answer, which is said in the stream and, if wanted, in the conversation."""
-        answer = str(message.text)
-        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [c["doc_id"] for c in citations]})
-        update: dict[str, Any] = {
-            "answer": answer,
-            "citations": citations,
-            "prm_stop_reason": reason or ("answered" if answer else "no answer"),
-        }
-        if self.speak:
-            update["messages"] = spoken(state, message)
-        return update
+        return answered(state, str(message.text), citations, reason, message if self.speak else None)
 
 
 class AnswerFromSteps(GatheredAnswer, SearchNode):

@@ -10,12 +10,12 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agentprm.budget import SearchBudget
-from agentprm.errors import ConfigurationError
+from agentprm.errors import check_count
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.node import Node, NodeRoutine
-from agentprm.nodes.reporting import emit, sampled
-from agentprm.prompts import PROMPTS, Prompts, reply_params
-from agentprm.replies import finished_text, parse_finding
+from agentprm.nodes.reporting import emit, replied
+from agentprm.prompts import PROMPTS, Prompts
+from agentprm.replies import parse_finding
 from agentprm.state import ReasoningState, as_messages, last_question, open_question
 from agentprm.text import one_line
 
@@ -51,10 +51,9 @@ class CondenseQuestion(Node):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "condense",
     ) -> None:
-        if turns < 1:
-            raise ConfigurationError(f"turns must be at least 1, not {turns}.")
         self.model = as_language_model(model)
-        self.turns, self.max_tokens, self.prompts = turns, max_tokens, prompts
+        self.turns = check_count("turns", turns)
+        self.max_tokens, self.prompts = max_tokens, prompts
         super().__init__(name=name, writes=("question",), keys=keys, budget=budget)
 
     def routine(self, state: ReasoningState) -> NodeRoutine:
@@ -71,9 +70,8 @@ class CondenseQuestion(Node):
                 conversation="\n".join(before),
                 question=one_line(asked),
             )
-            params = reply_params(self.model, max_tokens=self.max_tokens)
-            rows = yield from sampled(self.model, [prompt], 1, params)
-            question = _LABEL.sub("", parse_finding(finished_text(rows[0][0])))
+            reply = yield from replied(self.model, prompt, max_tokens=self.max_tokens)
+            question = _LABEL.sub("", parse_finding(reply))
             if not question:
                 question, reason = asked, "the model's reply was no question"
         emit(

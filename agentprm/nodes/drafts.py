@@ -9,10 +9,10 @@ from typing import Any, Literal
 from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.node import NodeRoutine, SearchNode
 from agentprm.nodes.refine_step import RefineStep
-from agentprm.nodes.reporting import emit, emit_proposed, sampled
+from agentprm.nodes.reporting import emit, emit_proposed, replied
 from agentprm.nodes.score_steps import last_scores, reward_step
-from agentprm.prompts import SEARCH, ChatTemplate, known_text, reply_params
-from agentprm.replies import finished_text, parse_proposal
+from agentprm.prompts import SEARCH, ChatTemplate, known_text
+from agentprm.replies import parse_proposal
 from agentprm.rewards import ProcessRewardModel, as_reward
 from agentprm.rewards.aggregation import aggregate, first_error
 from agentprm.routines import Routine
@@ -234,11 +234,9 @@ class RefineDraft(RefineStep):
             critique=refined[0].get("critique", "") or "none",
             prefill=self.model.capabilities.prefill,
         )
-        params = reply_params(
-            self.model, max_tokens=48, temperature=self.setting("temperature"), seed=self.setting("seed")
-        )
-        rows = yield from sampled(self.model, [prompt], 1, params)
-        output = prompt.prefix + finished_text(rows[0][0])
+        temperature, seed = self.setting("temperature"), self.setting("seed")
+        reply = yield from replied(self.model, prompt, max_tokens=48, temperature=temperature, seed=seed)
+        output = prompt.prefix + reply
         proposal = parse_proposal(output, prompt.messages[-1][1])
         first = draft[0]
         step = new_step(f"{first['id']}g", None, proposal.query if proposal else "")

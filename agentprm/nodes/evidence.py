@@ -9,13 +9,13 @@ from langchain_core.language_models import BaseChatModel
 
 from agentprm.budget import SearchBudget
 from agentprm.documents import passage_line, supporting
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_count
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
 from agentprm.nodes.node import NodeRoutine
-from agentprm.nodes.reporting import sampled
+from agentprm.nodes.reporting import replied, sampled
 from agentprm.prompts import ChatTemplate, reply_params, with_examples
 from agentprm.replies import finished_text, parse_lines, parse_proposal
 from agentprm.rounds import Fact, Round, asked_before, evidence_lines, facts_of, new_round
@@ -106,9 +106,8 @@ class PlanGap(GatherNode):
             asked="; ".join(map(one_line, asked)),
         )
         prompt = with_examples(prompt, state.get("examples", ""))
-        params = reply_params(self.model, max_tokens=self.max_tokens)
-        ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
-        proposal = parse_proposal(prompt.prefix + finished_text(reply), prompt.messages[-1][1])
+        reply = yield from replied(self.model, prompt, max_tokens=self.max_tokens)
+        proposal = parse_proposal(prompt.prefix + reply, prompt.messages[-1][1])
         query = proposal.query if proposal else ""
         if not query or any(same_text(query, other) for other in asked):
             return {"prm_stop_reason": "no new query"}
@@ -141,10 +140,9 @@ class DistilFacts(GatherNode):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "distil",
     ) -> None:
-        if facts < 1:
-            raise ConfigurationError(f"facts must be at least 1, not {facts}.")
         self.model = as_language_model(model)
-        self.facts, self.max_tokens, self.template = facts, max_tokens, template
+        self.facts = check_count("facts", facts)
+        self.max_tokens, self.template = max_tokens, template
         super().__init__(name=name, keys=keys, budget=budget)
 
     def work(self, state: ReasoningState, rounds: list[Round]) -> NodeRoutine:
@@ -219,9 +217,8 @@ class JudgeFacts(GatherNode):
                 "judge must be a language model, or a function from the question and the facts, not a "
                 f"{type(judge).__name__}."
             )
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise ConfigurationError(f"patience must be an integer of at least 1, not {patience!r}.")
-        self.threshold, self.patience, self.template = threshold, patience, template
+        self.patience = check_count("patience", patience)
+        self.threshold, self.template = threshold, template
         self.max_rounds, self.max_failures = max_rounds, max_failures
         super().__init__(
             name=name, keys=keys, budget=budget, settings=("threshold", "max_rounds", "max_failures")

@@ -7,19 +7,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from langchain_core.language_models import BaseChatModel
-from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp, SearchItem, SearchOp
 from typing_extensions import TypedDict
 
 from agentprm.budget import SearchBudget
 from agentprm.documents import plain, text_hash
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_count
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes.node import Node, NodeRoutine
-from agentprm.nodes.reporting import emit, sampled
-from agentprm.prompts import ChatTemplate, reply_params
+from agentprm.nodes.node import Node, NodeRoutine, runtime
+from agentprm.nodes.reporting import emit, replied
+from agentprm.prompts import ChatTemplate
 from agentprm.questions.template import question_template
-from agentprm.replies import finished_text, parse_finding
+from agentprm.replies import parse_finding
 from agentprm.rounds import rounds_of
 from agentprm.routines import Routine, wait
 from agentprm.state import ReasoningState, path_to
@@ -96,17 +95,12 @@ class _StoreNode(Node):
         Raises:
             ConfigurationError: If there is none.
         """
-        store = self.own_store
-        if store is None:
-            try:
-                store = get_runtime().store
-            except (RuntimeError, KeyError):
-                store = None
+        own = self.own_store
+        store: BaseStore | None = getattr(runtime(), "store", None) if own is None else own
         if store is None:
             raise ConfigurationError(
-                f"{self.name} needs a store: compile the graph with one, compile(store=InMemoryStore()), "
-                f"or give "
-                f"{type(self).__name__} a store of its own."
+                f"{self.name} needs a store: compile the graph with one, compile(store=InMemoryStore()), or "
+                f"give {type(self).__name__} a store of its own."
             )
         return store
 
@@ -126,10 +120,7 @@ class RecallingNode(_StoreNode):
         namespace: Sequence[str],
         **rest: Any,
     ) -> None:
-        for setting, value in (("before", before), ("after", after)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigurationError(f"{setting} must be an integer of at least 0, not {value!r}.")
-        self.before, self.after = before, after
+        self.before, self.after = check_count("before", before, 0), check_count("after", after, 0)
         self.failed, self.same_question, self.candidates = failed, same_question, candidates
         super().__init__(store, namespace, **rest)
 
@@ -278,9 +269,7 @@ class RecallExperience(RecallingNode):
             question=one_line(state["question"]),
             known="\n".join(known) or "(nothing yet)",
         )
-        params = reply_params(model, max_tokens=self.max_tokens)
-        ((reply,),) = yield from sampled(model, [prompt], 1, params)
-        return one_line(parse_finding(finished_text(reply)))
+        return one_line(parse_finding((yield from replied(model, prompt, max_tokens=self.max_tokens))))
 
 
 class CommitExperience(_StoreNode):

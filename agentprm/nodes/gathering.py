@@ -20,7 +20,7 @@ from agentprm.documents import cite, distinct_documents, joined, merge_documents
 from agentprm.errors import InputError
 from agentprm.nodes.answer import GatheredAnswer
 from agentprm.nodes.node import Node, NodeRoutine
-from agentprm.nodes.reporting import emit
+from agentprm.nodes.reporting import emit, emit_retrieved
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
 from agentprm.rounds import Round, evidence_lines, rounds_of, seen_ids
 from agentprm.state import ReasoningState, as_messages, open_question
@@ -173,14 +173,7 @@ class RetrieveRound(GatherNode):
         new = [d for d in found if d.id not in seen][:k]
         ids = [str(d.id) for d in new]
         for query in queries:
-            emit(
-                {
-                    "type": "agentprm.documents_retrieved",
-                    "step_id": current["id"],
-                    "query": query,
-                    "doc_ids": ids,
-                }
-            )
+            emit_retrieved(current["id"], query, new)
         done: Round = {**current, "queries": queries, "doc_ids": ids, "status": "retrieved"}
         return {"prm_rounds": [done], "prm_documents": new}
 

@@ -14,9 +14,9 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, finished, planned
 from agentprm.nodes.node import NodeRoutine
-from agentprm.nodes.reporting import sampled
-from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, reply_params, with_examples
-from agentprm.replies import finished_text, json_object, parse_finding, parse_proposal, without_thought
+from agentprm.nodes.reporting import replied
+from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, with_examples
+from agentprm.replies import json_object, parse_finding, parse_proposal, without_thought
 from agentprm.rounds import Round, asked_before, evidence_lines, new_round
 from agentprm.state import ReasoningState
 from agentprm.text import one_line, same_text
@@ -137,9 +137,8 @@ class SetGoal(GatherNode):
             known="\n".join(_told(rounds)) or "(nothing yet)",
         )
         prompt = with_examples(prompt, state.get("examples", ""))
-        params = reply_params(self.model, max_tokens=self.max_tokens, schema=_SCHEMA, lines=True)
-        ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
-        wish = parse_goal(prompt.prefix + finished_text(reply), prompt.messages[-1][1])
+        reply = yield from replied(self.model, prompt, max_tokens=self.max_tokens, schema=_SCHEMA, lines=True)
+        wish = parse_goal(prompt.prefix + reply, prompt.messages[-1][1])
         if wish.answer:
             concluded: Round = {**new_round(rounds, []), "answer": wish.answer, "kept": True}
             return {**planned(concluded), **finished(concluded, "answered")}
@@ -201,9 +200,7 @@ class Reflect(GatherNode):
                 known="\n".join(evidence_lines(before)) or "(nothing yet)",
                 query=query,
             )
-            params = reply_params(self.model, max_tokens=self.max_tokens)
-            ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
-            finding = parse_finding(finished_text(reply))
+            finding = parse_finding((yield from replied(self.model, prompt, max_tokens=self.max_tokens)))
             reached: float | None = None
             if finding:
                 asked = self.template.render(

@@ -47,6 +47,7 @@ __all__ = [
     "check_context",
     "cleared_search",
     "overridden",
+    "runtime",
     "state_mapping",
 ]
 
@@ -57,7 +58,7 @@ def overridden(name: str) -> Any:
     Raises:
         ConfigurationError: If it says something that the setting does not take.
     """
-    context = getattr(_runtime(), "context", None)
+    context = getattr(runtime(), "context", None)
     value = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
     return None if value is None else SETTINGS[name](f"context[{name!r}]", value)
 
@@ -73,7 +74,7 @@ def check_context(also: tuple[str, ...] = ()) -> None:
     Raises:
         ConfigurationError: If there is one.
     """
-    context = getattr(_runtime(), "context", None)
+    context = getattr(runtime(), "context", None)
     if context is None:
         return
     inside_another = "|" in str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
@@ -91,9 +92,10 @@ def check_context(also: tuple[str, ...] = ()) -> None:
             raise ConfigurationError(unknown_name("The context of this graph", "setting", name, SETTINGS))
 
 
-def _runtime() -> Any:
+def runtime() -> Any:
+    """LangGraph's runtime of the run in progress; `None` outside a graph, also where there is a config."""
     try:
-        return get_runtime()  # outside a graph there is a config, but no runtime
+        return get_runtime()
     except (RuntimeError, KeyError):
         return None
 
@@ -435,7 +437,7 @@ class SearchNode(Node):
                 {**step, "usage": add_usage(step["usage"], share)}
                 for step, share in zip(steps, share_usage(usage, len(steps)), strict=True)
             ]
-        if steps and _runtime() is not None:
+        if steps and runtime() is not None:
             # Of a known step only what changed: checkpointers store every update of every node.
             known = {step["id"]: step for step in state.get("prm_steps", [])}
             update["prm_steps"] = [_changes(known.get(s["id"]), s) for s in update["prm_steps"]]

@@ -13,9 +13,9 @@ from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
 from agentprm.nodes.node import NodeRoutine
-from agentprm.nodes.reporting import sampled
-from agentprm.prompts import ChatTemplate, reply_params, with_examples
-from agentprm.replies import finished_text, parse_finding, parse_lines
+from agentprm.nodes.reporting import replied
+from agentprm.prompts import ChatTemplate, with_examples
+from agentprm.replies import parse_finding, parse_lines
 from agentprm.rounds import Round, asked_before, best_note, new_round, seen_ids
 from agentprm.routines import Routine
 from agentprm.state import ReasoningState
@@ -106,10 +106,9 @@ class PlanQueries(GatherNode):
             count=str(self.setting("n")),
         )
         prompt = with_examples(prompt, state.get("examples", ""))
-        params = reply_params(self.model, max_tokens=self.max_tokens, lines=True)
-        ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
+        reply = yield from replied(self.model, prompt, max_tokens=self.max_tokens, lines=True)
         new: list[str] = []
-        for query in parse_lines(finished_text(reply), 2 * self.setting("n")):
+        for query in parse_lines(reply, 2 * self.setting("n")):
             if not any(same_text(query, other) for other in [*asked, *new]):
                 new.append(query)
         if not new:
@@ -193,9 +192,8 @@ class ImproveNote(GatherNode):
             note=one_line(old) or "(empty)",
             passages=passages_text(documents_of_rounds(state, [current])),
         )
-        params = reply_params(self.model, max_tokens=self.max_tokens, lines=True)
-        ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
-        return parse_finding(finished_text(reply)).removeprefix("Note:").strip()
+        reply = yield from replied(self.model, prompt, max_tokens=self.max_tokens, lines=True)
+        return parse_finding(reply).removeprefix("Note:").strip()
 
     def _better(self, question: str, old: str, new: str) -> Routine[float]:
         """How likely the new note is the better one, over both orders; a reply that does not say is a tie."""

@@ -11,12 +11,10 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.budget import SearchBudget
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.node import NodeRoutine, SearchNode
-from agentprm.nodes.reporting import emit, sampled
-from agentprm.prompts import reply_params
+from agentprm.nodes.reporting import emit, replied
 from agentprm.questions.comparing import is_comparison
 from agentprm.questions.decomposing import decompose
 from agentprm.questions.plan_text import parse_plan, plan_prompt, plan_references, plan_request
-from agentprm.replies import finished_text
 from agentprm.routines import Routine, wait_in_thread
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
@@ -147,9 +145,8 @@ class PlanQuestion(SearchNode):
 
     def _written(self, question: str) -> Routine[list[str]]:
         assert self.model is not None
-        params = reply_params(self.model, max_tokens=self.max_tokens, lines=True)
-        rows = yield from sampled(self.model, [self.request(question)], 1, params)
-        return parse_plan(finished_text(rows[0][0]))
+        prompt = self.request(question)
+        return parse_plan((yield from replied(self.model, prompt, max_tokens=self.max_tokens, lines=True)))
 
 
 def followable(steps: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from langchain_core.language_models import BaseChatModel
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_count
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.plan_question import plan_by_example
 from agentprm.prompts import ChatTemplate, reply_params
@@ -68,10 +68,9 @@ class RecursivePlanner:
     ) -> None:
         if isinstance(threshold, bool) or not isinstance(threshold, int) or not 1 <= threshold <= 10:
             raise ConfigurationError(f"threshold must be an integer from 1 to 10, not {threshold!r}.")
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-            raise ConfigurationError(f"depth must be an integer of at least 1, not {depth!r}.")
         self.model = as_language_model(model)
-        self.threshold, self.depth, self.max_tokens, self.template = threshold, depth, max_tokens, template
+        self.threshold, self.depth = threshold, check_count("depth", depth)
+        self.max_tokens, self.template = max_tokens, template
 
     def __call__(self, question: str) -> list[str]:
         """The sub-questions, in which `#n` stands for what is found for the n-th."""

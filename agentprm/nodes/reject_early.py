@@ -9,11 +9,11 @@ from typing import Any
 from langchain_core.runnables import Runnable
 
 from agentprm.budget import READING, SearchBudget
+from agentprm.errors import check_count
 from agentprm.nodes.node import NodeRoutine, SearchNode
 from agentprm.nodes.reporting import emit
 from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.rewards import ProcessRewardModel, RewardStep, as_reward
-from agentprm.search.strategy import check_count
 from agentprm.state import ReasoningState, Step, ancestors, open_steps
 from agentprm.text import one_line
 
@@ -46,8 +46,7 @@ class RejectEarly(SearchNode):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "reject_early",
     ) -> None:
-        check_count("keep", keep)
-        self.reward, self.keep = as_reward(reward), keep
+        self.reward, self.keep = as_reward(reward), check_count("keep", keep)
         super().__init__(name=name, keys=keys, budget=budget)
 
     def routine(self, state: ReasoningState) -> NodeRoutine:

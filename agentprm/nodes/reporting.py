@@ -19,6 +19,7 @@ from langchain_core.callbacks import (
     CallbackManager,
     CallbackManagerForLLMRun,
 )
+from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
@@ -39,6 +40,7 @@ from agentprm.budget import Usage, metered, share_usage
 from agentprm.events import SearchEvent
 from agentprm.lm import ChatLM, Completion, LanguageModel, Prompt, SamplingParams
 from agentprm.lm.base import listening
+from agentprm.prompts import reply_params
 from agentprm.replies import answer_span, finished_text, json_object, parse_finding
 from agentprm.routines import Routine, wait
 from agentprm.state import Step
@@ -49,6 +51,8 @@ __all__ = [
     "arun_of",
     "emit",
     "emit_proposed",
+    "emit_retrieved",
+    "replied",
     "reported",
     "run_of",
     "sampled",
@@ -69,6 +73,12 @@ def emit(event: SearchEvent) -> None:
     except (RuntimeError, KeyError):
         return
     writer(event)
+
+
+def emit_retrieved(step_id: str | None, query: str, documents: Sequence[Document]) -> None:
+    """Sends an event for a search; `step_id` is `None` outside a tree."""
+    ids = [str(document.id) for document in documents]
+    emit({"type": "agentprm.documents_retrieved", "step_id": step_id, "query": query, "doc_ids": ids})
 
 
 def emit_proposed(steps: Sequence[Step]) -> None:
@@ -170,6 +180,12 @@ def sampled(
         return rows
 
     return (yield from wait(sync, on_loop))
+
+
+def replied(model: LanguageModel, prompt: Prompt, **asked: Any) -> Routine[str]:
+    """The one reply to a prompt, as `finished_text` has it; `asked` goes to `reply_params`."""
+    ((completion,),) = yield from sampled(model, [prompt], 1, reply_params(model, **asked))
+    return finished_text(completion)
 
 
 def reported(

@@ -15,7 +15,7 @@ from agentprm.budget import SearchBudget, record
 from agentprm.documents import distinct_documents, merge_documents
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.nodes.node import Node, NodeRoutine, SearchNode
-from agentprm.nodes.reporting import emit
+from agentprm.nodes.reporting import emit_retrieved
 from agentprm.nodes.settings import checked_setting
 from agentprm.retrievers import default_retriever
 from agentprm.rewards.function import takes
@@ -131,14 +131,7 @@ class Retrieve(Node):
         query, k = state["question"], self.setting("k")
         hits = yield from self.searcher.find([query], k)
         documents = hits[query][:k]
-        emit(
-            {
-                "type": "agentprm.documents_retrieved",
-                "step_id": None,
-                "query": query,
-                "doc_ids": [str(d.id) for d in documents],
-            }
-        )
+        emit_retrieved(None, query, documents)
         return {"documents": documents}
 
 
@@ -196,14 +189,7 @@ class RetrieveSteps(SearchNode):
             documents = [d for d in found[query] if d.id not in read[step["id"]]][:k]
             kept += documents
             changed.append({**step, "doc_ids": [str(d.id) for d in documents]})
-            emit(
-                {
-                    "type": "agentprm.documents_retrieved",
-                    "step_id": step["id"],
-                    "query": query,
-                    "doc_ids": changed[-1]["doc_ids"],
-                }
-            )
+            emit_retrieved(step["id"], query, documents)
         cut = {"prm_stop_reason": "budget: retrievals"} if len(allowed) < len(distinct) else {}
         return {"prm_steps": changed, "prm_documents": merge_documents([], kept), **cut}
 

@@ -10,15 +10,15 @@ from langchain_core.messages import AIMessage
 
 from agentprm.budget import SearchBudget
 from agentprm.documents import cite, passages_text, supporting
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, check_count
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.lm.chat_models import is_chat_model
-from agentprm.nodes.answer import spoken
+from agentprm.nodes.answer import answered
 from agentprm.nodes.choices import chosen
 from agentprm.nodes.node import Node, NodeRoutine
-from agentprm.nodes.reporting import emit, sampled
-from agentprm.prompts import ChatTemplate, reply_params, with_examples
-from agentprm.replies import finished_text, parse_finding, parse_proposal
+from agentprm.nodes.reporting import emit, replied
+from agentprm.prompts import ChatTemplate, with_examples
+from agentprm.replies import parse_finding, parse_proposal
 from agentprm.routines import wait_in_thread
 from agentprm.state import ReasoningState
 from agentprm.text import one_line
@@ -165,10 +165,8 @@ class Reason(Node):
         name: str = "reason",
     ) -> None:
         self.model = as_language_model(model)
-        if isinstance(passages, bool) or not isinstance(passages, int) or passages < 0:
-            raise ConfigurationError(f"passages must be an integer of at least 0, not {passages!r}.")
-        self.passages, self.examples = passages, examples
-        self.template = template
+        self.passages = check_count("passages", passages, 0)
+        self.examples, self.template = examples, template
         self.max_tokens, self.speak = max_tokens, speak
         super().__init__(
             name=name,
@@ -190,19 +188,10 @@ class Reason(Node):
                 prefill=self.model.capabilities.prefill, question=one_line(state["question"]), **values
             )
             prompt = with_examples(prompt, state.get("examples") or self.examples)
-            params = reply_params(self.model, max_tokens=self.setting("max_tokens"), lines=True)
-            ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
-            answer = concluded(finished_text(reply), state["question"])
-        cited = supporting(answer, documents, state["question"])
-        emit({"type": "agentprm.answered", "answer": answer, "cited_ids": [str(d.id) for d in cited]})
-        update: dict[str, Any] = {
-            "answer": answer,
-            "citations": cite(cited),
-            "prm_stop_reason": reason or ("answered" if answer else "no answer"),
-        }
-        if self.speak:
-            update["messages"] = spoken(state, AIMessage(answer))
-        return update
+            reply = yield from replied(self.model, prompt, max_tokens=self.setting("max_tokens"), lines=True)
+            answer = concluded(reply, state["question"])
+        citations = cite(supporting(answer, documents, state["question"]))
+        return answered(state, answer, citations, reason, AIMessage(answer) if self.speak else None)
 
 
 def concluded(text: str, shown: str = "") -> str:

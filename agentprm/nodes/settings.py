@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 from agentprm.budget import SearchBudget
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_choice, check_count
 
 __all__ = ["SETTINGS", "Accept", "checked_setting"]
 
@@ -17,14 +18,10 @@ Accept = Literal["if_better", "always"]
 Check = Callable[[str, Any], Any]
 
 
-def _integer(least: int | None) -> Check:
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-            bound = "" if least is None else f" of at least {least}"
-            raise ConfigurationError(f"{name} must be an integer{bound}, not {value!r}.")
-        return value
-
-    return check
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(f"{name} must be an integer, not {value!r}.")
+    return value
 
 
 def _number(least: float) -> Check:
@@ -39,8 +36,7 @@ def _number(least: float) -> Check:
 
 
 def _accept(name: str, value: Any) -> Any:
-    if value not in get_args(Accept):
-        raise ConfigurationError(f"{name} must be 'if_better' or 'always', not {value!r}.")
+    check_choice(name, value, *get_args(Accept))
     return value
 
 
@@ -48,20 +44,20 @@ def _accept(name: str, value: Any) -> Any:
 SETTINGS: dict[str, Check] = {
     "accept": _accept,
     "budget": lambda name, value: SearchBudget.of(value),
-    "k": _integer(1),
-    "max_documents": _integer(1),
-    "max_failures": _integer(1),
-    "max_rounds": _integer(1),
-    "max_steps": _integer(1),
-    "max_tokens": _integer(1),
-    "min_steps": _integer(0),
-    "n": _integer(1),
-    "passages": _integer(1),
-    "seed": _integer(None),
-    "shallow": _integer(0),
+    "k": check_count,
+    "max_documents": check_count,
+    "max_failures": check_count,
+    "max_rounds": check_count,
+    "max_steps": check_count,
+    "max_tokens": check_count,
+    "min_steps": partial(check_count, least=0),
+    "n": check_count,
+    "passages": check_count,
+    "seed": _integer,
+    "shallow": partial(check_count, least=0),
     "temperature": _number(0),
     "threshold": _number(-math.inf),
-    "top_k": _integer(1),
+    "top_k": check_count,
 }
 
 

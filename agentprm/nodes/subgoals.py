@@ -13,7 +13,7 @@ from agentprm.documents import distinct_documents, merge_documents, passages_tex
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.node import NodeRoutine, SearchNode
-from agentprm.nodes.reporting import emit, emit_proposed, sampled
+from agentprm.nodes.reporting import emit, emit_proposed, emit_retrieved, sampled
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
 from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.prompts import (
@@ -297,18 +297,10 @@ class ExpandSubgoal(SearchNode):
         hits = yield from self.searcher.find([query], k + len(read) if k else None)
         found = distinct_documents(hits[query], state.get("prm_documents", []))
         new = [document for document in found if document.id not in read][:k]
-        ids = [str(document.id) for document in new]
-        emit(
-            {
-                "type": "agentprm.documents_retrieved",
-                "step_id": asked["id"],
-                "query": query,
-                "doc_ids": ids,
-            }
-        )
+        emit_retrieved(asked["id"], query, new)
         steps: list[Step] = []
         # Where nothing new is found, that is what the look-up gives, and the query waits no longer.
-        for doc_ids in [[i] for i in ids] or [[]]:
+        for doc_ids in [[str(document.id)] for document in new] or [[]]:
             step = self._step(state, path, len(steps))
             step["subgoal"], step["status"] = "retrieve", "completed"
             step["query"], step["retrieve"], step["doc_ids"] = query, True, doc_ids

@@ -18,17 +18,16 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.utils import count_tokens_approximately
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
-from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore, PutOp
 
 from agentprm.budget import SearchBudget
 from agentprm.documents import text_hash
-from agentprm.errors import ConfigurationError
+from agentprm.errors import check_count
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes.node import Node, NodeRoutine
-from agentprm.nodes.reporting import emit, sampled
-from agentprm.prompts import ChatTemplate, reply_params
-from agentprm.replies import finished_text, parse_finding
+from agentprm.nodes.node import Node, NodeRoutine, runtime
+from agentprm.nodes.reporting import emit, replied
+from agentprm.prompts import ChatTemplate
+from agentprm.replies import parse_finding
 from agentprm.routines import wait
 from agentprm.state import ReasoningState, as_messages
 from agentprm.text import one_line
@@ -96,15 +95,9 @@ class SummariseContext(Node):
         budget: SearchBudget | Mapping[str, Any] | None = None,
         name: str = "summarise",
     ) -> None:
-        for setting, value in (
-            ("max_context", max_context),
-            ("keep", keep),
-            ("max_summaries", max_summaries),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{setting} must be an integer of at least 1, not {value!r}.")
         self.model = as_language_model(model)
-        self.max_context, self.keep, self.max_summaries = max_context, keep, max_summaries
+        self.max_context, self.keep = check_count("max_context", max_context), check_count("keep", keep)
+        self.max_summaries = check_count("max_summaries", max_summaries)
         self.max_tokens, self.template = max_tokens, template
         self.count = count or count_tokens_approximately
         self.store, self.namespace = store, tuple(namespace)
@@ -131,14 +124,14 @@ class SummariseContext(Node):
             summary=earlier or "(none)",
             conversation="\n".join(map(_line, raw)),
         )
-        params = reply_params(self.model, max_tokens=self.setting("max_tokens"), lines=True)
-        ((reply,),) = yield from sampled(self.model, [prompt], 1, params)
-        summary = parse_finding(finished_text(reply)).removeprefix("Summary:").strip()
+        reply = yield from replied(self.model, prompt, max_tokens=self.setting("max_tokens"), lines=True)
+        summary = parse_finding(reply).removeprefix("Summary:").strip()
         if not summary:
             return {}
         dumped = messages_to_dict(raw)
         segment = text_hash(json.dumps([len(segments), dumped], sort_keys=True, default=str))
-        store = self._store()
+        own = self.store
+        store: BaseStore | None = getattr(runtime(), "store", None) if own is None else own
         if store is not None:
             op = PutOp((*self.namespace, "segments"), segment, {"messages": dumped}, index=False)
             yield from wait(store.batch, store.abatch, [op])
@@ -150,14 +143,6 @@ class SummariseContext(Node):
         )
         kept = [m for m in messages[:start] if not isinstance(m, SystemMessage)]
         return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), head, *kept, *messages[end:]]}
-
-    def _store(self) -> BaseStore | None:
-        if self.store is not None:
-            return self.store
-        try:
-            return get_runtime().store
-        except (RuntimeError, KeyError):
-            return None
 
 
 def middle(messages: Sequence[BaseMessage], keep: int) -> tuple[int, int]:

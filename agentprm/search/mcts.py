@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from agentprm.errors import ConfigurationError
-from agentprm.search.strategy import Ask, Expansion, Tree, Voting, check_count
+from agentprm.errors import ConfigurationError, check_count
+from agentprm.search.strategy import Ask, Expansion, Tree, Voting
 from agentprm.state import Step
 
 __all__ = ["ABMCTS", "MCTS", "Statistics"]

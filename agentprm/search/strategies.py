@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentprm.search.strategy import Ask, Expansion, Tree, Voting, check_count
+from agentprm.errors import check_count
+from agentprm.search.strategy import Ask, Expansion, Tree, Voting
 from agentprm.state import Step
 
 __all__ = ["DVTS", "Beam", "BestOfN", "FirstPath"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import ConfigurationError, check_count
 from agentprm.rewards.aggregation import Aggregation, aggregate, majority, weighted_majority
 from agentprm.state import Step, merge_steps
 from agentprm.text import normalize_unicode
@@ -30,7 +30,6 @@ __all__ = [
     "Tree",
     "Vote",
     "Voting",
-    "check_count",
     "explore",
     "step_value",
 ]
@@ -296,16 +295,6 @@ class Voting(ABC):
         if tree.answers():
             return "answered"
         return "max_steps" if any(map(tree.ends, tree.candidates)) else "no candidate"
-
-
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Refuses a setting that is no whole number of at least `least`.
-
-    Raises:
-        ConfigurationError: If it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{name} must be an integer of at least {least}, not {value!r}.")
 
 
 def explore(

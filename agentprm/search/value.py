@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, check_count
 
 __all__ = ["PAV", "TD", "Plain", "Snell", "ValueFunction", "check_space"]
 
@@ -58,11 +58,6 @@ def check_space(value: ValueFunction, space: Space) -> None:
             "PAV needs scores that are probabilities, but the reward scores in logit space. Calibrate it "
             "(agentprm.rewards.Calibrated), or use Plain, TD or Snell."
         )
-
-
-def _check_horizon(horizon: int, least: int) -> None:
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < least:
-        raise ConfigurationError(f"horizon must be an integer of at least {least}, not {horizon!r}.")
 
 
 def _first(scores: Sequence[float]) -> float:
@@ -124,7 +119,7 @@ class TD:
             raise ConfigurationError(f"alpha must lie in [0, 1], not {self.alpha}.")
         if math.isnan(self.beta):
             raise ConfigurationError("beta must be a number.")
-        _check_horizon(self.horizon, 1)
+        check_count("horizon", self.horizon)
 
     @classmethod
     def paper(cls, space: Space = "probability") -> TD:
@@ -176,7 +171,7 @@ class Snell:
     horizon: int = 3
 
     def __post_init__(self) -> None:
-        _check_horizon(self.horizon, 1)
+        check_count("horizon", self.horizon)
 
     def stop(self, scores: Sequence[float]) -> bool:
         """After `horizon` simulated steps."""
@@ -208,8 +203,7 @@ class PAV:
     def __post_init__(self) -> None:
         if not self.alpha >= 0:
             raise ConfigurationError(f"alpha must be at least 0, not {self.alpha}.")
-        if self.k < 1:
-            raise ConfigurationError(f"k must be at least 1, not {self.k}.")
+        check_count("k", self.k)
         if self.horizon != 0:
             raise ConfigurationError("PAV does not look ahead; its horizon is 0.")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, check_count
 from agentprm.training.lora import ADAPTER_FILE
 
 __all__ = ["breadcrumbs", "merge_adapters"]
@@ -74,8 +74,8 @@ def merge_adapters(
         raise ConfigurationError(f"method must be 'average' or 'breadcrumbs', not {method!r}.")
     if method == "breadcrumbs" and rank is None:
         raise ConfigurationError("breadcrumbs needs rank=…: masked changes have no low rank of their own.")
-    if rank is not None and rank < 1:
-        raise ConfigurationError(f"rank must be at least 1, not {rank}.")
+    if rank is not None:
+        check_count("rank", rank)
     if not (smallest >= 0 and largest >= 0 and smallest + largest < 1):
         raise ConfigurationError("smallest and largest are shares that leave something between them.")
     shares = list(weights or [1 / count if method == "average" else 0.3] * count)

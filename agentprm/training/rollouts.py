@@ -17,7 +17,7 @@ from langchain_core.documents import Document
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import StateGraph
 
-from agentprm.errors import ConfigurationError, InputError
+from agentprm.errors import ConfigurationError, InputError, check_count
 from agentprm.scale import Executor, Journal, Outcome, map_items
 from agentprm.state import Step
 from agentprm.trace.schema import Trace, TraceDocument
@@ -74,8 +74,7 @@ def rollout_records(
     Raises:
         ConfigurationError: If `rollouts` is not positive.
     """
-    if rollouts < 1:
-        raise ConfigurationError(f"rollouts must be at least 1, not {rollouts}.")
+    check_count("rollouts", rollouts)
     runs = [
         (trace, list(answers), path)
         for trace, answers in traces
@@ -161,12 +160,7 @@ def _answer(builder: StateGraph[Any, Any, Any, Any], item: dict[str, Any], seed:
         {
             "question": item["question"],
             "prm_steps": steps,
-            "prm_documents": [
-                Document(
-                    id=d["id"], page_content=d["text"], metadata={"title": d["title"], "source": d["source"]}
-                )
-                for d in item["documents"]
-            ],
+            "prm_documents": list(map(_document, item["documents"])),
             "prm_frontier": [steps[-1]["id"]],
             "prm_weak": [],
             "prm_stop_reason": "",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from agentprm.errors import ConfigurationError
+from agentprm.errors import check_count
 from agentprm.training.folder import trained
 
 __all__ = ["train_rounds"]
@@ -41,8 +41,7 @@ def train_rounds(
     Returns:
         The folder of the last round.
     """
-    if rounds < 1:
-        raise ConfigurationError(f"rounds must be at least 1, not {rounds}.")
+    check_count("rounds", rounds)
     last = None if start is None else Path(start)
     for number in range(1, rounds + 1):
         folder = Path(out) / f"round-{number}"
