@@ -7,12 +7,19 @@ from typing import Any, Literal
 
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.language_models import BaseChatModel
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, passages_to
+from agentprm.graphs.state import (
+    RagGraphState,
+    RagOutput,
+    answering,
+    condensing,
+    graph_in_a_row,
+    passages_to,
+)
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes import Answer, CondenseQuestion, DecideRetrieval, PairwiseRerank, Retrieve, RetrieverLike
+from agentprm.nodes import Answer, DecideRetrieval, PairwiseRerank, Retrieve, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
 from agentprm.nodes.decide_retrieval import Decide
 from agentprm.nodes.node import begin
@@ -90,24 +97,16 @@ def create_adaptive_rag_graph(
     """
     language_model = as_language_model(model)
     found, read = passages_to(k, passages, plain=5, reranked=reranker is not None)
-    answering: dict[str, Any] = {
-        "prompts": prompts,
-        "max_tokens": max_tokens,
-        "form": form,
-        "language": language,
-        "response_format": response_format,
-    }
-    answer = Answer(language_model, passages=read, speak=True, budget=budget, **answering)
+    written = answering(prompts, max_tokens, form, language, response_format)
+    answer = Answer(language_model, passages=read, speak=True, budget=budget, **written)
     deciding = DecideRetrieval(
         language_model if decide is None else decide,
         threshold=threshold,
         speak=answer.form.plain,
         budget=budget,
     )
-    way: list[Any] = [deciding, Retrieve(retriever, k=k or found, budget=budget)]
-    if condense is not False:
-        condenser = language_model if condense is True else as_language_model(condense)
-        way.insert(0, CondenseQuestion(condenser, prompts=prompts, budget=budget))
+    way = condensing(condense, language_model, prompts=prompts, budget=budget)
+    way += [deciding, Retrieve(retriever, k=k or found, budget=budget)]
     if reranker is not None:
         way.append(PairwiseRerank(reranker, budget=budget))
     way.append(answer)
@@ -119,20 +118,7 @@ def create_adaptive_rag_graph(
             return END if answer.form.plain else "answer"  # type: ignore[return-value]
         return "retrieve" if route == "retrieve" else "answer"
 
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        AdaptiveRagState,
-        context_schema=SearchContext,
-        input_schema=Question,
-        output_schema=AdaptivelyAnswered,
-    )
-    builder.add_node("begin", begin)
-    builder.add_edge(START, "begin")
-    previous = "begin"
-    for node in way:
-        builder.add_node(node.name, node, input_schema=AdaptiveRagState)
-        if previous != deciding.name:
-            builder.add_edge(previous, node.name)
-        previous = node.name
+    builder = graph_in_a_row(AdaptiveRagState, AdaptivelyAnswered, begin, way, [deciding.name])
     builder.add_conditional_edges(deciding.name, after)
-    builder.add_edge(previous, END)
+    builder.add_edge(answer.name, END)
     return builder

@@ -8,13 +8,13 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, StateGraph
 
 from agentprm.budget import SearchBudget
 from agentprm.graphs.rag import create_rag_graph
 from agentprm.graphs.reasoning import create_reasoning_graph
 from agentprm.graphs.routed import create_ladder_graph
-from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext
+from agentprm.graphs.state import RagGraphState, RagOutput, graph_in_a_row
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import Reason, RecursivePlanner, Retrieve, RetrieverLike
 from agentprm.nodes.node import begin
@@ -162,14 +162,8 @@ def _thinking(
     budget: SearchBudget | Mapping[str, Any] | None,
 ) -> Runnable[Any, Any]:
     """Retrieve, think, answer."""
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        RagGraphState, context_schema=SearchContext, input_schema=Question, output_schema=RagOutput
-    )
-    builder.add_node("begin", begin)
-    builder.add_node("retrieve", Retrieve(retriever, k=k, budget=budget))
-    builder.add_node("reason", Reason(model, passages=k, examples=examples, budget=budget, speak=True))
-    builder.add_edge(START, "begin")
-    builder.add_edge("begin", "retrieve")
-    builder.add_edge("retrieve", "reason")
-    builder.add_edge("reason", END)
+    reason = Reason(model, passages=k, examples=examples, budget=budget, speak=True)
+    nodes = [Retrieve(retriever, k=k, budget=budget), reason]
+    builder = graph_in_a_row(RagGraphState, RagOutput, begin, nodes)
+    builder.add_edge(reason.name, END)
     return builder.compile()

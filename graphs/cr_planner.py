@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from langchain_core.language_models import BaseChatModel
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched
+from agentprm.graphs.state import ReasoningGraphState, Searched, answering, graph_in_a_row
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import AnswerFromSteps, ChooseExecution, ChooseSubgoal, ExpandSubgoal, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
@@ -94,27 +94,9 @@ def create_cr_planner_graph(
         ),
         ChooseExecution(rewards, budget=budget),
     ]
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        ReasoningGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Searched
-    )
-    builder.add_node("begin", begin_search)
-    builder.add_edge(START, "begin")
-    previous = "begin"
-    for node in nodes:
-        builder.add_node(node.name, node, input_schema=ReasoningGraphState)
-        builder.add_edge(previous, node.name)
-        previous = node.name
-    answer = AnswerFromSteps(
-        language_model,
-        speak=True,
-        budget=budget,
-        prompts=prompts,
-        max_tokens=max_tokens,
-        form=form,
-        language=language,
-        response_format=response_format,
-    )
-    builder.add_node("answer", answer)
+    builder = graph_in_a_row(ReasoningGraphState, Searched, begin_search, nodes)
+    written = answering(prompts, max_tokens, form, language, response_format)
+    builder.add_node("answer", AnswerFromSteps(language_model, speak=True, budget=budget, **written))
     builder.add_conditional_edges("choose_execution", _on)
     builder.add_edge("answer", END)
     return builder

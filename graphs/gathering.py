@@ -9,18 +9,17 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Overwrite
 
 from agentprm.budget import SearchBudget
 from agentprm.documents import merge_documents
-from agentprm.graphs.state import Question, RagOutput, SearchContext
+from agentprm.graphs.state import RagOutput, answering, condensing, graph_in_a_row
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromRounds,
     CommitExperience,
-    CondenseQuestion,
     DistilFacts,
     GatherNode,
     ImproveNote,
@@ -138,8 +137,8 @@ def create_note_graph(
             budget=budget,
         ),
     ]
-    answering = _answering(prompts, max_tokens, form, language, response_format)
-    return _loop(language_model, loop, condense, experience, budget, answering)
+    written = answering(prompts, max_tokens, form, language, response_format)
+    return _loop(language_model, loop, condense, experience, budget, written)
 
 
 def create_evidence_graph(
@@ -211,8 +210,8 @@ def create_evidence_graph(
             budget=budget,
         ),
     ]
-    answering = _answering(prompts, max_tokens, form, language, response_format)
-    return _loop(language_model, loop, condense, experience, budget, answering)
+    written = answering(prompts, max_tokens, form, language, response_format)
+    return _loop(language_model, loop, condense, experience, budget, written)
 
 
 def create_goal_graph(
@@ -264,8 +263,8 @@ def create_goal_graph(
             language_model, judge, threshold=threshold, max_rounds=max_rounds, prompts=prompts, budget=budget
         ),
     ]
-    answering = _answering(prompts, max_tokens, form, language, response_format)
-    return _loop(language_model, loop, condense, experience, budget, answering)
+    written = answering(prompts, max_tokens, form, language, response_format)
+    return _loop(language_model, loop, condense, experience, budget, written)
 
 
 def create_summary_graph(
@@ -319,24 +318,8 @@ def create_summary_graph(
             budget=budget,
         ),
     ]
-    answering = _answering(prompts, max_tokens, form, language, response_format)
-    return _loop(language_model, loop, condense, experience, budget, answering)
-
-
-def _answering(
-    prompts: Prompts,
-    max_tokens: int,
-    form: str | None,
-    language: str | None,
-    response_format: ResponseFormat | None,
-) -> dict[str, Any]:
-    return {
-        "prompts": prompts,
-        "max_tokens": max_tokens,
-        "form": form,
-        "language": language,
-        "response_format": response_format,
-    }
+    written = answering(prompts, max_tokens, form, language, response_format)
+    return _loop(language_model, loop, condense, experience, budget, written)
 
 
 def _loop(
@@ -345,38 +328,23 @@ def _loop(
     condense: Model | bool,
     experience: RecallExperience | bool,
     budget: SearchBudget | Mapping[str, Any] | None,
-    answering: dict[str, Any],
+    written: dict[str, Any],
 ) -> StateGraph[Any, Any, Any, Any]:
     """The nodes in a row, again and again until one of them says why not, and then the answer."""
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        GatheringGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Gathered
-    )
-    way: list[Any] = list(loop)
-    if condense is not False:
-        condenser = model if condense is True else as_language_model(condense)
-        way.insert(0, CondenseQuestion(condenser, budget=budget))
     recall = RecallExperience(budget=budget) if experience is True else experience
-    if recall:
-        way.insert(way.index(loop[0]), recall)
-    answering_node = AnswerFromRounds(model, speak=True, budget=budget, **answering)
+    answering_node = AnswerFromRounds(model, speak=True, budget=budget, **written)
+    way: list[Any] = condensing(condense, model, budget=budget)
+    way += [*([recall] if recall else []), *loop, answering_node]
     first, last, answer = loop[0].name, loop[-1].name, answering_node.name
     if recall and recall.by == "thought":
         first = recall.name  # thoughts change
-    way.append(answering_node)
     if recall:
         way.append(CommitExperience(store=recall.own_store, namespace=recall.namespace))
 
     def after(state: GatheringGraphState) -> str:
         return answer if state.get("prm_stop_reason") else first
 
-    builder.add_node("begin", begin_gathering)
-    builder.add_edge(START, "begin")
-    previous = "begin"
-    for node in way:
-        builder.add_node(node.name, node, input_schema=GatheringGraphState)
-        if previous != last:
-            builder.add_edge(previous, node.name)
-        previous = node.name
+    builder = graph_in_a_row(GatheringGraphState, Gathered, begin_gathering, way, [last])
     builder.add_conditional_edges(last, after, [first, answer])
-    builder.add_edge(previous, END)
+    builder.add_edge(way[-1].name, END)
     return builder

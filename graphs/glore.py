@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from langchain_core.language_models import BaseChatModel
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, ReasoningGraphState, SearchContext, Searched
+from agentprm.graphs.state import ReasoningGraphState, Searched, answering, graph_in_a_row
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import (
     AnswerFromSteps,
@@ -98,29 +98,11 @@ def create_glore_graph(
         ScoreSteps(reward, budget=budget),
         ReviewDrafts(reward, outcome=outcome, threshold=threshold, max_steps=max_steps, budget=budget),
     ]
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        ReasoningGraphState, context_schema=SearchContext, input_schema=Question, output_schema=Searched
-    )
-    builder.add_node("begin", begin_search)
-    builder.add_edge(START, "begin")
-    previous = "begin"
-    for node in nodes:
-        builder.add_node(node.name, node, input_schema=ReasoningGraphState)
-        builder.add_edge(previous, node.name)
-        previous = node.name
+    builder = graph_in_a_row(ReasoningGraphState, Searched, begin_search, nodes)
     builder.add_node("refine", RefineDraft(language_model, critic=critic, **sampling))
     builder.add_edge("refine", "retrieve")
-    answer = AnswerFromSteps(
-        language_model,
-        speak=True,
-        budget=budget,
-        prompts=prompts,
-        max_tokens=max_tokens,
-        form=form,
-        language=language,
-        response_format=response_format,
-    )
-    builder.add_node("answer", answer)
+    written = answering(prompts, max_tokens, form, language, response_format)
+    builder.add_node("answer", AnswerFromSteps(language_model, speak=True, budget=budget, **written))
     builder.add_conditional_edges("review", after_selection)
     builder.add_edge("answer", END)
     return builder

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import cache
 from typing import Any
 
@@ -51,81 +51,43 @@ __all__ = [
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 _loading = ForkSafeLock()
-_BUILDERS: dict[str, Callable[..., Any]] = {
-    "adaptive": create_adaptive_rag_graph,
-    "cr_planner": create_cr_planner_graph,
-    "evidence": create_evidence_graph,
-    "glore": create_glore_graph,
-    "goal": create_goal_graph,
-    "note": create_note_graph,
-    "rag": create_rag_graph,
-    "rearter": create_rearter_graph,
-    "reasoning": create_reasoning_graph,
-    "routed": create_routed_graph,
-}
-_READING = ("rag", "rearter", "reasoning")  # those that take a reader
 
 
-async def rag() -> Graph:
-    """Plain retrieve-and-read."""
-    return await asyncio.to_thread(_compiled, "rag")
+def _served(
+    name: str, build: Callable[..., Any], doc: str, *, reads: bool = False
+) -> Callable[[], Coroutine[Any, Any, Graph]]:
+    """What the server calls for a graph; `reads` says that it takes a reader."""
+
+    async def graph() -> Graph:
+        return await asyncio.to_thread(_compiled, name, build, reads)
+
+    graph.__name__, graph.__doc__ = name, doc
+    return graph
 
 
-async def adaptive() -> Graph:
-    """Retrieve only where passages are needed (Adapt-LLM)."""
-    return await asyncio.to_thread(_compiled, "adaptive")
+rag = _served("rag", create_rag_graph, "Plain retrieve-and-read.", reads=True)
+adaptive = _served(
+    "adaptive", create_adaptive_rag_graph, "Retrieve only where passages are needed (Adapt-LLM)."
+)
+routed = _served("routed", create_routed_graph, "Answer at once, reason, or search in rounds (A^2FM).")
+reasoning = _served("reasoning", create_reasoning_graph, "Search over reasoning steps.", reads=True)
+rearter = _served("rearter", create_rearter_graph, "The search with ReARTeR's settings.", reads=True)
+glore = _served("glore", create_glore_graph, "A draft, refined where it is weak (GLoRe).")
+cr_planner = _served("cr_planner", create_cr_planner_graph, "Sub-goals chosen by critics (CR-Planner).")
+note = _served("note", create_note_graph, "A note that gets better round by round (Adaptive-Note).")
+evidence = _served("evidence", create_evidence_graph, "A pool of facts, filled until it is enough (RFM-RAG).")
+goal = _served("goal", create_goal_graph, "Goals, and whether they were reached (RE-Searcher).")
 
 
-async def routed() -> Graph:
-    """Answer at once, reason, or search in rounds (A^2FM)."""
-    return await asyncio.to_thread(_compiled, "routed")
-
-
-async def reasoning() -> Graph:
-    """Search over reasoning steps."""
-    return await asyncio.to_thread(_compiled, "reasoning")
-
-
-async def rearter() -> Graph:
-    """The search with ReARTeR's settings."""
-    return await asyncio.to_thread(_compiled, "rearter")
-
-
-async def glore() -> Graph:
-    """A draft, refined where it is weak (GLoRe)."""
-    return await asyncio.to_thread(_compiled, "glore")
-
-
-async def cr_planner() -> Graph:
-    """Sub-goals chosen by critics (CR-Planner)."""
-    return await asyncio.to_thread(_compiled, "cr_planner")
-
-
-async def note() -> Graph:
-    """A note that gets better round by round (Adaptive-Note)."""
-    return await asyncio.to_thread(_compiled, "note")
-
-
-async def evidence() -> Graph:
-    """A pool of facts, filled until it is enough (RFM-RAG)."""
-    return await asyncio.to_thread(_compiled, "evidence")
-
-
-async def goal() -> Graph:
-    """Goals, and whether they were reached (RE-Searcher)."""
-    return await asyncio.to_thread(_compiled, "goal")
-
-
-def _compiled(name: str) -> Graph:
+def _compiled(name: str, build: Callable[..., Any], reads: bool) -> Graph:
     with _loading:  # the server may ask for several graphs at once
-        return _graph(name)
+        return _graph(name, build, reads)
 
 
 @cache
-def _graph(name: str) -> Graph:
-    model, store = _model(), _store()
-    reading = {"reader": _reader()} if name in _READING else {}
-    graph: Graph = _BUILDERS[name](model, store, **reading).compile(name=name)
+def _graph(name: str, build: Callable[..., Any], reads: bool) -> Graph:
+    reading = {"reader": _reader()} if reads else {}
+    graph: Graph = build(_model(), _store(), **reading).compile(name=name)
     return graph
 
 

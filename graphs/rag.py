@@ -7,12 +7,19 @@ from typing import Any
 
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.language_models import BaseChatModel
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, StateGraph
 
 from agentprm.budget import SearchBudget
-from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext, passages_to
+from agentprm.graphs.state import (
+    RagGraphState,
+    RagOutput,
+    answering,
+    condensing,
+    graph_in_a_row,
+    passages_to,
+)
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.nodes import Answer, CondenseQuestion, PairwiseRerank, Retrieve, RetrieverLike
+from agentprm.nodes import Answer, PairwiseRerank, Retrieve, RetrieverLike
 from agentprm.nodes.answer import ResponseFormat
 from agentprm.nodes.node import begin
 from agentprm.prompts import PROMPTS, Prompts
@@ -71,34 +78,15 @@ def create_rag_graph(
         >>> graph.invoke({"question": "Where was Brunel born?"})["answer"]
         'Portsmouth'
     """
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        RagGraphState, context_schema=SearchContext, input_schema=Question, output_schema=RagOutput
-    )
     language_model = as_language_model(model)
-    answering: dict[str, Any] = {
-        "prompts": prompts,
-        "max_tokens": max_tokens,
-        "form": form,
-        "language": language,
-        "response_format": response_format,
-    }
+    written = answering(prompts, max_tokens, form, language, response_format)
     found, read = passages_to(k, passages, plain=5, reranked=reranker is not None)
     found = k or found  # `documents` are all that were found, though fewer may be read
-    chain: list[Any] = []
-    if condense is not False:
-        condenser = language_model if condense is True else as_language_model(condense)
-        chain.append(CondenseQuestion(condenser, prompts=prompts, budget=budget))
+    chain = condensing(condense, language_model, prompts=prompts, budget=budget)
     chain.append(Retrieve(retriever, k=found, budget=budget))
     if reranker is not None:
         chain.append(PairwiseRerank(reranker, budget=budget))
-    chain.append(Answer(reader or language_model, passages=read, speak=True, budget=budget, **answering))
-    builder.add_node("begin", begin)
-    builder.add_edge(START, "begin")
-    previous = "begin"
-    for node in chain:
-        # With the cost so far among what they see, the nodes share one budget.
-        builder.add_node(node.name, node, input_schema=RagGraphState)
-        builder.add_edge(previous, node.name)
-        previous = node.name
-    builder.add_edge(previous, END)
+    chain.append(Answer(reader or language_model, passages=read, speak=True, budget=budget, **written))
+    builder = graph_in_a_row(RagGraphState, RagOutput, begin, chain)
+    builder.add_edge(chain[-1].name, END)
     return builder

@@ -9,17 +9,18 @@ from typing import Any, Literal
 
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from langchain_core.language_models import BaseChatModel
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, StateGraph
 
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.graphs.state import (
     DeltaGraphState,
     DeltaSearched,
-    Question,
     ReasoningGraphState,
-    SearchContext,
     Searched,
+    answering,
+    condensing,
+    graph_in_a_row,
     passages_to,
 )
 from agentprm.lm import LanguageModel, as_language_model
@@ -28,7 +29,6 @@ from agentprm.nodes import (
     BeginSteps,
     CommitExperience,
     CompleteSteps,
-    CondenseQuestion,
     FollowPlan,
     LookAhead,
     PlanQuestion,
@@ -187,13 +187,6 @@ def create_reasoning_graph(
         ConfigurationError: If a setting is wrong, or the value function does not fit the reward's space.
     """
     language_model = as_language_model(model)
-    answering: dict[str, Any] = {
-        "prompts": prompts,
-        "max_tokens": max_tokens,
-        "form": form,
-        "language": language,
-        "response_format": response_format,
-    }
     if mode not in ("step", "plan", None):
         raise ConfigurationError(f"mode must be 'step' or 'plan', not {mode!r}.")
     if candidates is not None:
@@ -231,15 +224,14 @@ def create_reasoning_graph(
     if threshold == "mode":
         threshold = None if planned else "reward"
 
-    proposing: dict[str, Any] = {
-        "max_steps": max_steps,
-        "min_steps": min_steps,
+    sampling: dict[str, Any] = {
         "temperature": temperature,
         "seed": seed,
         "recall": recall,
         "prompts": prompts,
         "budget": budget,
     }
+    proposing = {"max_steps": max_steps, "min_steps": min_steps, **sampling}
     finding: list[Any] = [RetrieveSteps(retriever, k=found, budget=budget)]
     if reranker is not None:
         # What a step was found but not given is not read: the next step may still be given it.
@@ -265,17 +257,7 @@ def create_reasoning_graph(
         ScoreSteps(reward, budget=budget),
     ]
 
-    inside: type = DeltaGraphState if deltas else ReasoningGraphState
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        inside,
-        context_schema=SearchContext,
-        input_schema=Question,
-        output_schema=DeltaSearched if deltas else Searched,
-    )
-    way: list[Any] = []
-    if condense is not False:
-        condenser = language_model if condense is True else as_language_model(condense)
-        way.append(CondenseQuestion(condenser, prompts=prompts, budget=budget))
+    way: list[Any] = condensing(condense, language_model, prompts=prompts, budget=budget)
     if planned:
         way.append(PlanQuestion(planner, max_steps=max_steps, budget=budget))
         way.append(FollowPlan(retriever, together=greedy, budget=budget))
@@ -307,28 +289,13 @@ def create_reasoning_graph(
 
     first = next(iter(strategy.ask(Tree([])).expand), None)
     widths = {"": first.children} if first is not None and first.children is not None else {}
-    builder.add_node("begin", partial(begin_search, widths=widths), input_schema=inside)
-    builder.add_edge(START, "begin")
-    previous = "begin"
-    for node in way:
-        builder.add_node(node.name, node, input_schema=inside)
-        builder.add_edge(previous, node.name)
-        previous = node.name
-    builder.add_node(
-        "refine",
-        RefineStep(
-            language_model,
-            critic=critic,
-            recall=recall,
-            temperature=temperature,
-            seed=seed,
-            prompts=prompts,
-            budget=budget,
-        ),
-        input_schema=inside,
-    )
+    inside, output = (DeltaGraphState, DeltaSearched) if deltas else (ReasoningGraphState, Searched)
+    builder = graph_in_a_row(inside, output, partial(begin_search, widths=widths), way)
+    refine = RefineStep(language_model, critic=critic, **sampling)
+    builder.add_node(refine.name, refine, input_schema=inside)
     builder.add_edge("refine", "retrieve")
-    answer = AnswerFromSteps(language_model, speak=True, budget=budget, **answering)
+    written = answering(prompts, max_tokens, form, language, response_format)
+    answer = AnswerFromSteps(language_model, speak=True, budget=budget, **written)
     builder.add_node(answer.name, answer, input_schema=inside)
     # Where the next step begins: thoughts and places change, the question does not.
     on = next((node.name for node in way if node is stepping or node.name == "propose"), "propose")
@@ -336,13 +303,13 @@ def create_reasoning_graph(
         on = recalling.name
     ways: Any = {"propose": on, "refine": "refine", "answer": "answer"}
     builder.add_conditional_edges("select", after_selection, ways)
+    last = answer.name
     if recalling is not None:
         keeping = CommitExperience(store=recalling.own_store, namespace=recalling.namespace)
-        builder.add_node(keeping.name, keeping, input_schema=inside)
-        builder.add_edge("answer", keeping.name)
-        builder.add_edge(keeping.name, END)
-    else:
-        builder.add_edge("answer", END)
+        last = keeping.name
+        builder.add_node(last, keeping, input_schema=inside)
+        builder.add_edge("answer", last)
+    builder.add_edge(last, END)
     return builder
 
 

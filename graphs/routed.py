@@ -9,13 +9,13 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.constants import TAG_NOSTREAM
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, StateGraph
 
 from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
 from agentprm.documents import Citation
 from agentprm.errors import ConfigurationError
 from agentprm.graphs.gathering import create_goal_graph
-from agentprm.graphs.state import Question, RagGraphState, RagOutput, SearchContext
+from agentprm.graphs.state import RagGraphState, RagOutput, graph_in_a_row
 from agentprm.lm import LanguageModel, as_language_model
 from agentprm.nodes import MODES, Answer, JudgeAnswer, Reason, RetrieverLike, Route
 from agentprm.nodes.answer import spoken
@@ -86,18 +86,12 @@ def create_routed_graph(
         raise ConfigurationError(
             f"modes has {sorted(ways)}, but when has {sorted(when)}; name the same ones."
         )
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        RoutedState, context_schema=SearchContext, input_schema=Question, output_schema=RoutedAnswer
-    )
     route = Route(router or language_model, modes=when, default=default, budget=budget)
 
     def follow(state: RoutedState) -> str:
         return state["route"]
 
-    builder.add_node("begin", begin)
-    builder.add_node(route.name, route, input_schema=RoutedState)
-    builder.add_edge(START, "begin")
-    builder.add_edge("begin", route.name)
+    builder = graph_in_a_row(RoutedState, RoutedAnswer, begin, [route])
     for name, way in ways.items():
         builder.add_node(name, way, input_schema=RoutedState)
         builder.add_edge(name, END)
@@ -174,9 +168,6 @@ def create_ladder_graph(
     judging = JudgeAnswer(judge, budget=budget)
     good_from = judging.reward.gate if threshold is None else threshold
     places = when or {name: f"question {place} in difficulty" for place, name in enumerate(names, 1)}
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
-        LadderState, context_schema=SearchContext, input_schema=Question, output_schema=Climbed
-    )
 
     def begin_climbing(state: LadderState) -> dict[str, Any]:
         return {**begin(state), "prm_rungs": [], "rung": "", "score": None}
@@ -202,9 +193,8 @@ def create_ladder_graph(
             "prm_stop_reason": "answered" if chosen["answer"] else "no answer",
         }
 
-    builder.add_node("begin", begin_climbing)
+    builder = graph_in_a_row(LadderState, Climbed, begin_climbing, [])
     builder.add_node("best", best)
-    builder.add_edge(START, "begin")
     builder.add_edge("best", END)
     for name, rung in rungs.items():
         builder.add_node(name, _rung(name, rung, judging), input_schema=LadderState)

@@ -1,13 +1,14 @@
-"""State and run context of the ready-made graphs."""
+"""State and run context of the ready-made graphs, and how their nodes are put in a row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 
 from langchain_core.documents import Document
 from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel
+from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
@@ -15,7 +16,12 @@ from typing_extensions import TypedDict
 from agentprm.budget import SearchBudget, Usage, add_usage
 from agentprm.documents import Citation, merge_documents
 from agentprm.errors import ConfigurationError
+from agentprm.lm import LanguageModel
+from agentprm.nodes.answer import ResponseFormat
+from agentprm.nodes.condense_question import CondenseQuestion
+from agentprm.nodes.node import Node
 from agentprm.nodes.settings import Accept, checked_setting
+from agentprm.prompts import Prompts
 from agentprm.state import RagState, ReasoningState, Step, merge_steps
 
 __all__ = [
@@ -27,6 +33,9 @@ __all__ = [
     "ReasoningGraphState",
     "SearchContext",
     "Searched",
+    "answering",
+    "condensing",
+    "graph_in_a_row",
     "passages_to",
 ]
 
@@ -146,3 +155,65 @@ def passages_to(k: int | None, passages: int | None, *, plain: int, reranked: bo
         return read, read
     read = passages or min(plain, k or plain)
     return k or max(10, read), read
+
+
+def answering(
+    prompts: Prompts,
+    max_tokens: int,
+    form: str | None,
+    language: str | None,
+    response_format: ResponseFormat | None,
+) -> dict[str, Any]:
+    """What a graph is told of its answer, as arguments of the node that writes it."""
+    return {
+        "prompts": prompts,
+        "max_tokens": max_tokens,
+        "form": form,
+        "language": language,
+        "response_format": response_format,
+    }
+
+
+def condensing(condense: Any, model: LanguageModel, **settings: Any) -> list[Node]:
+    """The node that makes follow-ups questions that stand alone, if a graph is to have it.
+
+    Args:
+        condense: `False` for none, `True` for one with `model`, or another model.
+        model: The graph's model.
+        settings: Further arguments of `CondenseQuestion`.
+    """
+    if condense is False:
+        return []
+    return [CondenseQuestion(model if condense is True else condense, **settings)]
+
+
+def graph_in_a_row(
+    state: type[Any],
+    output: type[Any],
+    begin: Callable[..., Any],
+    nodes: Sequence[Any],
+    forks: Collection[str] = (),
+) -> StateGraph[Any, Any, Any, Any]:
+    """A graph that begins and goes through nodes one after the other; the last one has no edge yet.
+
+    All nodes see the whole state: with the cost so far among it, they share one budget.
+
+    Args:
+        state: Schema of the state.
+        output: Schema of the output.
+        begin: Takes the question in.
+        nodes: The nodes, in order.
+        forks: Names of those from which an edge of their own leads on.
+    """
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
+        state, context_schema=SearchContext, input_schema=Question, output_schema=output
+    )
+    builder.add_node("begin", begin, input_schema=state)
+    builder.add_edge(START, "begin")
+    previous = "begin"
+    for node in nodes:
+        builder.add_node(node.name, node, input_schema=state)
+        if previous not in forks:
+            builder.add_edge(previous, node.name)
+        previous = node.name
+    return builder
