@@ -1,8 +1,10 @@
-"""The model that a trainer starts from, with the adapter that it trains."""
+"""The model that a trainer starts from, the adapter that it trains, and the way of such a training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import torch
 from agentprm.engine.loading import load_model, max_context
 from agentprm.engine.tokenizing import PromptText, load_tokenizer
 from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
-from agentprm.training.fitting import TrainSettings, use_bfloat16
-from agentprm.training.lora import LoraSettings, add_lora, lower_frozen
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit, use_bfloat16
+from agentprm.training.folder import TrainingFolder, data_of, warn_of_lost
+from agentprm.training.lora import LoraSettings, add_lora, lower_frozen, save_lora
 
-__all__ = ["Trainee", "base_label", "open_base"]
+__all__ = ["AdapterRun", "Teaching", "Trainee", "base_label", "open_base"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,15 @@ class Trainee:
         """Call it before training, once nothing more is read off the fp32 weights."""
         if self.lower:
             lower_frozen(self.model)
+
+    def save(self, folder: Path, base: str, family: str) -> None:
+        """Writes the adapter; of a reward also the tokenizer, and a config that names its family."""
+        save_lora(self.model, folder, base)
+        if family:
+            config = {**self.model.get_base_model().config.to_dict(), "agentprm_family": family}
+            text = json.dumps(config, indent=1, default=str) + "\n"
+            (folder / "config.json").write_text(text, encoding="utf-8")
+            self.text.tokenizer.save_pretrained(folder)
 
 
 def base_label(base: str | Path | None) -> str:
@@ -76,3 +88,96 @@ def open_base(
         model.set_attn_implementation("eager")  # the fused one is slow in bfloat16
     longest = min(max_length, max_context(model.config.get_text_config()) or max_length)
     return Trainee(add_lora(model, lora, settings.seed, start), text, longest, lower)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How an adapter is taught.
+
+    Attributes:
+        model: The module that is trained.
+        rows: Examples as rows of tokens.
+        tokens: Tokens of the longest part of a row, which must fit.
+        objective: What for.
+        ready: What the rows that fit are trained as.
+        family: Of a reward, for its config.
+        save: Writes what there is besides the adapter into a folder.
+    """
+
+    model: torch.nn.Module
+    rows: Callable[[Sequence[Any]], list[Any]]
+    tokens: Callable[[Any], int]
+    objective: Objective[Any]
+    ready: Callable[[list[Any]], list[Any]] = list
+    family: str = ""
+    save: Callable[[Path], None] = lambda folder: None
+
+
+@dataclass(frozen=True)
+class AdapterRun:
+    """What every training of an adapter is told, in this order; see `train_language_model`."""
+
+    out: str | Path
+    base: str | Path | None
+    dev: Sequence[Any]
+    settings: TrainSettings | None
+    lora: LoraSettings | None
+    max_length: int
+    device: str | torch.device | None
+    notes: Mapping[str, Any] | None
+    progress: Callable[[Progress], None] | None
+    start: str | Path | None = None
+
+    def train(
+        self, examples: Sequence[Any], what: Mapping[str, Any], teach: Callable[[Trainee], Teaching]
+    ) -> FitReport | None:
+        """Trains and writes the folder; `None` if it holds this very training already.
+
+        Args:
+            examples: What to learn.
+            what: What is trained, for the card: `kind`, and what else makes another training of it.
+            teach: From the model, its weights still in fp32, to how it is taught.
+        """
+        settings, lora = self.settings or TrainSettings(), self.lora or LoraSettings()
+        base, limit = base_label(self.base), self.max_length
+        run = {
+            **what,
+            "base": base,
+            **({} if self.start is None else {"start": str(self.start)}),
+            "settings": asdict(settings),
+            "adapter": asdict(lora),
+            "max_length": limit,
+            **data_of(examples, self.dev),
+        }
+        folder = TrainingFolder(self.out, run)
+        if folder.card is not None:
+            return None
+        trainee = open_base(self.base, lora, settings, max_length=limit, device=self.device, start=self.start)
+        torch.manual_seed(settings.seed)  # a new head begins at random
+        teaching = teach(trainee)
+        trainee.settle()
+        parts: list[list[Any]] = []
+        lost = 0
+        for some in (examples, self.dev):
+            rows = teaching.rows(some) if some else []
+            fitting = [row for row in rows if teaching.tokens(row) <= trainee.longest]
+            lost += len(rows) - len(fitting)
+            parts.append(teaching.ready(fitting))
+        warn_of_lost(lost, trainee.longest)
+        taught, held_out = parts
+        report = fit(
+            teaching.model,
+            taught,
+            teaching.objective,
+            folder.checkpoints,
+            settings,
+            dev=held_out,
+            progress=self.progress,
+        )
+
+        def save(path: Path) -> None:
+            trainee.save(path, base, teaching.family)
+            teaching.save(path)
+
+        folder.finish(save, report, {**(self.notes or {}), "left_out": lost})
+        return report

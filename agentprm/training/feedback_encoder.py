@@ -18,8 +18,8 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.model_names import model_name
 from agentprm.training.data import ReadingRecord
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
-from agentprm.training.folder import TrainingFolder, digest
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit, padded
+from agentprm.training.folder import TrainingFolder, data_of
 
 __all__ = ["FeedbackExample", "feedback_examples", "train_feedback_encoder"]
 
@@ -122,10 +122,7 @@ def train_feedback_encoder(
         "settings": asdict(settings),
         "scale": scale,
         "passages": max((len(example.feedback) for example in examples), default=0),
-        "examples": len(examples),
-        "examples_sha256": digest([asdict(example) for example in examples]),
-        "held_out": len(dev),
-        "held_out_sha256": digest([asdict(example) for example in dev]),
+        **data_of(examples, dev),
     }
     folder = TrainingFolder(out, run)
     if folder.card is not None:
@@ -174,26 +171,16 @@ def _objective(encoder: Any, scale: float) -> Objective[_Encoded]:
     pad = int(encoder.tokenizer.pad_token_id or 0)
 
     def collate(rows: Sequence[_Encoded]) -> dict[str, Any]:
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
         width = max(len(row.vectors) for row in rows)
         vectors = torch.zeros(len(rows), width, rows[0].vectors.shape[1])
         candidates = torch.zeros((len(rows), width), dtype=torch.bool)
         positives = torch.zeros((len(rows), width), dtype=torch.bool)
         for number, row in enumerate(rows):
-            ids[number, : len(row.ids)] = torch.tensor(row.ids)
-            mask[number, : len(row.ids)] = 1
             vectors[number, : len(row.vectors)] = row.vectors
             candidates[number, : len(row.vectors)] = True
             positives[number, : row.positives] = True
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "vectors": vectors,
-            "candidates": candidates,
-            "positives": positives,
-        }
+        batch = padded([row.ids for row in rows], pad)
+        return {**batch, "vectors": vectors, "candidates": candidates, "positives": positives}
 
     def loss(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, float]:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}

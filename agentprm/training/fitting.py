@@ -20,12 +20,22 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from agentprm.errors import ConfigurationError, InputError
 
-__all__ = ["FitReport", "Objective", "Progress", "TrainSettings", "fit", "plan_batches", "use_bfloat16"]
+__all__ = [
+    "FitReport",
+    "Objective",
+    "Progress",
+    "TrainSettings",
+    "fit",
+    "padded",
+    "plan_batches",
+    "use_bfloat16",
+]
 
 T = TypeVar("T")
 
@@ -153,6 +163,18 @@ def use_bfloat16(precision: str, device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without tile instructions bfloat16 is slower than fp32 on most processors.
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Any]:
+    """Rows of tokens side by side: `input_ids` and `attention_mask` `[rows, tokens]`.
+
+    Args:
+        rows: The rows.
+        pad: Token id that fills short ones; it is never attended to.
+    """
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    return {"input_ids": pad_sequence(ids, batch_first=True, padding_value=pad), "attention_mask": mask}
 
 
 def plan_batches(lengths: Sequence[int], budget: int, epochs: float, seed: int) -> list[list[int]]:

@@ -6,16 +6,19 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from agentprm.errors import InputError
+from agentprm.lm.base import Prompt
 from agentprm.training.fitting import FitReport
 
-__all__ = ["TrainingFolder", "digest", "trained", "warn_of_lost"]
+__all__ = ["TrainingFolder", "data_of", "digest", "trained", "warn_of_lost"]
 
 _logger = logging.getLogger(__name__)
 
@@ -26,6 +29,23 @@ _PACKAGES = ("agentprm", "torch", "transformers", "peft")
 def digest(value: Any) -> str:
     """SHA-256 of what a training is made of, as JSON."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+def data_of(examples: Sequence[Any], dev: Sequence[Any]) -> dict[str, Any]:
+    """What a card says of the examples: how many there are, and the SHA-256 of them all."""
+    return {
+        "examples": len(examples),
+        "examples_sha256": digest(list(map(_plain, examples))),
+        "held_out": len(dev),
+        "held_out_sha256": digest(list(map(_plain, dev))),
+    }
+
+
+def _plain(example: Any) -> Any:
+    if isinstance(example, BaseModel):
+        return example.model_dump()
+    prompt, *rest = (getattr(example, field.name) for field in fields(example))
+    return [prompt.messages, prompt.prefix, *rest] if isinstance(prompt, Prompt) else asdict(example)
 
 
 def trained(path: Path) -> bool:

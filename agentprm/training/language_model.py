@@ -7,7 +7,7 @@ as it was taught.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from torch.nn import functional as F
 from agentprm.engine.tokenizing import PromptText, as_data, span_of
 from agentprm.errors import InputError
 from agentprm.lm.base import Prompt
-from agentprm.training.bases import base_label, open_base
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
-from agentprm.training.folder import TrainingFolder, digest, warn_of_lost
-from agentprm.training.lora import LoraSettings, save_lora
+from agentprm.training.bases import AdapterRun, Teaching, Trainee
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, padded
+from agentprm.training.lora import LoraSettings
 
 __all__ = [
     "CausalRow",
@@ -105,25 +104,17 @@ def causal_batch(rows: Sequence[CausalRow], pad: int) -> dict[str, Any]:
         `input_ids` and `attention_mask` `[rows, tokens]`; for every token of a reply `read`, its place in the
         flattened rows, `wanted`, the token, and `owner`, the number of its row.
     """
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    batch = padded([row.ids for row in rows], pad)
+    longest = batch["input_ids"].shape[1]
     read: list[int] = []
     wanted: list[int] = []
     owner: list[int] = []
     for number, row in enumerate(rows):
-        ids[number, : len(row.ids)] = torch.tensor(row.ids)
-        mask[number, : len(row.ids)] = 1
         read += range(number * longest + row.start - 1, number * longest + len(row.ids) - 1)
         wanted += row.ids[row.start :]
         owner += [number] * (len(row.ids) - row.start)
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "read": torch.tensor(read),
-        "wanted": torch.tensor(wanted),
-        "owner": torch.tensor(owner),
-    }
+    read_off = {"read": read, "wanted": wanted, "owner": owner}
+    return batch | {name: torch.tensor(values) for name, values in read_off.items()}
 
 
 def reply_states(decoder: Any, batch: dict[str, Any]) -> torch.Tensor:
@@ -198,39 +189,12 @@ def train_language_model(
     Raises:
         InputError: If no example is left, or the folder holds something else.
     """
-    settings, lora = settings or TrainSettings(), lora or LoraSettings()
-    run = {
-        "kind": kind,
-        "base": base_label(base),
-        **({} if start is None else {"start": str(start)}),
-        "settings": asdict(settings),
-        "adapter": asdict(lora),
-        "max_length": max_length,
-        "examples": len(examples),
-        "examples_sha256": digest([_plain(example) for example in examples]),
-        "held_out": len(dev),
-        "held_out_sha256": digest([_plain(example) for example in dev]),
-    }
-    folder = TrainingFolder(out, run)
-    if folder.card is not None:
-        return None
-    trainee = open_base(base, lora, settings, max_length=max_length, device=device, start=start)
-    objective = causal_objective(trainee.model, trainee.pad)
-    trainee.settle()
-    rows, held_out = causal_rows(examples, trainee.text), causal_rows(dev, trainee.text)
-    fitting = [[row for row in some if len(row.ids) <= trainee.longest] for some in (rows, held_out)]
-    lost = len(rows) + len(held_out) - sum(map(len, fitting))
-    warn_of_lost(lost, trainee.longest)
-    report = fit(
-        trainee.model, fitting[0], objective, folder.checkpoints, settings, dev=fitting[1], progress=progress
-    )
-    folder.finish(
-        lambda path: save_lora(trainee.model, path, str(run["base"])),
-        report,
-        {**(notes or {}), "left_out": lost},
-    )
-    return report
+    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress, start)
 
+    def teach(trainee: Trainee) -> Teaching:
+        objective = causal_objective(trainee.model, trainee.pad)
+        return Teaching(
+            trainee.model, lambda some: causal_rows(some, trainee.text), objective.length, objective
+        )
 
-def _plain(example: TextExample) -> Any:
-    return [example.prompt.messages, example.prompt.prefix, example.reply]
+    return run.train(examples, {"kind": kind}, teach)

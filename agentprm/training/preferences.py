@@ -6,10 +6,9 @@ once, before the first step. A round that goes on from an adapter (`start`) has 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +22,9 @@ from agentprm.rewards.known_families import Family
 from agentprm.rewards.loading import families
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.templates import Dialogue
-from agentprm.training.bases import Trainee, base_label, open_base
+from agentprm.training.bases import AdapterRun, Teaching, Trainee
 from agentprm.training.data import PreferenceRecord, StepLabelRecord
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
-from agentprm.training.folder import TrainingFolder, digest, warn_of_lost
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings
 from agentprm.training.language_model import (
     CausalRow,
     TextExample,
@@ -35,7 +33,7 @@ from agentprm.training.language_model import (
     decoder_and_head,
     reply_states,
 )
-from agentprm.training.lora import LoraSettings, save_lora
+from agentprm.training.lora import LoraSettings
 from agentprm.training.losses import dpo_loss, implicit_cross_entropy, kto_loss
 
 __all__ = [
@@ -122,33 +120,12 @@ class _Encoded:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    chosen: _Encoded
-    rejected: _Encoded
+class _Example:
+    """Replies that are learned together: a better and a worse one; or a judged one, and maybe a stray one."""
 
-    @property
-    def rows(self) -> tuple[_Encoded, ...]:
-        return self.chosen, self.rejected
-
-    def known(self, references: Sequence[float]) -> _Pair:
-        chosen, rejected = references
-        return _Pair(replace(self.chosen, reference=chosen), replace(self.rejected, reference=rejected))
-
-
-@dataclass(frozen=True)
-class _Judged:
-    row: _Encoded
-    label: float
+    rows: tuple[_Encoded, ...]
+    label: float = 1.0
     weight: float = 1.0
-    other: _Encoded | None = None  # the prompt with a reply to another one
-
-    @property
-    def rows(self) -> tuple[_Encoded, ...]:
-        return (self.row,) if self.other is None else (self.row, self.other)
-
-    def known(self, references: Sequence[float]) -> _Judged:
-        rows = [replace(row, reference=value) for row, value in zip(self.rows, references, strict=True)]
-        return replace(self, row=rows[0], other=rows[1] if len(rows) > 1 else None)
 
 
 def reply_logprobs(decoder: Any, head: Any, batch: Mapping[str, Any], rows: int) -> torch.Tensor:
@@ -197,9 +174,9 @@ class _Ratios:
         return found
 
 
-def _dpo(ratios: _Ratios, beta: float) -> Objective[_Pair]:
-    def collate(pairs: Sequence[_Pair]) -> dict[str, Any]:
-        return ratios.collate([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs])
+def _dpo(ratios: _Ratios, beta: float) -> Objective[_Example]:
+    def collate(pairs: Sequence[_Example]) -> dict[str, Any]:
+        return ratios.collate([pair.rows[side] for side in (0, 1) for pair in pairs])
 
     def loss(_: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, float]:
         chosen, rejected = ratios(batch).chunk(2)
@@ -208,11 +185,11 @@ def _dpo(ratios: _Ratios, beta: float) -> Objective[_Pair]:
     return Objective(_length, collate, loss)
 
 
-def _kto(ratios: _Ratios, beta: float) -> Objective[_Judged]:
-    def collate(replies: Sequence[_Judged]) -> dict[str, Any]:
-        others = [reply.other for reply in replies if reply.other is not None]
+def _kto(ratios: _Ratios, beta: float) -> Objective[_Example]:
+    def collate(replies: Sequence[_Example]) -> dict[str, Any]:
+        others = [row for reply in replies for row in reply.rows[1:]]
         return {
-            **ratios.collate([reply.row for reply in replies] + others),
+            **ratios.collate([reply.rows[0] for reply in replies] + others),
             "desirable": torch.tensor([reply.label > 0.5 for reply in replies]),
             "weights": torch.tensor([reply.weight for reply in replies]),
         }
@@ -226,10 +203,10 @@ def _kto(ratios: _Ratios, beta: float) -> Objective[_Judged]:
     return Objective(_length, collate, loss)
 
 
-def _implicit(ratios: _Ratios, beta: float) -> Objective[_Judged]:
-    def collate(replies: Sequence[_Judged]) -> dict[str, Any]:
+def _implicit(ratios: _Ratios, beta: float) -> Objective[_Example]:
+    def collate(replies: Sequence[_Example]) -> dict[str, Any]:
         labels = torch.tensor([reply.label for reply in replies])
-        return {**ratios.collate([reply.row for reply in replies]), "labels": labels}
+        return {**ratios.collate([reply.rows[0] for reply in replies]), "labels": labels}
 
     def loss(_: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, float]:
         return implicit_cross_entropy(ratios(batch), batch["labels"], beta), len(batch["labels"])
@@ -237,8 +214,12 @@ def _implicit(ratios: _Ratios, beta: float) -> Objective[_Judged]:
     return Objective(_length, collate, loss)
 
 
-def _length(example: _Pair | _Judged) -> int:
-    return len(example.rows) * max(len(row.tokens.ids) for row in example.rows)
+def _longest(example: _Example) -> int:
+    return max(len(row.tokens.ids) for row in example.rows)
+
+
+def _length(example: _Example) -> int:
+    return len(example.rows) * _longest(example)
 
 
 def _rows(pairs: Sequence[tuple[Prompt, str]], trainee: Trainee) -> list[_Encoded]:
@@ -246,21 +227,18 @@ def _rows(pairs: Sequence[tuple[Prompt, str]], trainee: Trainee) -> list[_Encode
     return [_Encoded(row) for row in causal_rows(examples, trainee.text)]
 
 
-def _comparison_rows(some: Sequence[Preference], trainee: Trainee) -> list[_Pair]:
+def _comparison_rows(some: Sequence[Preference], trainee: Trainee) -> list[_Example]:
     chosen = _rows([(one.prompt, one.chosen) for one in some], trainee)
     rejected = _rows([(one.prompt, one.rejected) for one in some], trainee)
-    return [_Pair(*both) for both in zip(chosen, rejected, strict=True)]
+    return [_Example(both) for both in zip(chosen, rejected, strict=True)]
 
 
-def _judged_rows(some: Sequence[JudgedReply], trainee: Trainee) -> list[_Judged]:
+def _judged_rows(some: Sequence[JudgedReply], trainee: Trainee) -> list[_Example]:
     rows = _rows([(one.prompt, one.reply) for one in some], trainee)
     # Each prompt with the next one's reply tells how far the model has moved in general.
     moved = _rows([(one.prompt, some[(i + 1) % len(some)].reply) for i, one in enumerate(some)], trainee)
-    others = moved if len(some) > 1 else [None] * len(some)
-    return [
-        _Judged(row, float(one.desirable), one.weight, other)
-        for one, row, other in zip(some, rows, others, strict=True)
-    ]
+    both = zip(rows, moved, strict=True) if len(some) > 1 else zip(rows)
+    return [_Example(own, float(one.desirable), one.weight) for one, own in zip(some, both, strict=True)]
 
 
 def train_by_comparisons(
@@ -299,9 +277,8 @@ def train_by_comparisons(
     Returns:
         As `train_language_model`.
     """
-    how = _How(settings or TrainSettings(), lora or LoraSettings(), max_length, base, start, device)
-    plan = _Recipe(kind, "dpo", beta, _plain_pair, _comparison_rows, _dpo)
-    return _train(examples, dev, out, plan, how, notes, progress)
+    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress, start)
+    return _train(run, examples, {"kind": kind, "loss": "dpo", "beta": beta}, _comparison_rows, _dpo)
 
 
 def train_by_judgements(
@@ -343,9 +320,8 @@ def train_by_judgements(
     Returns:
         As `train_language_model`.
     """
-    how = _How(settings or TrainSettings(), lora or LoraSettings(), max_length, base, start, device)
-    plan = _Recipe(kind, "kto", beta, _plain_reply, _judged_rows, _kto)
-    return _train(examples, dev, out, plan, how, notes, progress)
+    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress, start)
+    return _train(run, examples, {"kind": kind, "loss": "kto", "beta": beta}, _judged_rows, _kto)
 
 
 def train_log_ratio(
@@ -395,16 +371,24 @@ def train_log_ratio(
     family = families()["implicit"]
     write = step_text or StepText()
 
-    def rows(some: Sequence[StepLabelRecord], trainee: Trainee) -> list[Any]:
-        made = [(record, outcome_row(record, family, trainee, write)) for record in some if _outcome(record)]
+    def rows(some: Sequence[StepLabelRecord], trainee: Trainee) -> list[_Example]:
+        known = [record for record in some if record.correct is not None]
+        made = [(record, outcome_row(record, family, trainee, write)) for record in known]
         if loss == "cross-entropy":
-            return [_Judged(_Encoded(row), float(bool(record.correct))) for record, row in made]
-        return _outcome_pairs(made)
+            found = [_Example((_Encoded(row),), float(bool(record.correct))) for record, row in made]
+        else:
+            found = _outcome_pairs(made)
+        if some is records and not found:
+            raise InputError(
+                "There is nothing to train on: no example is left. Outcomes need `correct` in the records, "
+                "and the loss 'dpo' questions with both a right and a wrong trajectory."
+            )
+        return found
 
-    how = _How(settings or TrainSettings(), lora or LoraSettings(), max_length, base, None, device)
+    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress)
+    what = {"kind": "log-ratio reward", "loss": loss, "beta": beta}
     objective = _implicit if loss == "cross-entropy" else _dpo
-    plan = _Recipe("log-ratio reward", loss, beta, _plain_record, rows, objective, family)
-    return _train(records, dev, out, plan, how, notes, progress)
+    return _train(run, records, what, rows, objective, family.name)
 
 
 def outcome_row(record: StepLabelRecord, family: Family, trainee: Trainee, write: StepWriter) -> CausalRow:
@@ -417,129 +401,49 @@ def outcome_row(record: StepLabelRecord, family: Family, trainee: Trainee, write
     return CausalRow(tuple(template.ids(tokenizer, record.question, texts)), start)
 
 
-def _outcome(record: StepLabelRecord) -> bool:
-    return record.correct is not None
-
-
-def _outcome_pairs(made: Sequence[tuple[StepLabelRecord, CausalRow]]) -> list[_Pair]:
+def _outcome_pairs(made: Sequence[tuple[StepLabelRecord, CausalRow]]) -> list[_Example]:
     """The i-th right trajectory of a question with its i-th wrong one."""
     by_question: dict[str, tuple[list[CausalRow], list[CausalRow]]] = {}
     for record, row in made:
         by_question.setdefault(record.question, ([], []))[bool(record.correct)].append(row)
     return [
-        _Pair(_Encoded(right), _Encoded(wrong))
+        _Example((_Encoded(right), _Encoded(wrong)))
         for wrongs, rights in by_question.values()
         for right, wrong in zip(rights, wrongs, strict=False)
     ]
 
 
-@dataclass(frozen=True)
-class _How:
-    settings: TrainSettings
-    lora: LoraSettings
-    max_length: int
-    base: str | Path | None
-    start: str | Path | None
-    device: str | torch.device | None
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    kind: str
-    loss: str
-    beta: float
-    plain: Callable[[Any], Any]
-    rows: Callable[[Sequence[Any], Trainee], list[Any]]
-    objective: Callable[[_Ratios, float], Objective[Any]]
-    family: Family | None = None
-
-
 def _train(
+    run: AdapterRun,
     examples: Sequence[Any],
-    dev: Sequence[Any],
-    out: str | Path,
-    plan: _Recipe,
-    how: _How,
-    notes: Mapping[str, Any] | None,
-    progress: Callable[[Progress], None] | None,
+    what: Mapping[str, Any],
+    rows: Callable[[Sequence[Any], Trainee], list[_Example]],
+    objective: Callable[[_Ratios, float], Objective[_Example]],
+    family: str = "",
 ) -> FitReport | None:
-    if not plan.beta > 0:
-        raise ConfigurationError(f"beta must be positive, not {plan.beta}.")
-    run = {
-        "kind": plan.kind,
-        "loss": plan.loss,
-        "beta": plan.beta,
-        "base": base_label(how.base),
-        **({} if how.start is None else {"start": str(how.start)}),
-        "settings": asdict(how.settings),
-        "adapter": asdict(how.lora),
-        "max_length": how.max_length,
-        "examples": len(examples),
-        "examples_sha256": digest([plan.plain(example) for example in examples]),
-        "held_out": len(dev),
-        "held_out_sha256": digest([plan.plain(example) for example in dev]),
-    }
-    folder = TrainingFolder(out, run)
-    if folder.card is not None:
-        return None
-    trainee = open_base(
-        how.base, how.lora, how.settings, max_length=how.max_length, device=how.device, start=how.start
-    )
-    ratios = _Ratios(trainee)
-    trainee.settle()
-    lost = 0
-    parts: list[list[Any]] = []
-    for some in (examples, dev):
-        rows = plan.rows(some, trainee) if some else []
-        fitting = [row for row in rows if max(len(one.tokens.ids) for one in row.rows) <= trainee.longest]
-        lost += len(rows) - len(fitting)
-        parts.append(_with_references(fitting, ratios, trainee))
-    warn_of_lost(lost, trainee.longest)
-    if not parts[0]:
-        raise InputError(
-            "There is nothing to train on: no example is left. Outcomes need `correct` in the records, and "
-            "the loss 'dpo' questions with both a right and a wrong trajectory."
+    """Trains by how replies' log-probabilities change; those of before are computed first."""
+    beta: float = what["beta"]
+    if not beta > 0:
+        raise ConfigurationError(f"beta must be positive, not {beta}.")
+
+    def teach(trainee: Trainee) -> Teaching:
+        ratios = _Ratios(trainee)
+
+        def ready(some: list[_Example]) -> list[_Example]:
+            every = [row for example in some for row in example.rows]
+            values = iter(ratios.references(every, trainee.model.device, trainee.lower))
+            return [
+                replace(one, rows=tuple(replace(row, reference=next(values)) for row in one.rows))
+                for one in some
+            ]
+
+        return Teaching(
+            trainee.model,
+            lambda some: rows(some, trainee),
+            _longest,
+            objective(ratios, beta),
+            ready=ready,
+            family=family,
         )
-    report = fit(
-        trainee.model,
-        parts[0],
-        plan.objective(ratios, plan.beta),
-        folder.checkpoints,
-        how.settings,
-        dev=parts[1],
-        progress=progress,
-    )
-    folder.finish(
-        lambda path: _save(trainee, plan.family, path, base_label(how.base)),
-        report,
-        {**(notes or {}), "left_out": lost},
-    )
-    return report
 
-
-def _with_references(examples: Sequence[Any], ratios: _Ratios, trainee: Trainee) -> list[Any]:
-    rows = [row for example in examples for row in example.rows]
-    device = trainee.model.device
-    values = iter(ratios.references(rows, device, trainee.lower)) if rows else iter(())
-    return [example.known([next(values) for _ in example.rows]) for example in examples]
-
-
-def _save(trainee: Trainee, family: Family | None, folder: Path, base: str) -> None:
-    save_lora(trainee.model, folder, base)
-    if family is not None:  # a reward that load_reward reads
-        config = {**trainee.model.get_base_model().config.to_dict(), "agentprm_family": family.name}
-        text = json.dumps(config, indent=1, default=str) + "\n"
-        (folder / "config.json").write_text(text, encoding="utf-8")
-        trainee.text.tokenizer.save_pretrained(folder)
-
-
-def _plain_pair(one: Preference) -> Any:
-    return [one.prompt.messages, one.prompt.prefix, one.chosen, one.rejected]
-
-
-def _plain_reply(one: JudgedReply) -> Any:
-    return [one.prompt.messages, one.prompt.prefix, one.reply, one.desirable, one.weight]
-
-
-def _plain_record(record: StepLabelRecord) -> Any:
-    return record.model_dump()
+    return run.train(examples, what, teach)

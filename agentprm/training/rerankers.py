@@ -23,8 +23,8 @@ from agentprm.prompts import PROMPTS, Prompts
 from agentprm.rerank.asking import DEFINITION, passage_text
 from agentprm.text import one_line
 from agentprm.training.data import Passage, ReadingRecord
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
-from agentprm.training.folder import TrainingFolder, digest
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit, padded
+from agentprm.training.folder import TrainingFolder, data_of
 from agentprm.training.language_model import TextExample
 
 __all__ = ["RelevancePair", "relevance_examples", "relevance_pairs", "train_cross_encoder"]
@@ -145,10 +145,7 @@ def train_cross_encoder(
         "base": str(base),
         "settings": asdict(settings),
         "max_length": max_length,
-        "examples": len(pairs),
-        "examples_sha256": digest([asdict(pair) for pair in pairs]),
-        "held_out": len(dev),
-        "held_out_sha256": digest([asdict(pair) for pair in dev]),
+        **data_of(pairs, dev),
     }
     folder = TrainingFolder(out, run)
     if folder.card is not None:
@@ -188,18 +185,10 @@ def _encoded(pairs: Sequence[RelevancePair], tokenizer: Any, max_length: int) ->
 
 def _objective(tokenizer: Any) -> Objective[_Encoded]:
     def collate(rows: Sequence[_Encoded]) -> dict[str, Any]:
-        longest = max(len(row.ids) for row in rows)
-        shape = (len(rows), longest)
-        batch = {
-            "input_ids": torch.full(shape, int(tokenizer.pad_token_id or 0)),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "token_type_ids": torch.zeros(shape, dtype=torch.long),
-        }
-        for number, row in enumerate(rows):
-            batch["input_ids"][number, : len(row.ids)] = torch.tensor(row.ids)
-            batch["attention_mask"][number, : len(row.ids)] = 1
-            batch["token_type_ids"][number, : len(row.ids)] = torch.tensor(row.types)
-        return {**batch, "labels": torch.tensor([row.label for row in rows])}
+        batch = padded([row.ids for row in rows], int(tokenizer.pad_token_id or 0))
+        types = padded([row.types for row in rows], 0)["input_ids"]
+        labels = torch.tensor([row.label for row in rows])
+        return {**batch, "token_type_ids": types, "labels": labels}
 
     def loss(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, float]:
         inputs = {name: part for name, part in batch.items() if name != "labels"}

@@ -6,9 +6,8 @@ training and scoring cannot be a token apart. Labels may be soft.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +23,10 @@ from agentprm.rewards.labels import LabelledRow, labelled_row
 from agentprm.rewards.loading import families
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.templates import StepTemplate, two_words
-from agentprm.training.bases import Trainee, base_label, open_base
-from agentprm.training.data import PreferenceRecord, Record, StepLabelRecord
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
-from agentprm.training.folder import TrainingFolder, digest, warn_of_lost
-from agentprm.training.lora import LoraSettings, save_lora
+from agentprm.training.bases import AdapterRun, Teaching, Trainee
+from agentprm.training.data import PreferenceRecord, StepLabelRecord
+from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, padded
+from agentprm.training.lora import LoraSettings
 from agentprm.training.losses import pairwise_loss, soft_cross_entropy
 
 __all__ = ["PairRow", "StepScorer", "label_rows", "pair_rows", "train_critic", "train_reward_model"]
@@ -96,6 +94,12 @@ class StepScorer(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             outputs: torch.Tensor = self.head(hidden.flatten(0, 1)[batch["read"]].float())
         return outputs
+
+    def save_head(self, folder: Path) -> None:
+        """Writes a head of its own; the words of a vocabulary are there already."""
+        if self.readout != "token-logits":
+            tensors = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
+            save_file(tensors, folder / "reward_head.safetensors")
 
     def logits(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """One number per read position: the logit that the step is right."""
@@ -171,22 +175,11 @@ def _finished(step: RewardStep) -> RewardStep:
 
 
 def _batch(rows: Sequence[LabelledRow], pad: int) -> dict[str, Any]:
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    read: list[int] = []
-    labels: list[float] = []
-    for number, row in enumerate(rows):
-        ids[number, : len(row.ids)] = torch.tensor(row.ids)
-        mask[number, : len(row.ids)] = 1
-        read += [number * longest + at for at in row.positions]
-        labels += row.labels
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "read": torch.tensor(read),
-        "labels": torch.tensor(labels),
-    }
+    batch = padded([row.ids for row in rows], pad)
+    longest = batch["input_ids"].shape[1]
+    read = [number * longest + at for number, row in enumerate(rows) for at in row.positions]
+    labels = [label for row in rows for label in row.labels]
+    return {**batch, "read": torch.tensor(read), "labels": torch.tensor(labels)}
 
 
 def label_objective(scorer: StepScorer, pad: int, loss: Loss) -> Objective[LabelledRow]:
@@ -272,20 +265,21 @@ def train_reward_model(
     if loss not in ("cross-entropy", "squared"):
         raise ConfigurationError(f"loss must be 'cross-entropy' or 'squared', not {loss!r}.")
 
-    def rows(some: Sequence[Any], scorer: StepScorer, tokenizer: Any) -> list[LabelledRow]:
-        return label_rows(some, scorer.template, tokenizer, step_text)
+    chosen = _family(family)
+    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress)
 
-    return _train(
-        records,
-        dev,
-        out,
-        _Recipe("reward model", _family(family), loss, rows, lambda s, pad: label_objective(s, pad, loss)),
-        (settings or TrainSettings(), lora or LoraSettings(), max_length),
-        base,
-        device,
-        notes,
-        progress,
-    )
+    def teach(trainee: Trainee) -> Teaching:
+        scorer, tokenizer = StepScorer(trainee, chosen), trainee.text.tokenizer
+        return Teaching(
+            scorer,
+            lambda some: label_rows(some, scorer.template, tokenizer, step_text),
+            lambda row: len(row.ids),
+            label_objective(scorer, trainee.pad, loss),
+            family=chosen.name,
+            save=scorer.save_head,
+        )
+
+    return run.train(records, {"kind": "reward model", "family": chosen.name, "loss": loss}, teach)
 
 
 def train_critic(
@@ -328,97 +322,21 @@ def train_critic(
         ConfigurationError: As `train_reward_model`.
         InputError: As `train_reward_model`.
     """
+    chosen = _family(family)
+    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress)
 
-    def rows(some: Sequence[Any], scorer: StepScorer, tokenizer: Any) -> list[PairRow]:
-        return pair_rows(some, scorer.template, tokenizer, step_text)
+    def teach(trainee: Trainee) -> Teaching:
+        scorer, tokenizer = StepScorer(trainee, chosen), trainee.text.tokenizer
+        return Teaching(
+            scorer,
+            lambda some: pair_rows(some, scorer.template, tokenizer, step_text),
+            lambda pair: max(len(pair.chosen.ids), len(pair.rejected.ids)),
+            pair_objective(scorer, trainee.pad),
+            family=chosen.name,
+            save=scorer.save_head,
+        )
 
-    return _train(
-        records,
-        dev,
-        out,
-        _Recipe("critic", _family(family), "pairwise", rows, pair_objective),
-        (settings or TrainSettings(), lora or LoraSettings(), max_length),
-        base,
-        device,
-        notes,
-        progress,
-    )
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    kind: str
-    family: Family
-    loss: str
-    rows: Callable[[Sequence[Any], StepScorer, Any], list[Any]]
-    objective: Callable[[StepScorer, int], Objective[Any]]
-
-
-def _train(
-    records: Sequence[Record],
-    dev: Sequence[Record],
-    out: str | Path,
-    plan: _Recipe,
-    how: tuple[TrainSettings, LoraSettings, int],
-    base: str | Path | None,
-    device: str | torch.device | None,
-    notes: Mapping[str, Any] | None,
-    progress: Callable[[Progress], None] | None,
-) -> FitReport | None:
-    settings, lora, max_length = how
-    run = {
-        "kind": plan.kind,
-        "family": plan.family.name,
-        "loss": plan.loss,
-        "base": base_label(base),
-        "settings": asdict(settings),
-        "adapter": asdict(lora),
-        "max_length": max_length,
-        "examples": len(records),
-        "examples_sha256": digest([record.model_dump() for record in records]),
-        "held_out": len(dev),
-        "held_out_sha256": digest([record.model_dump() for record in dev]),
-    }
-    folder = TrainingFolder(out, run)
-    if folder.card is not None:
-        return None
-    trainee = open_base(base, lora, settings, max_length=max_length, device=device)
-    torch.manual_seed(settings.seed)
-    scorer = StepScorer(trainee, plan.family)
-    trainee.settle()
-    objective = plan.objective(scorer, trainee.pad)
-    lost = 0
-    fitting: list[list[Any]] = []
-    for some in (records, dev):
-        rows = plan.rows(some, scorer, trainee.text.tokenizer)
-        fitting.append([row for row in rows if _longest(row) <= trainee.longest])
-        lost += len(rows) - len(fitting[-1])
-    warn_of_lost(lost, trainee.longest)
-    report = fit(
-        scorer, fitting[0], objective, folder.checkpoints, settings, dev=fitting[1], progress=progress
-    )
-    folder.finish(
-        lambda path: _save(scorer, trainee, plan.family.name, path, base_label(base)),
-        report,
-        {**(notes or {}), "left_out": lost},
-    )
-    return report
-
-
-def _longest(row: LabelledRow | PairRow) -> int:
-    rows = (row.chosen, row.rejected) if isinstance(row, PairRow) else (row,)
-    return max(len(one.ids) for one in rows)
-
-
-def _save(scorer: StepScorer, trainee: Trainee, family: str, folder: Path, base: str) -> None:
-    """Adapter, head, tokenizer, and a config that names the family."""
-    save_lora(trainee.model, folder, base)
-    if scorer.readout != "token-logits":
-        tensors = {name: tensor.detach().cpu() for name, tensor in scorer.head.state_dict().items()}
-        save_file(tensors, folder / "reward_head.safetensors")
-    config = {**trainee.model.get_base_model().config.to_dict(), "agentprm_family": family}
-    (folder / "config.json").write_text(json.dumps(config, indent=1, default=str) + "\n", encoding="utf-8")
-    trainee.text.tokenizer.save_pretrained(folder)
+    return run.train(records, {"kind": "critic", "family": chosen.name, "loss": "pairwise"}, teach)
 
 
 def _family(name: str) -> Family:

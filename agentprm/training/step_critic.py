@@ -31,7 +31,7 @@ from agentprm.rewards.step_critic import (
 )
 from agentprm.training.data import StepLabelRecord
 from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit
-from agentprm.training.folder import TrainingFolder, digest
+from agentprm.training.folder import TrainingFolder, data_of
 from agentprm.training.lora import LoraSettings, add_lora
 
 __all__ = ["LabelledStep", "critic_rows", "train_step_critic"]
@@ -115,10 +115,7 @@ def train_step_critic(
         "base": critic.base,
         "critic": asdict(critic),
         "settings": asdict(settings),
-        "examples": len(records),
-        "examples_sha256": digest([record.model_dump() for record in records]),
-        "held_out": len(dev),
-        "held_out_sha256": digest([record.model_dump() for record in dev]),
+        **data_of(records, dev),
     }
     folder = TrainingFolder(out, run)
     if folder.card is not None:
