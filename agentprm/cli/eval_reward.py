@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from agentprm.cli.console import error_console, show, show_json, tell
 from agentprm.cli.options import add_command, count
-from agentprm.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,11 +108,12 @@ def measure(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from agentprm.evaluation.reward_report import evaluate_rewards, reward_html, reward_markdown
+    from agentprm.evaluation.runner import made_folder
     from agentprm.scale import LocalExecutor
 
     names = list(dict.fromkeys(args.reward))
     if folder is not None:
-        _make(folder)
+        made_folder(folder)
     with progress.status("Loading the models"):
         rewards = _rewards(names, args.model, args.reader)
     columns = (TextColumn("Scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -149,10 +149,3 @@ def _rewards(names: list[str], model_name: str | None, reader_name: str) -> dict
         return name if by in (None, "packaged") else f"{name} ({by})"
 
     return {known_as(name): reward_called(name, model, reader) for name in names}  # type: ignore[arg-type]
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {folder} cannot be made: {error.strerror or error}.") from error

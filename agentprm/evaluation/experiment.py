@@ -18,7 +18,7 @@ from typing import Any
 from agentprm.errors import ConfigurationError
 from agentprm.evaluation.data import QaDataset, dataset_from
 from agentprm.evaluation.judging import judge_records
-from agentprm.evaluation.runner import Answerer, QaRecord, run_questions
+from agentprm.evaluation.runner import Answerer, QaRecord, made_folder, run_questions
 from agentprm.evaluation.setups import Prices, Run, Setup
 from agentprm.evaluation.summary import Evaluation, summarize
 from agentprm.lm import as_language_model
@@ -72,9 +72,7 @@ def evaluate(
     rows = _as_setups(setups, prices)
     if baseline is not None and baseline not in {row.name for row in rows}:
         raise ConfigurationError(f"There is no set-up {baseline!r} to compare with.")
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        _make_folder(folder)
+    folder = None if out is None else made_folder(Path(out))
     where = executor or (LocalExecutor(jobs) if jobs != 1 else None)
     runs = []
     for setup in rows:
@@ -120,15 +118,6 @@ def _as_setups(setups: Any, prices: Prices | None) -> list[Setup]:
             raise ConfigurationError(f"The set-up {row.name!r} is there twice; give each a name of its own.")
         seen.append((row.name, row.settings))
     return [row if row.prices else Setup(row.name, row.graph, row.settings, prices) for row in rows]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The folder {folder} cannot be made: {error.strerror or error}. Give another one."
-        ) from error
 
 
 def _folder_name(name: str, run: str) -> str:

@@ -7,8 +7,14 @@ from html import escape
 from typing import Any
 
 from agentprm.evaluation.attribution import CAUSES
-from agentprm.evaluation.plots import grouped_bars, reliability_diagram, scatter, stacked_bars
-from agentprm.evaluation.report import percent
+from agentprm.evaluation.plots import (
+    grouped_bars,
+    reliability_diagram,
+    scatter,
+    short_text,
+    stacked_bars,
+)
+from agentprm.evaluation.report import COST_HEAD, cost_cells, percent
 from agentprm.evaluation.summary import Evaluation, SetupSummary
 from agentprm.text import one_line
 from agentprm.trace.text import counted, shown_line
@@ -195,22 +201,12 @@ def sections(evaluation: Evaluation) -> list[tuple[str, str, Table]]:
 
 
 def _costs(setups: Sequence[SetupSummary]) -> Table:
-    head = ["set-up", "tokens asked", "tokens computed", "tokens read", "model calls", "s median", "s mean"]
-    priced = any(setup.cost is not None for setup in setups)
-    rows = [
-        [
-            setup.name,
-            f"{setup.report.tokens_asked:,.0f}",
-            f"{setup.report.tokens_computed:,.0f}",
-            f"{setup.report.tokens_read:,.0f}",
-            f"{setup.report.model_calls:.1f}",
-            f"{setup.report.seconds_median:.2f}",
-            f"{setup.report.seconds_mean:.2f}",
-            *(["" if setup.cost is None else f"{setup.cost:.6f}"] if priced else []),
-        ]
-        for setup in setups
-    ]
-    return head + (["price"] if priced else []), rows
+    rows = [[setup.name, *cost_cells(setup.report)] for setup in setups]
+    if not any(setup.cost is not None for setup in setups):
+        return ["set-up", *COST_HEAD], rows
+    prices = ["" if setup.cost is None else f"{setup.cost:.6f}" for setup in setups]
+    priced = [[*row, price] for row, price in zip(rows, prices, strict=True)]
+    return ["set-up", *COST_HEAD, "price"], priced
 
 
 def _plots(evaluation: Evaluation) -> dict[str, str]:
@@ -254,7 +250,7 @@ def _questions(evaluation: Evaluation) -> str:
             right = max((run["scores"].get(key, 0.0) for key in ("EM", "ACC_R", "JUDGE")), default=0.0)
             told = f"{run['cause']} · " if run["cause"] else ""
             cells.append(
-                f'<td class="{"good" if right else "bad"}">{escape(_brief(said))}'
+                f'<td class="{"good" if right else "bad"}">{escape(short_text(one_line(said), 200))}'
                 f"<small>{escape(told)}{run['usage']['prompt_tokens'] + run['usage']['completion_tokens']:,} "
                 f"tokens{' · ' + escape(run['trace']) if run['trace'] else ''}</small></td>"
             )
@@ -284,11 +280,6 @@ def _named(setup: SetupSummary) -> str:
 
 def _main_metric(metrics: Sequence[str]) -> str:
     return next((metric for metric in _MAIN if metric in metrics), metrics[0] if metrics else "F1")
-
-
-def _brief(text: str, most: int = 200) -> str:
-    line = one_line(text)
-    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def _percent(share: float | None) -> str:

@@ -11,7 +11,7 @@ from html import escape
 
 from agentprm.evaluation.bootstrap import Interval
 
-__all__ = ["COLOURS", "grouped_bars", "reliability_diagram", "scatter", "stacked_bars"]
+__all__ = ["COLOURS", "grouped_bars", "reliability_diagram", "scatter", "short_text", "stacked_bars"]
 
 COLOURS = 8
 _WIDTH, _HEIGHT = 640, 300
@@ -30,7 +30,7 @@ def scatter(points: Mapping[str, tuple[float, Interval]], x_label: str, y_label:
     top = _round_up(max((y.high for _, y in points.values()), default=1.0), most=1.0)
     across, up = _scales(right, top)
     marks = []
-    names = [(_short(name), across(x), up(y.mean) - 6) for name, (x, y) in points.items()]
+    names = [(short_text(name), across(x), up(y.mean) - 6) for name, (x, y) in points.items()]
     heights = _apart(names)
     for place, (name, (x, y)) in enumerate(points.items()):
         colour, at = f"c{place % COLOURS}", across(x)
@@ -41,7 +41,7 @@ def scatter(points: Mapping[str, tuple[float, Interval]], x_label: str, y_label:
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{up(y.low):.1f}" y2="{up(y.high):.1f}"/>'
             f'<circle cx="{at:.1f}" cy="{up(y.mean):.1f}" r="5"/>'
             f'<text x="{at + shift:.1f}" y="{heights[place]:.1f}" text-anchor="{anchor}">'
-            f"{escape(_short(name))}</text></g>"
+            f"{escape(short_text(name))}</text></g>"
         )
     return _figure(
         f"{y_label} against {x_label}",
@@ -91,7 +91,7 @@ def grouped_bars(groups: Mapping[str, Mapping[str, float]], y_label: str) -> str
                 f'width="{max(width - 1, 1):.1f}" height="{max(up(0) - up(value), 0):.1f}">'
                 f"<title>{escape(f'{group}, {name}: {100 * value:.1f}')}</title></rect>"
             )
-        marks.append(_text(across(place + 0.5), _HEIGHT - _BOTTOM + 16, _short(group, 18), "middle"))
+        marks.append(_text(across(place + 0.5), _HEIGHT - _BOTTOM + 16, short_text(group, 18), "middle"))
     axes = _axes(0, top, across, up, "", y_label, str)
     return _figure(f"{y_label} by group", axes + "".join(marks)) + _legend(names)
 
@@ -106,7 +106,7 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], x_label: str) -> str:
     marks = []
     for place, (name, row) in enumerate(rows.items()):
         y, x = _TOP + 34 * place, float(left)
-        marks.append(_text(left - 8, y + 17, _short(name, 22), "end"))
+        marks.append(_text(left - 8, y + 17, short_text(name, 22), "end"))
         for part, count in row.items():
             width = count * scale
             marks.append(
@@ -199,7 +199,8 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text class="ink" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _short(text: str, most: int = 28) -> str:
+def short_text(text: str, most: int = 28) -> str:
+    """The text, or its beginning with an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

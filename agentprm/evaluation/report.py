@@ -20,7 +20,9 @@ from agentprm.evaluation.qa import (
 from agentprm.evaluation.runner import QaRecord
 
 __all__ = [
+    "COST_HEAD",
     "QaReport",
+    "cost_cells",
     "has_more_than_ascii",
     "markdown_table",
     "percent",
@@ -28,6 +30,9 @@ __all__ = [
     "question_scores",
     "scores",
 ]
+
+#: Heads of the columns that `cost_cells` fills.
+COST_HEAD = ("tokens asked", "tokens computed", "tokens read", "model calls", "s median", "s mean")
 
 
 @dataclass(frozen=True)
@@ -174,26 +179,30 @@ def qa_report(
 def markdown_table(reports: Sequence[QaReport]) -> str:
     """A Markdown table with a row per system; metrics in percent with their 95 % intervals."""
     names = list(dict.fromkeys(name for item in reports for name in item.metrics))
-    head = [
-        "system", "n", *names, "tokens asked", "tokens computed", "tokens read", "model calls", "s median",
-        "s mean",
-    ]  # fmt: skip
+    head = ["system", "n", *names, *COST_HEAD]
     rows = [
         [
             item.system + (f" ({item.failed} refused)" if item.failed else ""),
             str(item.questions),
             *(percent(item.metrics[name]) if name in item.metrics else "" for name in names),
-            f"{item.tokens_asked:,.0f}",
-            f"{item.tokens_computed:,.0f}",
-            f"{item.tokens_read:,.0f}",
-            f"{item.model_calls:.1f}",
-            f"{item.seconds_median:.2f}",
-            f"{item.seconds_mean:.2f}",
+            *cost_cells(item),
         ]
         for item in reports
     ]
     rule = ["---", *("--:" for _ in head[1:])]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows]) + "\n"
+
+
+def cost_cells(report: QaReport) -> list[str]:
+    """What a question cost, in the columns of `COST_HEAD`."""
+    return [
+        f"{report.tokens_asked:,.0f}",
+        f"{report.tokens_computed:,.0f}",
+        f"{report.tokens_read:,.0f}",
+        f"{report.model_calls:.1f}",
+        f"{report.seconds_median:.2f}",
+        f"{report.seconds_mean:.2f}",
+    ]
 
 
 def percent(interval: Interval) -> str:

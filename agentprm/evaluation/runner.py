@@ -27,7 +27,7 @@ from agentprm.scale.base import Executor
 from agentprm.state import Step, evidence_ids
 from agentprm.trace.schema import Trace, answer_path, save_trace, trace_of
 
-__all__ = ["Answerer", "QaRecord", "evidence_order", "read_log", "run_questions"]
+__all__ = ["Answerer", "QaRecord", "evidence_order", "made_folder", "read_log", "run_questions"]
 
 
 class QaRecord(TypedDict):
@@ -125,7 +125,7 @@ def run_questions(
         for record in (read_log(log, run) if log else [])
         if texts.get(record["question_id"]) == record["question"]
     }
-    folder = _made_folder(Path(traces)) if traces else None
+    folder = made_folder(Path(traces)) if traces else None
     file = _open_log(Path(log)) if log else None
 
     def finished(answered: _Answered) -> QaRecord:
@@ -228,11 +228,18 @@ class _Asker:
         return record, trace_of({**state, "question": question.text}, self._settings)
 
 
-def _made_folder(path: Path) -> Path:
+def made_folder(path: Path) -> Path:
+    """The folder, made if it is missing.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
+        raise InputError(
+            f"The folder {path} cannot be made: {error.strerror or error}. Give another one."
+        ) from error
     return path
 
 

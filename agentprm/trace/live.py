@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentprm.trace.text import counted, shown_line
@@ -24,7 +24,8 @@ def event_line(event: Mapping[str, Any], width: int = 100) -> str | None:
     if not kind.startswith("agentprm."):
         return None
     step = event.get("step_id")
-    text = _TEXTS.get(kind.removeprefix("agentprm."), lambda _: "")(event)
+    tell = _TEXTS.get(kind.removeprefix("agentprm."))
+    text = tell(event) if tell else ""
     return shown_line(f"{step or '·'}  {text}", width) if text else None
 
 
@@ -36,26 +37,10 @@ def _proposed(event: Mapping[str, Any]) -> str:
     return f"concludes: {event['final_answer']}" if event.get("final_answer") else "concludes"
 
 
-def _retrieved(event: Mapping[str, Any]) -> str:
-    return f"reads {counted(len(event.get('doc_ids', [])), 'passage')}"
-
-
-def _completed(event: Mapping[str, Any]) -> str:
-    return f"found: {event['thought']}" if event.get("thought") else ""
-
-
 def _scored(event: Mapping[str, Any]) -> str:
     score, value = event.get("score"), event.get("value")
     numbers = [("score", score), ("value", value if value != score else None)]
     return ", ".join(f"{name} {number:.2f}" for name, number in numbers if number is not None)
-
-
-def _committed(event: Mapping[str, Any]) -> str:
-    return "chosen"
-
-
-def _rejected(event: Mapping[str, Any]) -> str:
-    return "rejected before it is searched for"
 
 
 def _selected(event: Mapping[str, Any]) -> str:
@@ -63,25 +48,9 @@ def _selected(event: Mapping[str, Any]) -> str:
     return f"goes on from {', '.join(places)}" if len(places) > 1 else ""
 
 
-def _stopped(event: Mapping[str, Any]) -> str:
-    return f"search ends: {event.get('reason', '')}"
-
-
-def _answered(event: Mapping[str, Any]) -> str:
-    return f"answer: {event.get('answer', '')}"
-
-
 def _judged(event: Mapping[str, Any]) -> str:
     score = event.get("score")
     return f"answer not judged: {event.get('reason', '')}" if score is None else f"answer judged: {score:.2f}"
-
-
-def _condensed(event: Mapping[str, Any]) -> str:
-    return "" if event.get("reason") else f"understood as: {event.get('question', '')}"
-
-
-def _planned(event: Mapping[str, Any]) -> str:
-    return "plan: " + " ".join(f"{n}. {step}" for n, step in enumerate(event.get("plan", []), 1))
 
 
 def _acted(event: Mapping[str, Any]) -> str:
@@ -93,18 +62,20 @@ def _acted(event: Mapping[str, Any]) -> str:
     return f"best of {len(candidates)}{'' if score is None else f', score {score:.2f}'}: {what}"
 
 
-_TEXTS = {
+_TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "action_chosen": _acted,
     "answer_judged": _judged,
-    "question_condensed": _condensed,
-    "question_planned": _planned,
+    "question_condensed": lambda e: "" if e.get("reason") else f"understood as: {e.get('question', '')}",
+    "question_planned": lambda e: (
+        "plan: " + " ".join(f"{n}. {step}" for n, step in enumerate(e.get("plan", []), 1))
+    ),
     "step_proposed": _proposed,
-    "documents_retrieved": _retrieved,
-    "step_completed": _completed,
+    "documents_retrieved": lambda e: f"reads {counted(len(e.get('doc_ids', [])), 'passage')}",
+    "step_completed": lambda e: f"found: {e['thought']}" if e.get("thought") else "",
     "step_scored": _scored,
-    "step_committed": _committed,
-    "step_rejected": _rejected,
+    "step_committed": lambda e: "chosen",
+    "step_rejected": lambda e: "rejected before it is searched for",
     "steps_selected": _selected,
-    "search_stopped": _stopped,
-    "answered": _answered,
+    "search_stopped": lambda e: f"search ends: {e.get('reason', '')}",
+    "answered": lambda e: f"answer: {e.get('answer', '')}",
 }

@@ -13,16 +13,17 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, cast, get_args
+from types import UnionType
+from typing import Any, Literal, NotRequired, Union, cast, get_args, get_origin
 
 from langchain_core.documents import Document
 from pydantic import TypeAdapter
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
 from agentprm.budget import Usage, add_usage, empty_usage
 from agentprm.documents import Citation, merge_documents, plain, plain_document, title_of
 from agentprm.errors import InputError
-from agentprm.rounds import Round
+from agentprm.rounds import Fact, Round
 from agentprm.state import Reranking, Step, StepStatus, path_to
 
 __all__ = [
@@ -274,60 +275,38 @@ def drawn_steps(trace: Trace) -> list[Step]:
     return chain
 
 
-_KEYS: dict[str, type] = {
-    "question": str,
-    "answer": str,
-    "citations": list,
-    "stop_reason": str,
-    "steps": list,
-    "documents": list,
-    "usage": dict,
-    "settings": dict,
-}
-_NUMBER = (int, float, type(None))
-_STEP_KEYS: dict[str, type | tuple[type, ...]] = {
-    "id": str,
-    "parent_id": (str, type(None)),
-    "depth": int,
-    "query": str,
-    "retrieve": bool,
-    "doc_ids": list,
-    "thought": str,
-    "final_answer": (str, type(None)),
-    "score": _NUMBER,
-    "value": _NUMBER,
-    "status": str,
-    "usage": dict,
-}
-_OPTIONAL_STEP_KEYS: dict[str, type | tuple[type, ...]] = {
-    "cited_ids": list,
-    "remarks": str,
-    "subgoal": str,
-    "fault": str,
-    "critique": str,
-    "refines": str,
-    "output": str,
-    "quote": dict,
-    "confidence": (int, float),
-    "begun": str,
-    "early_score": (int, float),
-    "samples": int,
-    "reranking": dict,
-}
-_ROUND_KEYS: dict[str, type | tuple[type, ...]] = {
-    "id": str,
-    "goal": str,
-    "queries": list,
-    "doc_ids": list,
-    "note": str,
-    "facts": list,
-    "kept": bool,
-    "score": _NUMBER,
-    "answer": (str, type(None)),
-    "status": str,
-}
-_DOCUMENT_KEYS = ("id", "title", "source", "text")
-_CITATION_KEYS = ("doc_id", "title", "source", "text")
+_Kinds = dict[str, tuple[type, ...]]
+
+
+def _kinds(shape: Any) -> tuple[_Kinds, _Kinds]:
+    """What the required and the other keys of a `TypedDict` may hold, as classes for `isinstance`."""
+    required: _Kinds = {}
+    optional: _Kinds = {}
+    for key, hint in get_type_hints(shape, include_extras=True).items():
+        origin: Any = get_origin(hint)
+        missing = origin is NotRequired
+        (optional if missing else required)[key] = _classes(get_args(hint)[0] if missing else hint)
+    return required, optional
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    origin = get_origin(hint) or hint
+    if origin in (Union, UnionType):
+        return tuple(kind for part in get_args(hint) for kind in _classes(part))
+    if origin is Literal:
+        return (str,)
+    if is_typeddict(origin):
+        return (dict,)
+    return (int, float) if origin is float else (origin,)
+
+
+_TRACE, _ = _kinds(Trace)
+_DOCUMENT, _ = _kinds(TraceDocument)
+_CITATION, _ = _kinds(Citation)
+_ROUND, _ = _kinds(Round)
+_FACT, _ = _kinds(Fact)
+_RERANKING, _ = _kinds(Reranking)
+_STEP, _STEP_TOO = _kinds(Step)
 
 
 def _checked(data: Any, name: str) -> Trace:
@@ -349,10 +328,10 @@ def _checked(data: Any, name: str) -> Trace:
         data = plain(data, name)
     except InputError as error:
         raise InputError(f"{error} The trace cannot be kept so; write it again without that value.") from None
-    _check_record(data, _KEYS, name)
-    for label, keys in (("documents", _DOCUMENT_KEYS), ("citations", _CITATION_KEYS)):
+    _check_record(data, _TRACE, name)
+    for label, kinds in (("documents", _DOCUMENT), ("citations", _CITATION)):
         for i, item in enumerate(data[label]):
-            _check_record(item, dict.fromkeys(keys, str), f"{name}: {label}[{i}]")
+            _check_record(item, kinds, f"{name}: {label}[{i}]")
     _check_usage(data["usage"], f"{name}: usage")
     for i, step in enumerate(data["steps"]):
         _check_step(step, f"{name}: steps[{i}]")
@@ -369,8 +348,8 @@ def _checked(data: Any, name: str) -> Trace:
 
 
 def _check_step(step: Any, where: str) -> None:
-    _check_record(step, _STEP_KEYS, where)
-    _check_record(step, {key: kind for key, kind in _OPTIONAL_STEP_KEYS.items() if key in step}, where)
+    _check_record(step, _STEP, where)
+    _check_record(step, {key: kind for key, kind in _STEP_TOO.items() if key in step}, where)
     for key in ("doc_ids", "cited_ids"):
         if not all(isinstance(item, str) for item in step.get(key, [])):
             raise _damaged(where, f"its {key!r} must be a list of strings")
@@ -386,10 +365,10 @@ def _check_step(step: Any, where: str) -> None:
 def _check_reranking(reranking: Any, where: str) -> None:
     if reranking is None:
         return
-    _check_record(reranking, {"method": str, "before": list, "scores": list}, where)
+    _check_record(reranking, _RERANKING, where)
     if not all(isinstance(key, str) for key in reranking["before"]):
         raise _damaged(where, "its 'before' must be a list of strings")
-    if not all(isinstance(s, _NUMBER) and (s is None or math.isfinite(s)) for s in reranking["scores"]):
+    if not all(s is None or (isinstance(s, int | float) and math.isfinite(s)) for s in reranking["scores"]):
         raise _damaged(where, "its 'scores' must be finite numbers or null")
 
 
@@ -398,12 +377,12 @@ def _check_rounds(rounds: Any, where: str) -> None:
         raise _damaged(where, "they are not a list")
     for i, one in enumerate(rounds):
         here = f"{where}[{i}]"
-        _check_record(one, _ROUND_KEYS, here)
+        _check_record(one, _ROUND, here)
         for key in ("queries", "doc_ids"):
             if not all(isinstance(item, str) for item in one[key]):
                 raise _damaged(here, f"its {key!r} must be a list of strings")
         for fact in one["facts"]:
-            _check_record(fact, {"text": str, "doc_id": str}, f"{here}.facts")
+            _check_record(fact, _FACT, f"{here}.facts")
         if one["score"] is not None and not math.isfinite(one["score"]):
             raise _damaged(here, "its 'score' is not a finite number")
     if len({one["id"] for one in rounds}) < len(rounds):
@@ -415,7 +394,7 @@ def _check_usage(usage: Mapping[str, Any], where: str) -> None:
         raise _damaged(where, "it must hold finite numbers only")
 
 
-def _check_record(data: Any, keys: Mapping[str, type | tuple[type, ...]], where: str) -> None:
+def _check_record(data: Any, keys: _Kinds, where: str) -> None:
     if not isinstance(data, dict):
         raise _damaged(where, "it is not an object")
     missing = [key for key in keys if key not in data]

@@ -25,6 +25,7 @@ from langchain_core.retrievers import BaseRetriever
 from agentprm.documents import passages_text
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.evaluation.qa import normalize_unicode, token_f1
+from agentprm.evaluation.runner import made_folder
 from agentprm.lm import LanguageModel
 from agentprm.prompts import PROMPTS, reply_params
 from agentprm.readers import Reader
@@ -334,13 +335,7 @@ def synthesize(
             "No passage states a fact in a way that is known here. The patterns are for English texts about "
             "named things, with titles; write questions by hand or with a language model for others."
         )
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made: {error.strerror or error}. Give another folder."
-        ) from error
+    folder = made_folder(Path(output))
     drafts = draft_questions(facts, seed)
     settings = {
         "passages": facts.passages,
