@@ -13,8 +13,9 @@ from agentprm.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
-__all__ = ["check_writable", "error_console", "say", "show", "show_json", "tell"]
+__all__ = ["check_writable", "error_console", "progress_bar", "say", "show", "show_json", "tell"]
 
 
 def error_console(quiet: bool = False) -> Console:
@@ -38,6 +39,14 @@ def tell(progress: Console, text: str) -> None:
     from agentprm.trace.text import shown_line
 
     progress.print(shown_line(text), style="dim", markup=False, emoji=False, soft_wrap=True)
+
+
+def progress_bar(progress: Console, text: str = "{task.description}", **more: Any) -> Progress:
+    """A bar with the count and the time left; `more` are further settings of rich's `Progress`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    return Progress(TextColumn(text), BarColumn(), MofNCompleteColumn(), left, console=progress, **more)
 
 
 def say(message: str, code: int) -> int:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentprm.cli.console import error_console, show, show_json, tell
+from agentprm.cli.console import error_console, progress_bar, show, show_json, tell
 from agentprm.cli.options import add_command, count
 
 if TYPE_CHECKING:
@@ -105,8 +105,6 @@ def measure(
         folder: Where scores, for the next run, and reports are kept, if anywhere.
         jobs: Items scored at once.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from agentprm.evaluation.reward_report import evaluate_rewards, reward_html, reward_markdown
     from agentprm.evaluation.runner import made_folder
     from agentprm.scale import LocalExecutor
@@ -116,8 +114,7 @@ def measure(
         made_folder(folder)
     with progress.status("Loading the models"):
         rewards = _rewards(names, args.model, args.reader)
-    columns = (TextColumn("Scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress) as bar:
+    with progress_bar(progress, "Scoring") as bar:
         task = bar.add_task("", total=len(data.items) * len(names))
         found = evaluate_rewards(
             data,

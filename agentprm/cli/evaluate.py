@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentprm.cli import opening
-from agentprm.cli.console import error_console, show, show_json, tell
-from agentprm.cli.options import add_command, add_search_options, count, not_negative
+from agentprm.cli.console import error_console, progress_bar, show, show_json, tell
+from agentprm.cli.options import (
+    add_command,
+    add_counts,
+    add_names,
+    add_search_options,
+    count,
+    not_negative,
+)
 from agentprm.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ def add(commands: Any) -> None:
         "what", metavar="DATA", help="the data, for one set-up; or a TOML or YAML file of several"
     )
     command.add_argument("--index", metavar="INDEX", help="index of the corpus (default: made in memory)")
-    command.add_argument("--limit", type=count, metavar="N", help="only the first N questions")
+    add_counts(command, {"--limit": "only the first N questions"})
     command.add_argument(
         "-o",
         "--output",
@@ -61,16 +68,14 @@ def add(commands: Any) -> None:
         metavar="DIR",
         help="folder for answers, traces and the report, to resume from",
     )
-    command.add_argument("--judge", metavar="NAME", help="a model that judges the answers")
+    add_names(command, {"--judge": "a model that judges the answers"})
     command.add_argument("--jobs", type=count, default=1, metavar="N", help="questions asked at once (1)")
     command.add_argument(
         "--ray",
         metavar="ADDRESS",
         help="ask on a Ray cluster: its address, 'auto' for this machine's, 'local' for a new one here",
     )
-    command.add_argument(
-        "--workers", type=count, metavar="N", help="processes on the cluster (as many as it has room for)"
-    )
+    add_counts(command, {"--workers": "processes on the cluster (as many as it has room for)"})
     command.add_argument(
         "--gpus", type=not_negative, default=0.0, metavar="N", help="GPUs for each of them, or a share (0)"
     )
@@ -285,15 +290,7 @@ class _Bar:
     """How many answers are there, how long the others will take, and the same of a judge's verdicts."""
 
     def __init__(self, progress: Console, total: int, *, judged: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=progress,
-        )
+        self._bar = progress_bar(progress)
         self._task = self._bar.add_task("Answering", total=total)
         self._done = 0
         self._jumped = False

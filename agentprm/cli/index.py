@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentprm.cli import opening
-from agentprm.cli.console import error_console, show, tell
-from agentprm.cli.options import add_command, count
+from agentprm.cli.console import error_console, progress_bar, show, tell
+from agentprm.cli.options import add_command, add_names, count
 from agentprm.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,11 +43,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "-o", "--output", metavar="INDEX", required=True, help="folder to write the index to"
     )
-    command.add_argument(
-        "--embeddings",
-        metavar="NAME",
-        help="provider:name (openai:…, ollama:…), or a Hugging Face name or folder (default: packaged)",
-    )
+    embeddings = "provider:name (openai:…, ollama:…), or a Hugging Face name or folder (default: packaged)"
+    add_names(command, {"--embeddings": embeddings})
     command.add_argument("--chunk-size", type=count, default=1000, metavar="N", help="characters (1000)")
     command.add_argument("--chunk-overlap", type=int, default=100, metavar="N", help="characters (100)")
 
@@ -99,14 +96,11 @@ def _build(
     target: Path, documents: list[Document], embeddings: Embeddings, progress: Console
 ) -> BuildProgress:
     """Builds the index, with a bar and the time left; returns what was done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from agentprm.retrievers import BuildProgress, build_index
 
     done = BuildProgress(0, 0, 0)
-    columns = (TextColumn("Embedding passages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=progress) as bar:
+        with progress_bar(progress, "Embedding passages") as bar:
             task = bar.add_task("", total=len(documents))
 
             def advance(state: BuildProgress) -> None:

@@ -37,6 +37,8 @@ __all__ = [
     "RETRIEVERS",
     "Parser",
     "add_command",
+    "add_counts",
+    "add_names",
     "add_search_options",
     "arguments_of",
     "count",
@@ -154,6 +156,18 @@ def _dashed(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
+def add_names(command: argparse.ArgumentParser, texts: Mapping[str, str]) -> None:
+    """Adds options that take the name of something, each with its help."""
+    for flag, text in texts.items():
+        command.add_argument(flag, metavar="NAME", help=text)
+
+
+def add_counts(command: argparse.ArgumentParser, texts: Mapping[str, str]) -> None:
+    """Adds options that take a whole number of at least 1, each with its help."""
+    for flag, text in texts.items():
+        command.add_argument(flag, type=count, metavar="N", help=text)
+
+
 def add_search_options(command: argparse.ArgumentParser) -> None:
     """Adds the options of a search."""
     command.add_argument(
@@ -163,41 +177,27 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"how to answer: {', '.join(GRAPHS)} (reasoning)",
     )
-    command.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a chat model as provider:name (openai:…, ollama:…), a server's address, or a Hugging Face "
-        "name or folder (default: packaged)",
-    )
+    model = {
+        "--model": "a chat model as provider:name (openai:…, ollama:…), a server's address, or a Hugging "
+        "Face name or folder (default: packaged)",
+    }
+    add_names(command, model)
     command.add_argument(
         "--mode",
         choices=("plan", "step"),
         help="how to reason: split the question once and follow the plan, or propose step by step "
         "(plan with a reader, else step)",
     )
-    command.add_argument(
-        "--reader",
-        metavar="NAME",
-        help="what reads answers off passages: packaged, a folder that 'agentprm train reader' wrote, or "
-        "none, and the model does (packaged with the packaged model, else none)",
-    )
-    command.add_argument(
-        "--planner",
-        metavar="NAME",
-        help="what splits questions: syntax, model, or a model by name that 'agentprm train planner' trained "
-        "(syntax)",
-    )
-    command.add_argument(
-        "--reward",
-        metavar="NAME",
-        help="what scores steps: reader, grounding, relevance, self-judgement, judge, a chat model that "
-        "judges, or a published reward model (default: what suits the model)",
-    )
-    command.add_argument(
-        "--reranker",
-        metavar="NAME",
-        help="what reorders passages: pairwise, a chat model, or a cross-encoder (default: none)",
-    )
+    parts = {
+        "--reader": "what reads answers off passages: packaged, a folder that 'agentprm train reader' wrote, "
+        "or none, and the model does (packaged with the packaged model, else none)",
+        "--planner": "what splits questions: syntax, model, or a model by name that 'agentprm train planner' "
+        "trained (syntax)",
+        "--reward": "what scores steps: reader, grounding, relevance, self-judgement, judge, a chat model "
+        "that judges, or a published reward model (default: what suits the model)",
+        "--reranker": "what reorders passages: pairwise, a chat model, or a cross-encoder (default: none)",
+    }
+    add_names(command, parts)
     command.add_argument(
         "--retriever",
         choices=RETRIEVERS,
@@ -208,12 +208,11 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         choices=FEEDBACKS,
         help="how the first hits lead on to others (default: links, where the passages have any)",
     )
-    command.add_argument(
-        "--embeddings", metavar="NAME", help="only needed where the index does not know its own"
-    )
-    command.add_argument(
-        "--critic", metavar="NAME", help="a model of its own that says what is wrong with weak steps"
-    )
+    seldom = {
+        "--embeddings": "only needed where the index does not know its own",
+        "--critic": "a model of its own that says what is wrong with weak steps",
+    }
+    add_names(command, seldom)
     command.add_argument(
         "--threshold",
         type=gate,
@@ -221,18 +220,13 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         help="refine steps that score no more than this: a number, reward for the reward's own, or none "
         "(reward; a plan: none)",
     )
-    command.add_argument(
-        "--k", type=count, metavar="N", help="passages found by a search (as many as are read)"
-    )
-    command.add_argument(
-        "--passages", type=count, metavar="N", help="passages of them that are read (1; rag, or a reader: 5)"
-    )
-    command.add_argument(
-        "--candidates", type=count, metavar="N", help="steps to choose from each time (3; a plan: 1)"
-    )
-    command.add_argument(
-        "--max-steps", type=count, metavar="N", help="reasoning steps, or rounds, at most (5; a plan: 8)"
-    )
+    sizes = {
+        "--k": "passages found by a search (as many as are read)",
+        "--passages": "passages of them that are read (1; rag, or a reader: 5)",
+        "--candidates": "steps to choose from each time (3; a plan: 1)",
+        "--max-steps": "reasoning steps, or rounds, at most (5; a plan: 8)",
+    }
+    add_counts(command, sizes)
     command.add_argument(
         "--recall",
         action=argparse.BooleanOptionalAction,
@@ -245,17 +239,12 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps to simulate after each candidate (0); 2 as in the paper takes two to three times as long",
     )
-    command.add_argument(
-        "--strategy",
-        metavar="NAME",
-        help="where the search goes on: greedy, best-of-n, majority, weighted, beam, dvts, uct, puct or "
-        "ab-mcts (greedy)",
-    )
-    command.add_argument(
-        "--value",
-        metavar="NAME",
-        help="what candidates are compared by: plain, td, td-code, snell, pav (plain)",
-    )
+    search = {
+        "--strategy": "where the search goes on: greedy, best-of-n, majority, weighted, beam, dvts, uct, "
+        "puct or ab-mcts (greedy)",
+        "--value": "what candidates are compared by: plain, td, td-code, snell, pav (plain)",
+    }
+    add_names(command, search)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same search (0)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentprm.cli import opening
-from agentprm.cli.console import error_console, show, tell
-from agentprm.cli.options import add_command, count, share, whole
+from agentprm.cli.console import error_console, progress_bar, show, tell
+from agentprm.cli.options import add_command, add_names, count, share, whole
 from agentprm.errors import ConfigurationError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -36,17 +36,13 @@ def add(commands: Any) -> None:
     command.add_argument("index", metavar="INDEX", help="folder of an index")
     command.add_argument("-o", "--output", metavar="DATA", required=True, help="folder to write to")
     command.add_argument("--questions", type=count, default=1000, metavar="N", help="most to keep (1000)")
-    command.add_argument(
-        "--reader",
-        metavar="NAME",
-        help="checks that questions can be read: a folder of a trained span reader, a chat model as "
+    models = {
+        "--reader": "checks that questions can be read: a folder of a trained span reader, a chat model as "
         "provider:name, a server's address, a language model's name or folder, or 'none' (default: packaged)",
-    )
-    command.add_argument(
-        "--writer",
-        metavar="NAME",
-        help="chat model, server or language model that puts the questions in other words (default: none)",
-    )
+        "--writer": "chat model, server or language model that puts the questions in other words (default: "
+        "none)",
+    }
+    add_names(command, models)
     command.add_argument(
         "--distractors", type=whole, default=4, metavar="N", help="other passages with each question (4)"
     )
@@ -57,9 +53,7 @@ def add(commands: Any) -> None:
         metavar="SHARE",
         help="share of the questions of one hop to give once more without the passage that answers (0.2)",
     )
-    command.add_argument(
-        "--embeddings", metavar="NAME", help="only needed where the index does not know its own"
-    )
+    add_names(command, {"--embeddings": "only needed where the index does not know its own"})
     command.add_argument(
         "--threads", type=count, default=1, metavar="N", help="batches at once, for readers on a server (1)"
     )
@@ -74,22 +68,14 @@ def run(args: argparse.Namespace) -> int:
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file; give a folder for the data.")
     embeddings = opening.index_embeddings(args)
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from agentprm.cli.models import model_called
     from agentprm.training.synth import synthesize
 
     reader, name = checking_reader(args.reader, progress)
     writer = model_called(args.writer) if args.writer else None
     store = opening.open_store(args, embeddings, progress)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     try:
-        with Progress(*columns, console=progress) as bar:
+        with progress_bar(progress) as bar:
             reading = bar.add_task("Reading passages", total=len(store))
             asking = bar.add_task("Keeping questions", total=args.questions)
             report = synthesize(

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from agentprm.cli.console import error_console, show, tell
-from agentprm.cli.options import add_command, count, not_negative, whole
+from agentprm.cli.console import error_console, progress_bar, show, tell
+from agentprm.cli.options import add_command, add_counts, add_names, not_negative, whole
 from agentprm.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -55,11 +55,8 @@ def add(commands: Any) -> None:
         "model (labels) or a small encoder (encoder) from labelled steps, from pairs of candidates (pairs), "
         "or from outcomes (outcomes). The first is the default",
     )
-    command.add_argument(
-        "--family",
-        metavar="NAME",
-        help="for a critic of labels or pairs: how it is read (labels: trl, pairs: skywork)",
-    )
+    family = "for a critic of labels or pairs: how it is read (labels: trl, pairs: skywork)"
+    add_names(command, {"--family": family})
     command.add_argument(
         "--plans",
         metavar="FILE",
@@ -74,54 +71,37 @@ def add(commands: Any) -> None:
         default=[],
         help="for a planner: examples of reading, of whose questions and passages further plans are composed",
     )
-    command.add_argument(
-        "--composed", type=count, metavar="N", help="for a planner: most plans that are composed (12,000)"
-    )
-    command.add_argument(
-        "--per-set", type=count, metavar="N", help="for a span reader: most examples of a set (1,500)"
-    )
-    command.add_argument(
-        "--facts",
-        type=count,
-        metavar="N",
-        help="for a span reader: questions about facts that passages state, at most N of a relation (none)",
-    )
-    command.add_argument(
-        "--multi-hop",
-        type=count,
-        metavar="N",
-        help="for a span reader: questions that need several passages, at most N of a set (none)",
-    )
-    command.add_argument(
-        "--families", type=count, metavar="N", help="for a span reader: questions about families (none)"
-    )
-    command.add_argument(
-        "--distractors", type=count, metavar="N", help="for a span reader: passages beside the gold one (1)"
-    )
-    command.add_argument(
-        "--groups", type=count, metavar="N", help="for a span reader: questions of a step (8)"
-    )
+    sizes = {
+        "--composed": "for a planner: most plans that are composed (12,000)",
+        "--per-set": "for a span reader: most examples of a set (1,500)",
+        "--facts": "for a span reader: questions about facts that passages state, at most N of a relation "
+        "(none)",
+        "--multi-hop": "for a span reader: questions that need several passages, at most N of a set (none)",
+        "--families": "for a span reader: questions about families (none)",
+        "--distractors": "for a span reader: passages beside the gold one (1)",
+        "--groups": "for a span reader: questions of a step (8)",
+    }
+    add_counts(command, sizes)
     command.add_argument(
         "--from", dest="start", metavar="FOLDER", help="for a span reader: one to go on from, or 'packaged'"
     )
-    command.add_argument(
-        "--base", metavar="NAME", help="model to train, a name or folder (default: packaged)"
-    )
-    command.add_argument("--limit", type=count, metavar="N", help="only N examples, drawn at random")
+    add_names(command, {"--base": "model to train, a name or folder (default: packaged)"})
+    add_counts(command, {"--limit": "only N examples, drawn at random"})
     command.add_argument("--dev", type=not_negative, metavar="SHARE", help="of questions held out (0.1)")
     command.add_argument("--epochs", type=not_negative, metavar="N", help="passes over the examples")
-    command.add_argument("--max-steps", type=count, metavar="N", help="steps at most")
     command.add_argument("--learning-rate", type=not_negative, metavar="RATE", help="at its peak")
-    command.add_argument("--batch-tokens", type=count, metavar="N", help="tokens of a step")
-    command.add_argument("--evaluate-every", type=count, metavar="N", help="steps between evaluations")
-    command.add_argument(
-        "--patience", type=count, metavar="N", help="evaluations without gain until it stops"
-    )
+    steps = {
+        "--max-steps": "steps at most",
+        "--batch-tokens": "tokens of a step",
+        "--evaluate-every": "steps between evaluations",
+        "--patience": "evaluations without gain until it stops",
+    }
+    add_counts(command, steps)
     command.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="of products (auto)")
     command.add_argument(
         "--rank", type=whole, metavar="N", help="of the adapter (16); 0 for none, in a critic of kind encoder"
     )
-    command.add_argument("--device", metavar="NAME", help="cpu, cuda, … (default: cuda if there is any)")
+    add_names(command, {"--device": "cpu, cuda, … (default: cuda if there is any)"})
     command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same weights (0)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -363,19 +343,14 @@ def _records(
 
 
 def _settings(args: argparse.Namespace) -> TrainSettings:
+    from dataclasses import fields
+
     from agentprm.training.fitting import TrainSettings
 
-    names = (
-        "epochs",
-        "max_steps",
-        "learning_rate",
-        "batch_tokens",
-        "evaluate_every",
-        "patience",
-        "precision",
-    )
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return TrainSettings(seed=args.seed, **given)
+    given = {
+        f.name: value for f in fields(TrainSettings) if (value := getattr(args, f.name, None)) is not None
+    }
+    return TrainSettings(**given)
 
 
 def _command() -> str:
@@ -385,12 +360,8 @@ def _command() -> str:
 @contextmanager
 def _bar(progress: Console) -> Iterator[Callable[[Progress], None]]:
     """A bar with the losses and the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Bar(*columns, console=progress, disable=progress.quiet, speed_estimate_period=600) as bar:
+        with progress_bar(progress, disable=progress.quiet, speed_estimate_period=600) as bar:
             task = bar.add_task("Training", total=None)
 
             def advance(state: Progress) -> None:
