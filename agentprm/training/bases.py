@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import TypedDict
 
 from agentprm.engine.loading import load_model, max_context
 from agentprm.engine.tokenizing import PromptText, load_tokenizer
@@ -17,7 +18,7 @@ from agentprm.training.fitting import FitReport, Objective, Progress, TrainSetti
 from agentprm.training.folder import TrainingFolder, data_of, warn_of_lost
 from agentprm.training.lora import LoraSettings, add_lora, lower_frozen, save_lora
 
-__all__ = ["AdapterRun", "Teaching", "Trainee", "base_label", "open_base"]
+__all__ = ["AdapterOptions", "Teaching", "Trainee", "base_label", "open_base", "train_adapter"]
 
 
 @dataclass(frozen=True)
@@ -113,71 +114,91 @@ class Teaching:
     save: Callable[[Path], None] = lambda folder: None
 
 
-@dataclass(frozen=True)
-class AdapterRun:
-    """What every training of an adapter is told, in this order; see `train_language_model`."""
+class AdapterOptions(TypedDict, total=False):
+    """Options of every training of an adapter.
 
-    out: str | Path
+    Attributes:
+        base: The model, a name or folder; by default the packaged one.
+        dev: Examples to evaluate on while training.
+        settings: How to train.
+        lora: The adapter's form.
+        max_length: Tokens of an example at most, 1,024 by default; longer ones are left out, which the card
+            says.
+        device: As in `TransformersLM`.
+        start: Folder of an adapter to go on from.
+        notes: More for the card.
+        progress: Called after every step.
+    """
+
     base: str | Path | None
     dev: Sequence[Any]
     settings: TrainSettings | None
     lora: LoraSettings | None
     max_length: int
     device: str | torch.device | None
+    start: str | Path | None
     notes: Mapping[str, Any] | None
     progress: Callable[[Progress], None] | None
-    start: str | Path | None = None
 
-    def train(
-        self, examples: Sequence[Any], what: Mapping[str, Any], teach: Callable[[Trainee], Teaching]
-    ) -> FitReport | None:
-        """Trains and writes the folder; `None` if it holds this very training already.
 
-        Args:
-            examples: What to learn.
-            what: What is trained, for the card: `kind`, and what else makes another training of it.
-            teach: From the model, its weights still in fp32, to how it is taught.
-        """
-        settings, lora = self.settings or TrainSettings(), self.lora or LoraSettings()
-        base, limit = base_label(self.base), self.max_length
-        run = {
-            **what,
-            "base": base,
-            **({} if self.start is None else {"start": str(self.start)}),
-            "settings": asdict(settings),
-            "adapter": asdict(lora),
-            "max_length": limit,
-            **data_of(examples, self.dev),
-        }
-        folder = TrainingFolder(self.out, run)
-        if folder.card is not None:
-            return None
-        trainee = open_base(self.base, lora, settings, max_length=limit, device=self.device, start=self.start)
-        torch.manual_seed(settings.seed)  # a new head begins at random
-        teaching = teach(trainee)
-        trainee.settle()
-        parts: list[list[Any]] = []
-        lost = 0
-        for some in (examples, self.dev):
-            rows = teaching.rows(some) if some else []
-            fitting = [row for row in rows if teaching.tokens(row) <= trainee.longest]
-            lost += len(rows) - len(fitting)
-            parts.append(teaching.ready(fitting))
-        warn_of_lost(lost, trainee.longest)
-        taught, held_out = parts
-        report = fit(
-            teaching.model,
-            taught,
-            teaching.objective,
-            folder.checkpoints,
-            settings,
-            dev=held_out,
-            progress=self.progress,
-        )
+def train_adapter(
+    examples: Sequence[Any],
+    out: str | Path,
+    what: Mapping[str, Any],
+    teach: Callable[[Trainee], Teaching],
+    options: AdapterOptions,
+) -> FitReport | None:
+    """Trains an adapter and writes its folder; `None` if that holds this very training already.
 
-        def save(path: Path) -> None:
-            trainee.save(path, base, teaching.family)
-            teaching.save(path)
+    Args:
+        examples: What to learn.
+        out: The folder.
+        what: What is trained, for the card: `kind`, and what else makes another training of it.
+        teach: From the model, its weights still in fp32, to how it is taught.
+        options: How.
+    """
+    settings, lora = options.get("settings") or TrainSettings(), options.get("lora") or LoraSettings()
+    base, dev, start = options.get("base"), options.get("dev", ()), options.get("start")
+    limit = options.get("max_length", 1024)
+    run = {
+        **what,
+        "base": base_label(base),
+        **({} if start is None else {"start": str(start)}),
+        "settings": asdict(settings),
+        "adapter": asdict(lora),
+        "max_length": limit,
+        **data_of(examples, dev),
+    }
+    folder = TrainingFolder(out, run)
+    if folder.card is not None:
+        return None
+    device = options.get("device")
+    trainee = open_base(base, lora, settings, max_length=limit, device=device, start=start)
+    torch.manual_seed(settings.seed)  # a new head begins at random
+    teaching = teach(trainee)
+    trainee.settle()
+    parts: list[list[Any]] = []
+    lost = 0
+    for some in (examples, dev):
+        rows = teaching.rows(some) if some else []
+        fitting = [row for row in rows if teaching.tokens(row) <= trainee.longest]
+        lost += len(rows) - len(fitting)
+        parts.append(teaching.ready(fitting))
+    warn_of_lost(lost, trainee.longest)
+    taught, held_out = parts
+    report = fit(
+        teaching.model,
+        taught,
+        teaching.objective,
+        folder.checkpoints,
+        settings,
+        dev=held_out,
+        progress=options.get("progress"),
+    )
 
-        folder.finish(save, report, {**(self.notes or {}), "left_out": lost})
-        return report
+    def save(path: Path) -> None:
+        trainee.save(path, base_label(base), teaching.family)
+        teaching.save(path)
+
+    folder.finish(save, report, {**(options.get("notes") or {}), "left_out": lost})
+    return report

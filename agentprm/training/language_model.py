@@ -6,10 +6,10 @@ as it was taught.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch.nn import functional as F
@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from agentprm.engine.tokenizing import PromptText, as_data, span_of
 from agentprm.errors import InputError
 from agentprm.lm.base import Prompt
-from agentprm.training.bases import AdapterRun, Teaching, Trainee
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, padded
-from agentprm.training.lora import LoraSettings
+from agentprm.training.bases import AdapterOptions, Teaching, Trainee, train_adapter
+from agentprm.training.fitting import FitReport, Objective, padded
 
 __all__ = [
     "CausalRow",
@@ -52,7 +51,7 @@ class CausalRow:
 
     Attributes:
         ids: Prompt, reply and end token.
-        start: Index of the first token of the reply.
+        options: How to train; see `agentprm.training.bases.AdapterOptions`.
     """
 
     ids: tuple[int, ...]
@@ -154,15 +153,7 @@ def train_language_model(
     out: str | Path,
     *,
     kind: str = "language model",
-    base: str | Path | None = None,
-    dev: Sequence[TextExample] = (),
-    settings: TrainSettings | None = None,
-    lora: LoraSettings | None = None,
-    max_length: int = 1024,
-    device: str | torch.device | None = None,
-    start: str | Path | None = None,
-    notes: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AdapterOptions],
 ) -> FitReport | None:
     """Teaches a language model the replies of examples, and writes the adapter that does it.
 
@@ -173,15 +164,7 @@ def train_language_model(
         examples: What to learn.
         out: The folder to write: the adapter as peft has it, `card.json` and `README.md`.
         kind: What it becomes, for the card.
-        base: The model; by default the packaged one.
-        dev: Examples to evaluate on while training.
-        settings: How to train.
-        lora: The adapter's form.
-        max_length: Tokens of an example at most; longer ones are left out, which the card says.
-        device: As in `TransformersLM`.
-        start: Folder of an adapter to go on from.
-        notes: More for the card.
-        progress: Called after every step.
+        options: How to train; see `agentprm.training.bases.AdapterOptions`.
 
     Returns:
         How it went; `None` if the folder holds this very training already.
@@ -189,7 +172,6 @@ def train_language_model(
     Raises:
         InputError: If no example is left, or the folder holds something else.
     """
-    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress, start)
 
     def teach(trainee: Trainee) -> Teaching:
         objective = causal_objective(trainee.model, trainee.pad)
@@ -197,4 +179,4 @@ def train_language_model(
             trainee.model, lambda some: causal_rows(some, trainee.text), objective.length, objective
         )
 
-    return run.train(examples, {"kind": kind}, teach)
+    return train_adapter(examples, out, {"kind": kind}, teach, options)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 
@@ -22,9 +22,9 @@ from agentprm.rewards.known_families import Family
 from agentprm.rewards.loading import families
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.templates import Dialogue
-from agentprm.training.bases import AdapterRun, Teaching, Trainee
+from agentprm.training.bases import AdapterOptions, Teaching, Trainee, train_adapter
 from agentprm.training.data import PreferenceRecord, StepLabelRecord
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings
+from agentprm.training.fitting import FitReport, Objective
 from agentprm.training.language_model import (
     CausalRow,
     TextExample,
@@ -33,7 +33,6 @@ from agentprm.training.language_model import (
     decoder_and_head,
     reply_states,
 )
-from agentprm.training.lora import LoraSettings
 from agentprm.training.losses import dpo_loss, implicit_cross_entropy, kto_loss
 
 __all__ = [
@@ -247,15 +246,7 @@ def train_by_comparisons(
     *,
     beta: float = 0.1,
     kind: str = "preferences",
-    base: str | Path | None = None,
-    dev: Sequence[Preference] = (),
-    settings: TrainSettings | None = None,
-    lora: LoraSettings | None = None,
-    max_length: int = 1024,
-    device: str | torch.device | None = None,
-    start: str | Path | None = None,
-    notes: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AdapterOptions],
 ) -> FitReport | None:
     """Makes better replies likelier than worse ones, by DPO (arXiv 2305.18290).
 
@@ -264,21 +255,12 @@ def train_by_comparisons(
         out: As in `train_language_model`, and so are the others.
         beta: How strongly the model is held to its reference; larger is closer.
         kind: As there.
-        base: As there.
-        dev: As there.
-        settings: As there.
-        lora: As there.
-        max_length: As there.
-        device: As there.
-        start: As there; it is the reference too.
-        notes: As there.
-        progress: As there.
+        options: How to train; see `agentprm.training.bases.AdapterOptions`.
 
     Returns:
         As `train_language_model`.
     """
-    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress, start)
-    return _train(run, examples, {"kind": kind, "loss": "dpo", "beta": beta}, _comparison_rows, _dpo)
+    return _train(examples, out, options, {"kind": kind, "loss": "dpo", "beta": beta}, _comparison_rows, _dpo)
 
 
 def train_by_judgements(
@@ -287,15 +269,7 @@ def train_by_judgements(
     *,
     beta: float = 0.1,
     kind: str = "preferences",
-    base: str | Path | None = None,
-    dev: Sequence[JudgedReply] = (),
-    settings: TrainSettings | None = None,
-    lora: LoraSettings | None = None,
-    max_length: int = 1024,
-    device: str | torch.device | None = None,
-    start: str | Path | None = None,
-    notes: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AdapterOptions],
 ) -> FitReport | None:
     """Makes desirable replies likelier and undesirable ones less likely, by KTO (arXiv 2402.01306).
 
@@ -307,21 +281,12 @@ def train_by_judgements(
         out: As in `train_language_model`, and so are the others.
         beta: How strongly the model is held to its reference; larger is closer.
         kind: As there.
-        base: As there.
-        dev: As there.
-        settings: As there.
-        lora: As there.
-        max_length: As there.
-        device: As there.
-        start: As there; it is the reference too.
-        notes: As there.
-        progress: As there.
+        options: How to train; see `agentprm.training.bases.AdapterOptions`.
 
     Returns:
         As `train_language_model`.
     """
-    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress, start)
-    return _train(run, examples, {"kind": kind, "loss": "kto", "beta": beta}, _judged_rows, _kto)
+    return _train(examples, out, options, {"kind": kind, "loss": "kto", "beta": beta}, _judged_rows, _kto)
 
 
 def train_log_ratio(
@@ -330,15 +295,8 @@ def train_log_ratio(
     *,
     loss: Literal["cross-entropy", "dpo"] = "cross-entropy",
     beta: float = 0.05,
-    base: str | Path | None = None,
-    dev: Sequence[StepLabelRecord] = (),
-    settings: TrainSettings | None = None,
-    lora: LoraSettings | None = None,
-    max_length: int = 1024,
     step_text: StepWriter | None = None,
-    device: str | torch.device | None = None,
-    notes: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AdapterOptions],
 ) -> FitReport | None:
     """Trains rewards of steps from outcomes alone (implicit PRM, arXiv 2412.01981).
 
@@ -350,15 +308,8 @@ def train_log_ratio(
         loss: `cross-entropy` against the outcome, which does well with few trajectories of a question, or
             `dpo` on pairs of a right and a wrong one of the same question.
         beta: As in the paper.
-        base: As there.
-        dev: As there.
-        settings: As there.
-        lora: As there.
-        max_length: As there.
         step_text: Writes a step; pass the same to `load_reward`.
-        device: As there.
-        notes: As there.
-        progress: As there.
+        options: How to train; see `agentprm.training.bases.AdapterOptions`.
 
     Returns:
         As `train_language_model`.
@@ -385,10 +336,9 @@ def train_log_ratio(
             )
         return found
 
-    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress)
     what = {"kind": "log-ratio reward", "loss": loss, "beta": beta}
     objective = _implicit if loss == "cross-entropy" else _dpo
-    return _train(run, records, what, rows, objective, family.name)
+    return _train(records, out, options, what, rows, objective, family.name)
 
 
 def outcome_row(record: StepLabelRecord, family: Family, trainee: Trainee, write: StepWriter) -> CausalRow:
@@ -414,8 +364,9 @@ def _outcome_pairs(made: Sequence[tuple[StepLabelRecord, CausalRow]]) -> list[_E
 
 
 def _train(
-    run: AdapterRun,
     examples: Sequence[Any],
+    out: str | Path,
+    options: AdapterOptions,
     what: Mapping[str, Any],
     rows: Callable[[Sequence[Any], Trainee], list[_Example]],
     objective: Callable[[_Ratios, float], Objective[_Example]],
@@ -446,4 +397,4 @@ def _train(
             family=family,
         )
 
-    return run.train(examples, what, teach)
+    return train_adapter(examples, out, what, teach, options)

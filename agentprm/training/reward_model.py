@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from safetensors.torch import save_file
@@ -23,10 +23,9 @@ from agentprm.rewards.labels import LabelledRow, labelled_row
 from agentprm.rewards.loading import families
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.templates import StepTemplate, two_words
-from agentprm.training.bases import AdapterRun, Teaching, Trainee
+from agentprm.training.bases import AdapterOptions, Teaching, Trainee, train_adapter
 from agentprm.training.data import PreferenceRecord, StepLabelRecord
-from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, padded
-from agentprm.training.lora import LoraSettings
+from agentprm.training.fitting import FitReport, Objective, padded
 from agentprm.training.losses import pairwise_loss, soft_cross_entropy
 
 __all__ = ["PairRow", "StepScorer", "label_rows", "pair_rows", "train_critic", "train_reward_model"]
@@ -214,11 +213,7 @@ def pair_objective(scorer: StepScorer, pad: int) -> Objective[PairRow]:
         chosen, rejected = scorer.logits(batch).chunk(2)
         return pairwise_loss(chosen, rejected), len(chosen)
 
-    return Objective(_pair_length, collate, loss)
-
-
-def _pair_length(pair: PairRow) -> int:
-    return 2 * max(len(pair.chosen.ids), len(pair.rejected.ids))
+    return Objective(lambda pair: 2 * max(len(one.ids) for one in _parts(pair)), collate, loss)
 
 
 def train_reward_model(
@@ -227,15 +222,8 @@ def train_reward_model(
     *,
     family: str = "trl",
     loss: Loss = "cross-entropy",
-    base: str | Path | None = None,
-    dev: Sequence[StepLabelRecord] = (),
-    settings: TrainSettings | None = None,
-    lora: LoraSettings | None = None,
-    max_length: int = 1024,
     step_text: StepWriter | None = None,
-    device: str | torch.device | None = None,
-    notes: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AdapterOptions],
 ) -> FitReport | None:
     """Trains a process reward model on labelled steps; `load_reward(out)` reads it.
 
@@ -245,15 +233,8 @@ def train_reward_model(
         family: Readout and template, a name of `agentprm.rewards.families()`: `trl` is a head of two
             classes, `skywork` one number with a sigmoid, `math-shepherd` two words of the vocabulary.
         loss: See `label_objective`.
-        base: The decoder; by default the packaged language model's.
-        dev: Trajectories to evaluate on while training.
-        settings: How to train.
-        lora: The adapter's form.
-        max_length: Tokens of a trajectory at most; longer ones are left out, which the card says.
         step_text: Writes a step; pass the same to `load_reward`.
-        device: As in `TransformersLM`.
-        notes: More for the card.
-        progress: Called after every step.
+        options: How to train; see `agentprm.training.bases.AdapterOptions`.
 
     Returns:
         How it went; `None` if the folder holds this very training already.
@@ -265,21 +246,7 @@ def train_reward_model(
     if loss not in ("cross-entropy", "squared"):
         raise ConfigurationError(f"loss must be 'cross-entropy' or 'squared', not {loss!r}.")
 
-    chosen = _family(family)
-    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress)
-
-    def teach(trainee: Trainee) -> Teaching:
-        scorer, tokenizer = StepScorer(trainee, chosen), trainee.text.tokenizer
-        return Teaching(
-            scorer,
-            lambda some: label_rows(some, scorer.template, tokenizer, step_text),
-            lambda row: len(row.ids),
-            label_objective(scorer, trainee.pad, loss),
-            family=chosen.name,
-            save=scorer.save_head,
-        )
-
-    return run.train(records, {"kind": "reward model", "family": chosen.name, "loss": loss}, teach)
+    return _train(records, out, "reward model", family, loss, label_rows, step_text, options)
 
 
 def train_critic(
@@ -287,15 +254,8 @@ def train_critic(
     out: str | Path,
     *,
     family: str = "skywork",
-    base: str | Path | None = None,
-    dev: Sequence[PreferenceRecord] = (),
-    settings: TrainSettings | None = None,
-    lora: LoraSettings | None = None,
-    max_length: int = 1024,
     step_text: StepWriter | None = None,
-    device: str | torch.device | None = None,
-    notes: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AdapterOptions],
 ) -> FitReport | None:
     """Trains a critic on pairs of candidates: queries, rationales or passages (CR-Planner, arXiv 2410.01428).
 
@@ -305,15 +265,8 @@ def train_critic(
         records: Preferences; their critiques are not used. A candidate that is only a query will do.
         out: As in `train_reward_model`, and so are the others.
         family: As there.
-        base: As there.
-        dev: As there.
-        settings: As there.
-        lora: As there.
-        max_length: Tokens of a candidate with what stands before it.
         step_text: As there.
-        device: As there.
-        notes: As there.
-        progress: As there.
+        options: How to train; see `agentprm.training.bases.AdapterOptions`.
 
     Returns:
         As `train_reward_model`.
@@ -322,21 +275,40 @@ def train_critic(
         ConfigurationError: As `train_reward_model`.
         InputError: As `train_reward_model`.
     """
+    return _train(records, out, "critic", family, "pairwise", pair_rows, step_text, options)
+
+
+def _train(
+    records: Sequence[Any],
+    out: str | Path,
+    kind: str,
+    family: str,
+    loss: Any,
+    rows: Callable[..., list[Any]],
+    step_text: StepWriter | None,
+    options: AdapterOptions,
+) -> FitReport | None:
     chosen = _family(family)
-    run = AdapterRun(out, base, dev, settings, lora, max_length, device, notes, progress)
 
     def teach(trainee: Trainee) -> Teaching:
         scorer, tokenizer = StepScorer(trainee, chosen), trainee.text.tokenizer
         return Teaching(
             scorer,
-            lambda some: pair_rows(some, scorer.template, tokenizer, step_text),
-            lambda pair: max(len(pair.chosen.ids), len(pair.rejected.ids)),
-            pair_objective(scorer, trainee.pad),
+            lambda some: rows(some, scorer.template, tokenizer, step_text),
+            lambda row: max(len(one.ids) for one in _parts(row)),
+            pair_objective(scorer, trainee.pad)
+            if loss == "pairwise"
+            else label_objective(scorer, trainee.pad, loss),
             family=chosen.name,
             save=scorer.save_head,
         )
 
-    return run.train(records, {"kind": "critic", "family": chosen.name, "loss": "pairwise"}, teach)
+    what = {"kind": kind, "family": chosen.name, "loss": loss}
+    return train_adapter(records, out, what, teach, options)
+
+
+def _parts(row: LabelledRow | PairRow) -> Sequence[LabelledRow]:
+    return (row.chosen, row.rejected) if isinstance(row, PairRow) else (row,)
 
 
 def _family(name: str) -> Family:
