@@ -29,6 +29,8 @@ __all__ = [
     "Prompts",
     "in_form",
     "known_text",
+    "object_schema",
+    "or_null",
     "proposal_schema",
     "reply_params",
     "with_examples",
@@ -38,36 +40,41 @@ __all__ = [
 #: How a proposal to search begins; the other form is `Final answer:`.
 SEARCH = "Search:"
 
+
+def object_schema(title: str, description: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of an object that has all of these properties and no others."""
+    return {
+        "title": title,
+        "description": description,
+        "type": "object",
+        "properties": {name: dict(schema) for name, schema in properties.items()},
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def or_null(kind: str, description: str) -> dict[str, Any]:
+    """The schema of a property that may be null."""
+    return {"type": [kind, "null"], "description": description}
+
+
 #: A critique in JSON, for models that are held to a schema.
-CRITIQUE = {
-    "title": "critique",
-    "description": "What is wrong with a step of a search, and what to do better.",
-    "type": "object",
-    "properties": {
+CRITIQUE = object_schema(
+    "critique",
+    "What is wrong with a step of a search, and what to do better.",
+    {
         "fault": {"type": "string", "enum": list(FAULTS), "description": "Where the fault lies."},
         "advice": {"type": "string", "description": "What to do better, in one or two sentences."},
     },
-    "required": ["fault", "advice"],
-    "additionalProperties": False,
-}
+)
 
-_ACTIONS: Mapping[str, Mapping[str, Any]] = {
-    "search": {
-        "type": ["string", "null"],
-        "description": "A short question about one thing that is not known yet.",
-    },
-    "recall": {
-        "type": ["string", "null"],
-        "description": "A short question that you can answer without a search.",
-    },
-    "flip": {
-        "type": ["boolean", "null"],
-        "description": "Keep the step's question, but search for it if it was not, or do not if it was.",
-    },
-    "final_answer": {
-        "type": ["string", "null"],
-        "description": "The answer to the question, once it is known.",
-    },
+_ACTIONS = {
+    "search": or_null("string", "A short question about one thing that is not known yet."),
+    "recall": or_null("string", "A short question that you can answer without a search."),
+    "flip": or_null(
+        "boolean", "Keep the step's question, but search for it if it was not, or do not if it was."
+    ),
+    "final_answer": or_null("string", "The answer to the question, once it is known."),
 }
 
 
@@ -79,18 +86,11 @@ def proposal_schema(*, recall: bool = False, flip: bool = False) -> dict[str, An
         flip: The search flag of a step may be flipped.
     """
     offered = {"search": True, "recall": recall, "flip": flip, "final_answer": True}
-    names = [name for name, is_offered in offered.items() if is_offered]
+    actions = {name: _ACTIONS[name] for name, is_offered in offered.items() if is_offered}
     doing = "search for one thing, or give the final answer. The other one is null."
     if recall or flip:
         doing = "exactly one of these; the others are null."
-    return {
-        "title": "next_step",
-        "description": f"What to do next: {doing}",
-        "type": "object",
-        "properties": {name: dict(_ACTIONS[name]) for name in names},
-        "required": names,
-        "additionalProperties": False,
-    }
+    return object_schema("next_step", f"What to do next: {doing}", actions)
 
 
 _ROOM = 256  # tokens of a reply that is not led by a prefix: some words may stand before what is asked for

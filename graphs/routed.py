@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -11,7 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.graph import END, StateGraph
 
-from agentprm.budget import SearchBudget, Usage, add_usage, empty_usage
+from agentprm.budget import SearchBudget, add_usage, empty_usage
 from agentprm.documents import Citation
 from agentprm.errors import ConfigurationError
 from agentprm.graphs.gathering import create_goal_graph
@@ -234,7 +235,10 @@ def _rung(name: str, rung: Runnable[Any, Any], judging: JudgeAnswer) -> Runnable
             "message_id": next((m.id for m in reversed(found.get("messages") or []) if m.type == "ai"), None),
         }
         costs = [one["prm_usage"] for one in (found, score) if one.get("prm_usage")]
-        return {"prm_rungs": [*state.get("prm_rungs", []), entry], "prm_usage": _sum(costs)}
+        return {
+            "prm_rungs": [*state.get("prm_rungs", []), entry],
+            "prm_usage": reduce(add_usage, costs, empty_usage()),
+        }
 
     def work(state: LadderState, config: RunnableConfig) -> dict[str, Any]:
         found = rung.invoke({"question": state["question"]}, _silent(config))
@@ -250,10 +254,3 @@ def _rung(name: str, rung: Runnable[Any, Any], judging: JudgeAnswer) -> Runnable
 def _silent(config: RunnableConfig) -> RunnableConfig:
     """A config under which no tokens are streamed: the answer of a rung may not be the answer."""
     return {**config, "tags": [*(config.get("tags") or []), TAG_NOSTREAM]}
-
-
-def _sum(costs: list[Usage]) -> Usage:
-    total = empty_usage()
-    for cost in costs:
-        total = add_usage(total, cost)
-    return total

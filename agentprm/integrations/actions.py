@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import reduce
 from typing import Annotated, Any, NotRequired, cast
 
 from langchain_core.runnables.config import ContextThreadPoolExecutor
@@ -167,10 +168,7 @@ def _rounds(request: ModelRequest[Any]) -> list[ActionRound]:
 
 
 def _spent(request: ModelRequest[Any]) -> Usage:
-    usage = empty_usage()
-    for entry in _rounds(request):
-        usage = add_usage(usage, entry["usage"])
-    return usage
+    return reduce(add_usage, (entry["usage"] for entry in _rounds(request)), empty_usage())
 
 
 def _respond(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from agentprm.budget import READING, SearchBudget
 from agentprm.nodes.node import NodeRoutine, SearchNode
 from agentprm.nodes.refine_step import RefineStep
-from agentprm.nodes.reporting import emit, emit_proposed, replied
+from agentprm.nodes.reporting import emit, emit_proposed, replied, stopped_by
 from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.prompts import SEARCH, ChatTemplate, known_text
 from agentprm.replies import parse_proposal
@@ -100,7 +100,7 @@ class ReviewDrafts(SearchNode):
         if growing and not stopped:
             return {"prm_steps": changed, "prm_frontier": growing, "prm_weak": []}
         if not drafts:
-            return self._stop({"prm_weak": []}, stopped or "no candidate")
+            return stopped_by({"prm_weak": []}, stopped or "no candidate")
         refined = any("refines" in step for step in tree)
         fresh = [draft for draft in drafts if not refined or _kind(draft) != "draft"]
         values, short = yield from self._values(state, fresh, cut=bool(stopped))
@@ -137,7 +137,7 @@ class ReviewDrafts(SearchNode):
             "prm_weak": [],
         }
         answered = "answered" if best[-1]["final_answer"] is not None else "max_steps"
-        return self._stop(update, stopped or answered)
+        return stopped_by(update, stopped or answered)
 
     def _grows(self, tree: Sequence[Step], draft: Sequence[Step]) -> bool:
         """Whether a draft goes on: not where all of its next candidates were unusable."""
@@ -159,11 +159,6 @@ class ReviewDrafts(SearchNode):
         how = self.reward.aggregation or "min"
         scores = [[step["score"] for step in draft if step["score"] is not None] for draft in drafts]
         return [aggregate(row, how, threshold=self.reward.gate) if row else None for row in scores], short
-
-    @staticmethod
-    def _stop(update: dict[str, Any], reason: str) -> dict[str, Any]:
-        emit({"type": "agentprm.search_stopped", "reason": reason})
-        return {**update, "prm_stop_reason": reason}
 
 
 def _committed(steps: Sequence[Step]) -> list[Step]:

@@ -29,9 +29,8 @@ GAP = ChatTemplate(
     fields=("question", "known", "asked"),
     system=(
         "A question asks how things are related. Compare the relations that it asks for with the known "
-        "facts, "
-        "find the first one that is missing, and ask for it alone. Reply with one line 'Search: <a short "
-        "question about one thing>'.\n\n"
+        "facts, find the first one that is missing, and ask for it alone. Reply with one line 'Search: <a "
+        "short question about one thing>'.\n\n"
         "Question: In which country was the inventor of the Kelvin scale born?\n"
         "Known:\n(nothing yet)\nSearch: Who invented the Kelvin scale?\n\n"
         "Question: Who is the mother of the director of the film Lost River?\n"

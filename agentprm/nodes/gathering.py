@@ -20,7 +20,7 @@ from agentprm.documents import cite, distinct_documents, joined, merge_documents
 from agentprm.errors import InputError
 from agentprm.nodes.answer import GatheredAnswer
 from agentprm.nodes.node import Node, NodeRoutine
-from agentprm.nodes.reporting import emit, emit_retrieved
+from agentprm.nodes.reporting import emit, emit_retrieved, stopped_by
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
 from agentprm.rounds import Round, evidence_lines, rounds_of, seen_ids
 from agentprm.state import ReasoningState, as_messages, open_question
@@ -75,9 +75,7 @@ def finished(one: Round, reason: str = "") -> dict[str, Any]:
             "facts": len(done["facts"]),
         }
     )
-    if reason:
-        emit({"type": "agentprm.search_stopped", "reason": reason})
-    return {"prm_rounds": [done], **({"prm_stop_reason": reason} if reason else {})}
+    return stopped_by({"prm_rounds": [done]}, reason) if reason else {"prm_rounds": [done]}
 
 
 def planned(one: Round) -> dict[str, Any]:

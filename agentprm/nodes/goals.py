@@ -15,7 +15,7 @@ from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, finished, planned
 from agentprm.nodes.node import NodeRoutine
 from agentprm.nodes.reporting import replied
-from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, with_examples
+from agentprm.prompts import PROMPTS, ChatTemplate, Prompts, object_schema, or_null, with_examples
 from agentprm.replies import json_object, parse_finding, parse_proposal, without_thought
 from agentprm.rounds import Round, asked_before, evidence_lines, new_round
 from agentprm.state import ReasoningState
@@ -27,9 +27,8 @@ GOAL = ChatTemplate(
     fields=("question", "known"),
     system=(
         "Find the answer to a question, one thing at a time. Say what evidence you want next and how to "
-        "search "
-        "for it, in two lines 'Goal: ...' and 'Search: ...'. If a goal was not reached, search in other "
-        "words. Once the answer is known, write 'Final answer: ...' instead.\n\n"
+        "search for it, in two lines 'Goal: ...' and 'Search: ...'. If a goal was not reached, search in "
+        "other words. Once the answer is known, write 'Final answer: ...' instead.\n\n"
         "Question: Who is the mother of the director of the film Lost River?\n"
         "So far:\n(nothing yet)\n"
         "Goal: the name of the director of Lost River\nSearch: Who directed the film Lost River?\n\n"
@@ -44,26 +43,22 @@ REACHED = ChatTemplate(
     fields=("goal", "query", "finding", "passages"),
     system=(
         "You check whether a search has reached its goal: is the evidence that was wanted in the passages, "
-        "and "
-        "does the finding state it? Reply Yes or No."
+        "and does the finding state it? Reply Yes or No."
     ),
     user=(
         "Passages:\n{passages}\n\nGoal: {goal}\nSearch: {query}\nFinding: {finding}\n\nIs the goal reached?"
     ),
     prefix="Reached:",
 )
-_SCHEMA = {
-    "title": "next_goal",
-    "description": "What evidence is wanted next and how to search for it, or the final answer.",
-    "type": "object",
-    "properties": {
-        "goal": {"type": ["string", "null"], "description": "What evidence is wanted."},
-        "search": {"type": ["string", "null"], "description": "A short question about one thing."},
-        "final_answer": {"type": ["string", "null"], "description": "The answer, once it is known."},
+_SCHEMA = object_schema(
+    "next_goal",
+    "What evidence is wanted next and how to search for it, or the final answer.",
+    {
+        "goal": or_null("string", "What evidence is wanted."),
+        "search": or_null("string", "A short question about one thing."),
+        "final_answer": or_null("string", "The answer, once it is known."),
     },
-    "required": ["goal", "search", "final_answer"],
-    "additionalProperties": False,
-}
+)
 _GOAL = re.compile(r"\W{0,8}goal\W{0,4}[:\uff1a]\s*(?P<goal>[^\n]*)", re.IGNORECASE)
 
 

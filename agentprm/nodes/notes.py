@@ -40,9 +40,8 @@ NOTE = ChatTemplate(
     fields=("question", "note", "passages"),
     system=(
         "You keep a note that holds what is needed to answer a question. Write the note anew: keep what "
-        "helps, "
-        "add what the passages say about it, leave out the rest, and invent nothing. Reply with the note "
-        "only."
+        "helps, add what the passages say about it, leave out the rest, and invent nothing. Reply with the "
+        "note only."
     ),
     user="Question: {question}\n\nNote so far: {note}\n\nPassages:\n{passages}",
     prefix="Note:",
@@ -51,9 +50,8 @@ COMPARE = ChatTemplate(
     fields=("question", "first", "second"),
     system=(
         "Two notes were taken to answer a question. Say which one is better: does it hold the key "
-        "information, "
-        "does it cover all parts of the question, is it exact in detail, is it of use for an answer? A note "
-        "that says the same with more words is not better. Reply First or Second."
+        "information, does it cover all parts of the question, is it exact in detail, is it of use for an "
+        "answer? A note that says the same with more words is not better. Reply First or Second."
     ),
     user="Question: {question}\n\nFirst: {first}\n\nSecond: {second}\n\nWhich note is better?",
     prefix="Better:",

@@ -56,6 +56,7 @@ __all__ = [
     "reported",
     "run_of",
     "sampled",
+    "stopped_by",
 ]
 
 T = TypeVar("T")
@@ -73,6 +74,12 @@ def emit(event: SearchEvent) -> None:
     except (RuntimeError, KeyError):
         return
     writer(event)
+
+
+def stopped_by(update: dict[str, Any], reason: str) -> dict[str, Any]:
+    """The update of a node that ends the search, which it tells."""
+    emit({"type": "agentprm.search_stopped", "reason": reason})
+    return {**update, "prm_stop_reason": reason}
 
 
 def emit_retrieved(step_id: str | None, query: str, documents: Sequence[Document]) -> None:

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from agentprm.budget import READING, SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.nodes.node import NodeRoutine, SearchNode
-from agentprm.nodes.reporting import emit
+from agentprm.nodes.reporting import emit, stopped_by
 from agentprm.nodes.settings import Accept
 from agentprm.rewards import ProcessRewardModel
 from agentprm.search.named import strategy_called
@@ -132,17 +132,10 @@ class SelectSteps(SearchNode):
                 emit({"type": "agentprm.step_committed", "step_id": step["id"], "value": step["value"]})
         update: dict[str, Any] = {"prm_weak": [], **({"prm_steps": changed} if changed else {})}
         if stop:
-            emit({"type": "agentprm.search_stopped", "reason": stop})
-            return {**update, "prm_frontier": [end["id"]] if end else [], "prm_stop_reason": stop}
-        emit(
-            {
-                "type": "agentprm.steps_selected",
-                "frontier": [expansion.parent or "" for expansion in asked.expand],
-                "rejected": sorted(out),
-            }
-        )
-        widths = {e.parent or "": e.children for e in asked.expand if e.children is not None}
+            return stopped_by({**update, "prm_frontier": [end["id"]] if end else []}, stop)
         frontier = [expansion.parent or "" for expansion in asked.expand]
+        emit({"type": "agentprm.steps_selected", "frontier": frontier, "rejected": sorted(out)})
+        widths = {e.parent or "": e.children for e in asked.expand if e.children is not None}
         return {**update, "prm_frontier": frontier, "prm_widths": widths}
 
 

@@ -13,7 +13,7 @@ from agentprm.documents import distinct_documents, merge_documents, passages_tex
 from agentprm.errors import ConfigurationError
 from agentprm.lm import LanguageModel, Prompt, as_language_model
 from agentprm.nodes.node import NodeRoutine, SearchNode
-from agentprm.nodes.reporting import emit, emit_proposed, emit_retrieved, sampled
+from agentprm.nodes.reporting import emit, emit_proposed, emit_retrieved, sampled, stopped_by
 from agentprm.nodes.retrieve import RetrieverLike, Searcher
 from agentprm.nodes.score_steps import last_scores, reward_step
 from agentprm.prompts import (
@@ -351,7 +351,7 @@ class ChooseExecution(SearchNode):
         stopped = state.get("prm_stop_reason", "")
         if not candidates:
             ended = stopped or ("no candidate" if state.get("prm_subgoal") == "conclude" else "")
-            return self._stop({}, ended) if ended else {}
+            return stopped_by({}, ended) if ended else {}
         scores: list[float | None] = [None] * len(candidates)
         if len(candidates) > 1 and not stopped:
             found, stopped = yield from self._scores(state, path, candidates)
@@ -367,8 +367,8 @@ class ChooseExecution(SearchNode):
         emit({"type": "agentprm.step_committed", "step_id": chosen["id"], "value": chosen["value"]})
         update = {"prm_steps": changed, "prm_frontier": [chosen["id"]]}
         if chosen["final_answer"] is not None:
-            return self._stop(update, stopped or "answered")
-        return self._stop(update, stopped) if stopped else update
+            return stopped_by(update, stopped or "answered")
+        return stopped_by(update, stopped) if stopped else update
 
     def _scores(
         self, state: ReasoningState, path: Sequence[Step], candidates: Sequence[Step]
@@ -382,8 +382,3 @@ class ChooseExecution(SearchNode):
         before = [observed(state, step) for step in critic_context(path, subgoal)]
         trajectories = [[*before, observed(state, step)] for step in candidates]
         return (yield from last_scores(reward, state["question"], trajectories)), ""
-
-    @staticmethod
-    def _stop(update: dict[str, Any], reason: str) -> dict[str, Any]:
-        emit({"type": "agentprm.search_stopped", "reason": reason})
-        return {**update, "prm_stop_reason": reason}

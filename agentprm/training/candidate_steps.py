@@ -89,7 +89,7 @@ def fact_questions(readings: Sequence[ReadingRecord], plans: Sequence[PlanRecord
     found = []
     for record in readings:
         plan = by_id.get(record.id)
-        steps = tuple(_steps(plan)) if plan else ()
+        steps = tuple(plan.answered()) if plan else ()
         facts = tuple(_facts(record, steps))
         if facts and record.answers:
             gold = tuple(passage for passage in record.passages if passage.gold)
@@ -99,16 +99,6 @@ def fact_questions(readings: Sequence[ReadingRecord], plans: Sequence[PlanRecord
                 )
             )
     return found
-
-
-def _steps(plan: PlanRecord) -> Iterator[tuple[str, str]]:
-    known: dict[int, str] = {}
-    for number, step in enumerate(plan.steps, 1):
-        if step.answer:
-            known[number] = step.answer
-        asked = re.sub(r"#(\d+)", lambda m: known.get(int(m[1]), m[0]), step.question)
-        if step.answer and "#" not in asked and not re.match(r"(?i)compare\b", asked):
-            yield asked, step.answer
 
 
 def _facts(record: ReadingRecord, steps: Sequence[tuple[str, str]]) -> Iterator[Triple]:

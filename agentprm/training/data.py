@@ -162,6 +162,19 @@ class PlanRecord(Record):
     answer: str | None = None
     style: str = ""
 
+    def answered(self) -> Iterator[tuple[str, str]]:
+        """The sub-questions that can be asked by themselves, earlier answers written in, and their answers.
+
+        Comparisons of earlier answers are left out.
+        """
+        known: dict[int, str] = {}
+        for number, step in enumerate(self.steps, 1):
+            if step.answer:
+                known[number] = step.answer
+                asked = re.sub(r"#(\d+)", lambda m: known.get(int(m[1]), m[0]), step.question)
+                if "#" not in asked and not re.match(r"(?i)compare\b", asked):
+                    yield asked, step.answer
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         # '#1' in a text may be part of a name; a number in depends_on means a step

@@ -161,20 +161,13 @@ def _guess(record: ReadingRecord) -> ReadingExample | None:
 
 def _step_examples(plan: PlanRecord, passages: Sequence[Passage]) -> Iterator[ReadingExample]:
     """The steps of a plan whose answer stands in a gold passage that is named by the step."""
-    known: dict[int, str] = {}
     gold = [p for p in passages if p.gold]
-    for number, step in enumerate(plan.steps, 1):
-        if not step.answer:
-            continue
-        known[number] = step.answer
-        question = re.sub(r"#(\d+)", lambda m: known.get(int(m[1]), m[0]), step.question)
-        if "#" in question or re.match(r"(?i)compare\b", question):
-            continue
+    for question, answer in plan.answered():
         for p in gold:
             name = re.sub(r"\s*\(.*?\)$", "", p.title)
-            if name and name.lower() in question.lower() and occurrences(p.text, [step.answer]):
+            if name and name.lower() in question.lower() and occurrences(p.text, [answer]):
                 rest = tuple(Shown.of(other) for other in passages if other is not p)
-                yield ReadingExample(question, (step.answer,), Shown.of(p), rest)
+                yield ReadingExample(question, (answer,), Shown.of(p), rest)
                 break
 
 
