@@ -18,7 +18,7 @@ from typing import Any
 
 from agentprm.errors import InputError
 
-__all__ = ["QaDataset", "QaQuestion", "dataset_from", "read_dataset"]
+__all__ = ["QaDataset", "QaQuestion", "dataset_from", "json_rows", "numbered_lines", "read_dataset"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read_dataset(path: str | os.PathLike[str]) -> QaDataset:
     """
     path = Path(path)
     if path.is_file():
-        rows = ((f"{path}, line {number}", row) for number, row in _rows(path))
+        rows = ((f"{path}, line {number}", row) for number, row in json_rows(_lines(path), path))
         return QaDataset(path.stem, _questions(rows))
     if not path.is_dir():
         raise InputError(
@@ -185,25 +185,41 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, missing: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text in UTF-8 that are not blank, numbered from 1.
+
+    Args:
+        path: The file.
+        missing: What to say if there is none.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
     except FileNotFoundError as error:
-        raise InputError(
-            f"There is no {path.name} in {path.parent}. A folder in the BEIR layout holds "
-            "queries.jsonl, corpus.jsonl and, for recall, qrels.tsv."
-        ) from error
+        raise InputError(missing) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text. Convert it, for instance with iconv.") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in _lines(path):
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    missing = f"There is no {path.name} in {path.parent}. A folder in the BEIR layout holds "
+    return numbered_lines(path, f"{missing}queries.jsonl, corpus.jsonl and, for recall, qrels.tsv.")
+
+
+def json_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of numbered lines of JSON.
+
+    Raises:
+        InputError: If a line is none; the message names it.
+    """
+    for number, line in lines:
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -212,7 +228,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _records(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     seen: set[str] = set()
-    for number, row in _rows(path):
+    for number, row in json_rows(_lines(path), path):
         key = row.get("_id") if isinstance(row, dict) else None
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(key, str | int) or isinstance(key, bool) or not isinstance(text, str):

@@ -11,16 +11,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from agentprm.errors import InputError
+from agentprm.evaluation.data import json_rows, numbered_lines
 from agentprm.evaluation.qa import normalize_answer
 from agentprm.rewards import RewardStep, as_trajectory, trajectory_of
 
@@ -72,19 +73,11 @@ def read_reward_set(path: str | os.PathLike[str], limit: int | None = None) -> R
         InputError: If it cannot be read, is of no known kind, or a line is damaged (the message names it).
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Give a JSON Lines file.") from error
-    rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()][:limit]
+    lines = numbered_lines(path, f"{path} cannot be read: there is no such file. Give a JSON Lines file.")
     kind: RewardSetKind | None = None
     items: list[RewardItem] = []
-    for number, line in rows:
+    for number, row in islice(json_rows(lines, path), limit):
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not JSON ({error}). Give one object a line.") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: not an object. Give one object a line.")
         kind = kind or _kind(row, where)

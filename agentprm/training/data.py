@@ -25,6 +25,7 @@ from langchain_core.documents import Document
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agentprm.errors import InputError, StorageError
+from agentprm.evaluation.data import numbered_lines
 from agentprm.rewards.base import RewardStep
 
 __all__ = [
@@ -321,7 +322,9 @@ def read_records(path: str | os.PathLike[str], kind: type[R]) -> list[R]:
             message names file, line and field.
     """
     file = record_file(path, kind)
-    records = [_record(line, kind, f"{file}, line {number}") for number, line in _lines(file, kind)]
+    missing = f"There is no file {file}. Give a file of JSON Lines, each a {kind.__name__}, or a folder that "
+    lines = numbered_lines(file, f"{missing}holds {kind.FILE}.")
+    records = [_record(line, kind, f"{file}, line {number}") for number, line in lines]
     if not records:
         raise InputError(f"{file} is empty. Give a file with at least one {kind.__name__} a line.")
     return records
@@ -394,20 +397,3 @@ def _reason(errors: Sequence[Any], kind: type[Record]) -> str:
     what = f"field '{field}': {message}" if field else message
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"no {kind.__name__}, {what}{more}. See the fields of agentprm.training.{kind.__name__}."
-
-
-def _lines(path: Path, kind: type[Record]) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except FileNotFoundError as error:
-        raise InputError(
-            f"There is no file {path}. Give a file of JSON Lines, each a {kind.__name__}, or a folder that "
-            f"holds {kind.FILE}."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text. Convert it, for instance with iconv.") from error
