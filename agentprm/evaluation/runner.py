@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -186,22 +187,18 @@ def _ask_all(
         )
 
 
+@dataclass(frozen=True)
 class _Asker:
     """Makes, in the process of a worker, the function that asks one question."""
 
-    def __init__(
-        self, graph: Answerer | Callable[[], Answerer], run: str, settings: Mapping[str, Any] | None
-    ) -> None:
-        self._graph = graph
-        self._run = run
-        self._settings = settings  # of the traces; None keeps none
+    graph: Answerer | Callable[[], Answerer]
+    run: str
+    settings: Mapping[str, Any] | None  # of the traces; None keeps none
 
     def __call__(self) -> Callable[[QaQuestion], _Answered]:
-        if not callable(self._graph) or hasattr(self._graph, "invoke"):
-            graph = cast("Answerer", self._graph)
-        else:
-            graph = self._graph()
-        return lambda question: self.ask(graph, question)
+        ready = not callable(self.graph) or hasattr(self.graph, "invoke")
+        graph = self.graph if ready else self.graph()  # type: ignore[operator]
+        return lambda question: self.ask(cast("Answerer", graph), question)
 
     def ask(self, graph: Answerer, question: QaQuestion) -> _Answered:
         state: Mapping[str, Any] = {}
@@ -213,7 +210,7 @@ class _Asker:
             except InputError as refusal:
                 error = str(refusal)
         record = QaRecord(
-            run=self._run,
+            run=self.run,
             question_id=question.id,
             question=question.text,
             prediction=str(state.get("answer") or ""),
@@ -223,9 +220,9 @@ class _Asker:
             seconds=time.perf_counter() - start,
             error=error,
         )
-        if error or self._settings is None:
+        if error or self.settings is None:
             return record, None
-        return record, trace_of({**state, "question": question.text}, self._settings)
+        return record, trace_of({**state, "question": question.text}, self.settings)
 
 
 def made_folder(path: Path) -> Path:

@@ -21,11 +21,12 @@ class Relation:
         cues: Words, one of which a sentence must have to be read for it.
         patterns: Expressions with a group `o`, the object.
         questions: Ways to ask for the object; `{}` is the subject.
-        phrase: Words that stand for the object in another question; empty if there are none.
         subjects: Kinds of subject that it is asked of; empty for all.
         leads_to: Kinds of object that a second question may be asked of.
         hints: Beginnings of words, one of which the object's own passage must have, so that a namesake
             is not taken for it.
+        phrase: Words that stand for the object in another question; by default "the NAME of {}" where a
+            second question may be asked, and else none.
         several: Whether more than one object is usual, and each is an answer.
         own: Whether what stands before the match may turn the sentence to something else ("based on the
             novel by").
@@ -35,15 +36,17 @@ class Relation:
     cues: tuple[str, ...]
     patterns: tuple[str, ...]
     questions: tuple[str, ...]
-    phrase: str = ""
     subjects: tuple[SubjectKind, ...] = ()
     leads_to: tuple[SubjectKind, ...] = ()
     hints: tuple[str, ...] = ()
+    phrase: str = ""
     several: bool = False
     own: bool = False
     compiled: tuple[regex.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.leads_to and not self.phrase:
+            object.__setattr__(self, "phrase", f"the {self.name} of {{}}")
         object.__setattr__(self, "compiled", tuple(regex.compile(spelled_out(p)) for p in self.patterns))
 
 
@@ -91,6 +94,19 @@ def _by(verbs: str) -> str:
     return rf"\b(?:{verbs})ALSO(?:\s+(?:in|on)\s+DATE)?\s+by\s+ROLE(?P<o>NAMES)"
 
 
+def _maker(
+    name: str,
+    verbs: str,
+    questions: tuple[str, ...],
+    subjects: tuple[SubjectKind, ...],
+    leads_to: tuple[SubjectKind, ...],
+    hints: tuple[str, ...] = (),
+) -> Relation:
+    """Who did something ("directed by …"); the first of the verbs is the cue."""
+    cue, pattern = verbs.partition("|")[0], _by(verbs)
+    return Relation(name, (cue,), (pattern,), questions, subjects, leads_to, hints, own=True)
+
+
 # "the second son of Ray Lee, 5th Earl of Foo (1400-1450), and his wife": parents come in this order.
 _CHILD = r"(?<!grand )(?<!grand-)\b(?:son|daughter|child)\s+of\s+(?:the\s+)?ROLE"
 _AND = (
@@ -111,38 +127,31 @@ SITES = (
 )
 
 FACT_RELATIONS: tuple[Relation, ...] = (
-    Relation(
+    _maker(
         "director",
-        ("directed",),
-        (_by("directed|co-directed"),),
+        "directed|co-directed",
         ("Who directed {}?", "Who is the director of {}?", "Who was {} directed by?"),
-        "the director of {}",
         ("work",),
         ("person",),
         _SCREEN,
-        own=True,
     ),
     Relation(
         "author",
         ("written", "authored", " by "),
         (_by("written|authored|co-written"), rf"^[^,]{{0,150}}\b(?:{_PRINT})\s+by\s+ROLE(?P<o>NAMES)"),
         ("Who wrote {}?", "Who is the author of {}?"),
-        "the author of {}",
         ("work",),
         ("person",),
         _PEN,
         own=True,
     ),
-    Relation(
+    _maker(
         "producer",
-        ("produced",),
-        (_by("produced|co-produced"),),
+        "produced|co-produced",
         ("Who produced {}?", "Who is the producer of {}?"),
-        "the producer of {}",
         ("work",),
         ("person", "group"),
         (*_SCREEN, *_MUSIC, "compan"),
-        own=True,
     ),
     Relation(
         "composer",
@@ -153,7 +162,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
             r"ROLE(?P<o>NAMES)",
         ),
         ("Who composed the music of {}?", "Who is the composer of {}?"),
-        "the composer of {}",
         ("work",),
         ("person",),
         _MUSIC,
@@ -167,7 +175,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
             r"\b(?:recorded|performed|sung)\s+by\s+(?:the\s+)?ROLE(?:the\s+)?(?P<o>NAMES)",
         ),
         ("Who performed {}?", "Who recorded {}?", "Who is the performer of {}?"),
-        "the performer of {}",
         ("work",),
         ("person", "group"),
         _MUSIC,
@@ -178,57 +185,25 @@ FACT_RELATIONS: tuple[Relation, ...] = (
         ("founded", "established"),
         (_by("founded|co-founded|established"),),
         ("Who founded {}?", "Who was the founder of {}?"),
-        "the founder of {}",
         ("group", "place", "thing"),
         ("person", "group"),
         own=True,
     ),
-    Relation(
-        "designer",
-        ("designed",),
-        (_by("designed"),),
-        ("Who designed {}?",),
-        "the designer of {}",
-        ("place", "thing", "group"),
-        ("person", "group"),
-        own=True,
-    ),
-    Relation(
-        "creator",
-        ("created",),
-        (_by("created"),),
-        ("Who created {}?",),
-        "the creator of {}",
-        ("work", "thing", "group"),
-        ("person", "group"),
-        own=True,
-    ),
-    Relation(
-        "developer",
-        ("developed",),
-        (_by("developed"),),
-        ("Who developed {}?",),
-        "the developer of {}",
-        ("work", "thing"),
-        ("group", "person"),
-        own=True,
-    ),
-    Relation(
+    _maker("designer", "designed", ("Who designed {}?",), ("place", "thing", "group"), ("person", "group")),
+    _maker("creator", "created", ("Who created {}?",), ("work", "thing", "group"), ("person", "group")),
+    _maker("developer", "developed", ("Who developed {}?",), ("work", "thing"), ("group", "person")),
+    _maker(
         "publisher",
-        ("published",),
-        (_by("published"),),
+        "published",
         ("Who published {}?", "Who is the publisher of {}?"),
-        "the publisher of {}",
         ("work", "thing"),
         ("group",),
-        own=True,
     ),
     Relation(
         "owner",
         ("owned",),
         (r"\b(?:is|was)\s+(?:SMALL\s+)?owned(?:\s+and\s+operated)?\s+by\s+(?:the\s+)?ROLE(?P<o>NAMES)",),
         ("Who owns {}?", "Who is the owner of {}?"),
-        "the owner of {}",
         ("group", "place", "thing", "work"),
         ("group", "person"),
         own=True,
@@ -249,7 +224,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
             r"^[^()]{0,80}\((?:\s*born\s+)?\s*DATE\s+in\s+(?P<o>PLACE)",
         ),
         ("Where was {} born?", "What is the place of birth of {}?"),
-        "the place of birth of {}",
         ("person",),
         ("place",),
     ),
@@ -258,7 +232,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
         ("died",),
         (r"\bdied\s+(?:(?:on\s+)?DATE\s*,?\s+)?(?:in|at)\s+(?:the\s+)?(?P<o>PLACE)",),
         ("Where did {} die?", "What is the place of death of {}?"),
-        "the place of death of {}",
         ("person",),
         ("place",),
     ),
@@ -300,7 +273,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
         ("son of", "daughter of", "child of", "children of"),
         (rf"{_CHILD}(?P<o>PERSON){_AND}ROLE(?!PEOPLE\b)NAME",),
         ("Who is the father of {}?", "Who was {}'s father?"),
-        "the father of {}",
         ("person",),
         ("person",),
     ),
@@ -309,7 +281,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
         ("son of", "daughter of", "child of", "children of"),
         (rf"{_CHILD}(?:PERSON){_AND}ROLE(?P<o>PERSON)",),
         ("Who is the mother of {}?", "Who was {}'s mother?", "Who gave birth to {}?"),
-        "the mother of {}",
         ("person",),
         ("person",),
     ),
@@ -332,7 +303,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
             r"(?:is|was|as)\s+the\s+(?:SMALL\s+){0,2}(?:wife|husband|widow|consort)\s+of)\s+(?:the\s+)?ROLE(?P<o>NAME)",
         ),
         ("Who was {} married to?", "Who is the spouse of {}?"),
-        "the spouse of {}",
         ("person",),
         ("person",),
     ),
@@ -341,10 +311,10 @@ FACT_RELATIONS: tuple[Relation, ...] = (
         ("educated at", "graduated from", "studied at", "attended"),
         (r"\b(?:educated\s+at|graduated\s+from|studied\s+at|attended)\s+(?:the\s+)?(?P<o>NAME)",),
         ("Where was {} educated?", "Where did {} study?"),
-        "the place where {} was educated",
         ("person",),
         ("group", "place"),
         ("school", "universit", "college", "institut", "academy"),
+        phrase="the place where {} was educated",
     ),
     Relation(
         "location",
@@ -355,18 +325,18 @@ FACT_RELATIONS: tuple[Relation, ...] = (
             r"\b(?:is|was)\s+(?:located|situated)\s+in\s+(?:the\s+)?(?P<o>PLACE)",
         ),
         ("Where is {}?", "Where is {} located?"),
-        "the place where {} is located",
         ("place", "group"),
         ("place",),
+        phrase="the place where {} is located",
     ),
     Relation(
         "headquarters",
         ("based in", "headquartered in"),
         (r"\b(?:based|headquartered)\s+in\s+(?:the\s+)?(?P<o>PLACE)",),
         ("Where is {} based?",),
-        "the place where {} is based",
         ("group",),
         ("place",),
+        phrase="the place where {} is based",
     ),
     Relation(
         "capital of",
@@ -414,17 +384,17 @@ FACT_RELATIONS: tuple[Relation, ...] = (
             r"^[^,.(]{0,60}\b(?:is|was|are)\s+named\s+(?:after|in\s+honou?r\s+of)\s+(?:the\s+)?ROLE(?P<o>NAME)",
         ),
         ("Who or what is {} named after?",),
-        "the namesake of {}",
         leads_to=("person", "place"),
+        phrase="the namesake of {}",
     ),
     Relation(
         "tributary of",
         ("tributary",),
         (r"^[^.]{0,60}\b(?:is|was)\s+an?\s+(?:[\p{Ll}-]+\s+){0,2}tributary\s+of\s+(?:the\s+)?(?P<o>NAME)",),
         ("What is {} a tributary of?",),
-        "the river that {} flows into",
         ("place",),
         ("place",),
+        phrase="the river that {} flows into",
     ),
     Relation(
         "family",
@@ -440,9 +410,9 @@ FACT_RELATIONS: tuple[Relation, ...] = (
             r"\breleased\b[^.]{0,80}?\b(?:by|on|through|with|via)\s+(?P<o>(?:WORD\s+){1,3}?(?:Records|Recordings))\b",
         ),
         ("Which label released {}?",),
-        "the label that released {}",
         ("work",),
         ("group",),
         ("label",),
+        phrase="the label that released {}",
     ),
 )

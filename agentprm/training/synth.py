@@ -112,6 +112,7 @@ def _same(said: str, answers: Sequence[str]) -> bool:
     return bool(said.strip()) and token_f1(said, answers, normalize=normalize_unicode) >= _SAME
 
 
+@dataclass(frozen=True)
 class _DraftCheck:
     """Finds distractors for drafts, and tells which drafts stand.
 
@@ -125,41 +126,31 @@ class _DraftCheck:
         writer: Puts the questions in other words; `None` leaves them.
     """
 
-    def __init__(
-        self,
-        store: FaissStore | ShardedFaissStore,
-        retriever: BaseRetriever,
-        answer: AnswerPassages | None,
-        distractors: int,
-        unanswerable: float,
-        seed: int,
-        writer: LanguageModel | None = None,
-    ) -> None:
-        self._writer = writer
-        self._store = store
-        self._retriever = retriever
-        self._answer = answer
-        self._distractors = distractors
-        self._unanswerable = unanswerable
-        self._seed = seed
+    store: FaissStore | ShardedFaissStore
+    retriever: BaseRetriever
+    answer: AnswerPassages | None
+    distractors: int
+    unanswerable: float
+    seed: int
+    writer: LanguageModel | None = None
 
     def __call__(self, drafts: list[Draft]) -> list[dict[str, Any]]:
         """Per draft its records, or under `dropped` the reason why there are none."""
-        if self._writer is not None:
-            drafts = _in_other_words(self._writer, drafts)
+        if self.writer is not None:
+            drafts = _in_other_words(self.writer, drafts)
         results: list[dict[str, Any]] = [{} for _ in drafts]
         beside: list[list[Document]] = []
         gold: list[dict[str, Document]] = []
         for draft, result in zip(drafts, results, strict=True):
             own = {
-                str(d.id): d for d in self._store.get_by_ids([h["gold"] for h in draft["hops"] if h["gold"]])
+                str(d.id): d for d in self.store.get_by_ids([h["gold"] for h in draft["hops"] if h["gold"]])
             }
             gold.append(own)
             beside.append(self._beside(draft, own))
             reason = _flaw(draft, own)
             if reason:
                 result["dropped"] = reason
-        if self._answer is not None:
+        if self.answer is not None:
             self._read(drafts, results, gold, beside)
         for draft, result, own, others in zip(drafts, results, gold, beside, strict=True):
             if not result:
@@ -170,7 +161,7 @@ class _DraftCheck:
         """The nearest passages that hold neither the answer nor that of a sub-question."""
         answers = [a for hop in draft["hops"] for a in hop["answers"] if hop["gold"]]
         questions = dict.fromkeys([draft["question"], *(h["asked"] for h in draft["hops"] if h["gold"])])
-        lists = [self._retriever.invoke(question) for question in questions]
+        lists = [self.retriever.invoke(question) for question in questions]
         found: dict[str, Document] = {}
         for rank in range(max(map(len, lists), default=0)):
             for hits in lists:
@@ -178,7 +169,7 @@ class _DraftCheck:
                 if document is not None and str(document.id) not in own:
                     found.setdefault(str(document.id), document)
         free = (d for d in found.values() if not any(has_answer(_shown(d), answer) for answer in answers))
-        return list(islice(free, self._distractors))
+        return list(islice(free, self.distractors))
 
     def _read(
         self,
@@ -187,7 +178,7 @@ class _DraftCheck:
         gold: list[dict[str, Document]],
         beside: list[list[Document]],
     ) -> None:
-        assert self._answer is not None
+        assert self.answer is not None
         asked: list[tuple[int, str, list[Document], list[str], bool]] = []
         for place, draft in enumerate(drafts):
             if results[place]:
@@ -199,7 +190,7 @@ class _DraftCheck:
             if draft["kind"] != "comparison":
                 asked.append((place, draft["question"], beside[place], draft["answers"], False))
                 asked.append((place, draft["question"], [], draft["answers"], False))
-        said = self._answer([question for _, question, _, _, _ in asked], [p for _, _, p, _, _ in asked])
+        said = self.answer([question for _, question, _, _, _ in asked], [p for _, _, p, _, _ in asked])
         for (place, _, _, answers, wanted), text in zip(asked, said, strict=True):
             if _same(text, answers) != wanted and not results[place]:
                 results[place]["dropped"] = (
@@ -207,7 +198,7 @@ class _DraftCheck:
                 )
 
     def _shuffled(self, question: str, documents: Sequence[Document]) -> list[Document]:
-        return sorted(documents, key=lambda d: seeded_digits(self._seed, question, str(d.id)))
+        return sorted(documents, key=lambda d: seeded_digits(self.seed, question, str(d.id)))
 
     def _records(self, draft: Draft, own: dict[str, Document], others: list[Document]) -> dict[str, Any]:
         passages = self._shuffled(draft["question"], [*own.values(), *others])
@@ -233,8 +224,8 @@ class _DraftCheck:
             "reading": reading.model_dump(exclude_none=True, exclude_unset=True),
             "plan": plan.model_dump(exclude_unset=True),
         }
-        lot = int(seeded_digits(self._seed, "unanswerable", draft["question"])[:8], 16) / 16**8
-        if draft["kind"] == "one_hop" and others and lot < self._unanswerable:
+        lot = int(seeded_digits(self.seed, "unanswerable", draft["question"])[:8], 16) / 16**8
+        if draft["kind"] == "one_hop" and others and lot < self.unanswerable:
             blind = reading.model_copy(
                 update={
                     "id": reading.id + ":none",
