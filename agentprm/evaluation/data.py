@@ -18,7 +18,7 @@ from typing import Any
 
 from agentprm.errors import InputError
 
-__all__ = ["QaDataset", "QaQuestion", "dataset_from", "json_rows", "numbered_lines", "read_dataset"]
+__all__ = ["QaDataset", "QaQuestion", "dataset_from", "numbered_lines", "numbered_values", "read_dataset"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read_dataset(path: str | os.PathLike[str]) -> QaDataset:
     """
     path = Path(path)
     if path.is_file():
-        rows = ((f"{path}, line {number}", row) for number, row in json_rows(_lines(path), path))
+        rows = ((f"{path}, line {number}", row) for number, row in numbered_values(_lines(path), path))
         return QaDataset(path.stem, _questions(rows))
     if not path.is_dir():
         raise InputError(
@@ -213,7 +213,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     return numbered_lines(path, f"{missing}queries.jsonl, corpus.jsonl and, for recall, qrels.tsv.")
 
 
-def json_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, Any]]:
+def numbered_values(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, Any]]:
     """The values of numbered lines of JSON.
 
     Raises:
@@ -228,7 +228,7 @@ def json_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[in
 
 def _records(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     seen: set[str] = set()
-    for number, row in json_rows(_lines(path), path):
+    for number, row in numbered_values(_lines(path), path):
         key = row.get("_id") if isinstance(row, dict) else None
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(key, str | int) or isinstance(key, bool) or not isinstance(text, str):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentprm.errors import InputError
-from agentprm.evaluation.data import json_rows, numbered_lines
+from agentprm.evaluation.data import numbered_lines, numbered_values
 from agentprm.evaluation.qa import normalize_answer
 from agentprm.rewards import RewardStep, as_trajectory, trajectory_of
 
@@ -76,7 +76,7 @@ def read_reward_set(path: str | os.PathLike[str], limit: int | None = None) -> R
     lines = numbered_lines(path, f"{path} cannot be read: there is no such file. Give a JSON Lines file.")
     kind: RewardSetKind | None = None
     items: list[RewardItem] = []
-    for number, row in islice(json_rows(lines, path), limit):
+    for number, row in islice(numbered_values(lines, path), limit):
         where = f"{path}, line {number}"
         if not isinstance(row, dict):
             raise InputError(f"{where}: not an object. Give one object a line.")
