@@ -14,12 +14,13 @@ from agentprm.documents import title_of
 from agentprm.lm import LanguageModel
 from agentprm.nodes.reporting import reported
 from agentprm.questions.comparing import alternatives
-from agentprm.readers.base import Reader, ReaderAnswer
+from agentprm.readers.base import LEAD, Reader, ReaderAnswer
+from agentprm.retrievers.mentions import title_names
 from agentprm.routines import Routine
 from agentprm.state import Quote, ReasoningState, Step, merge_steps, new_step, next_id
-from agentprm.text import one_line, same_text, words
+from agentprm.text import one_line, same_text, sentence_ends, terms, words
 
-__all__ = ["ModelOrReader", "favoured", "quote_of", "read_answers", "read_steps"]
+__all__ = ["ModelOrReader", "favoured", "led_to", "quote_of", "read_answers", "read_steps"]
 
 # What an answer from a passage counts where the question names another one.
 _ELSEWHERE = 0.3
@@ -27,6 +28,9 @@ _ELSEWHERE = 0.3
 _REPEATED = 0.02
 # Answers that are weighed by where they come from and what they say.
 _READ = 5
+# Characters of a sentence that is read before a passage, and letters of a name in it.
+_LONGEST_LEAD = 400
+_SHORTEST_NAME = 4
 _CHOICE = re.compile(r"\b(?:or|between|which (?:one|of|is|was|are|were))\b", re.IGNORECASE)
 
 ModelOrReader: TypeAlias = LanguageModel | BaseChatModel | Reader | str
@@ -44,6 +48,48 @@ def read_answers(
         lambda: reader.acandidates(questions, passages, n=n),
     )
     return [[answer for answer in row if answer.text.strip()] for row in rows]
+
+
+def led_to(question: str, passages: Sequence[Document]) -> tuple[list[Document], list[int]]:
+    """The passages, and once more those that another one names, each behind the sentence that names it.
+
+    A question that was not taken apart describes one thing and asks about another. Who reads of the other
+    alone does not see that it is the one: "The lead singer of Up was born in …" asks nothing of Ann Lee's
+    passage, but it does behind "Up: Up is a band led by Ann Lee."
+
+    Args:
+        question: The whole question. Of several sentences the one counts that has most of its words.
+        passages: What was found for it.
+
+    Returns:
+        What to read, and for each its place among the passages.
+    """
+    asked = set(terms(question))
+    told = [
+        (place, f"{title_of(passage)}: {sentence}" if title_of(passage) else sentence)
+        for place, passage in enumerate(passages)
+        for sentence in _sentences(passage)
+    ]
+    shown, places = list(passages), list(range(len(passages)))
+    for place, passage in enumerate(passages):
+        names = [re.escape(name) for name in title_names(passage) if len(name) >= _SHORTEST_NAME]
+        if not names:
+            continue
+        named = re.compile(rf"(?<!\w)(?:{'|'.join(names)})(?!\w)")
+        leads = [text for other, text in told if other != place and named.search(text)]
+        lead = max(leads, key=lambda text: len(asked & set(terms(text))), default="")
+        if asked & set(terms(lead)):
+            metadata = {**passage.metadata, LEAD: lead[:_LONGEST_LEAD]}
+            shown.append(Document(passage.page_content, id=passage.id, metadata=metadata))
+            places.append(place)
+    return shown, places
+
+
+def _sentences(passage: Document) -> list[str]:
+    text = passage.page_content.removeprefix(f"{title_of(passage)}\n")
+    ends = [*sentence_ends(text), len(text)]
+    cuts = (one_line(text[start:end]) for start, end in zip([0, *ends], ends, strict=False))
+    return [sentence for sentence in cuts if sentence]
 
 
 def favoured(
@@ -158,13 +204,23 @@ def read_steps(
     most = max((len(own) + len(k) for own, k in zip(places, known, strict=True)), default=1)
     asked = [_asked(steps[own[0]]["query"], passages[own[0]]) for own in places]
     first_of = {key: own[0] for key, own in reversed(list(zip(asked, places, strict=True)))}
+    queries = [one_line(steps[place]["query"]) for place in first_of.values()]
+    shown = [
+        led_to(query, passages[place])
+        if reader.reads_leads and same_text(query, state["question"])
+        else (passages[place], range(len(passages[place])))
+        for query, place in zip(queries, first_of.values(), strict=True)
+    ]
     read = yield from read_answers(
-        reader,
-        [one_line(steps[place]["query"]) for place in first_of.values()],
-        [passages[place] for place in first_of.values()],
-        max(most, *wanted, _READ) if wanted else _READ,
+        reader, queries, [documents for documents, _ in shown], max(most, *wanted, _READ) if wanted else _READ
     )
-    answers = dict(zip(first_of, read, strict=True))
+    answers = {
+        key: [
+            answer if answer.passage is None else replace(answer, passage=places[answer.passage])
+            for answer in row
+        ]
+        for key, row, (_, places) in zip(first_of, read, shown, strict=True)
+    }
     rows = [answers[key] for key in asked]
     finished: dict[int, Step] = {}
     more: list[Step] = []

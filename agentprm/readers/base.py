@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from langchain_core.documents import Document
 
-__all__ = ["Reader", "ReaderAnswer"]
+__all__ = ["LEAD", "Reader", "ReaderAnswer"]
+
+LEAD = "prm_lead"
+"""Metadata of a passage: a text that readers with `reads_leads` read before it and never quote."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Reader(ABC):
             refused = ReaderAnswer("", best.no_answer, best.no_answer)
             found.append(best if best.text and best.no_answer <= self.refusal else refused)
         return found
+
+    reads_leads: bool = False
+    """Whether passages may come with a `LEAD`."""
 
     refusal: float = 0.5
     """A question whose `no_answer` is above this is not answered by `read`."""

@@ -28,7 +28,7 @@ from agentprm.errors import ConfigurationError, InputError
 from agentprm.forking import ForkSafeLock
 from agentprm.model_names import model_name
 from agentprm.packaged import default_encoder_folder
-from agentprm.readers.base import Reader, ReaderAnswer
+from agentprm.readers.base import LEAD, Reader, ReaderAnswer
 from agentprm.text import clean_text, fold
 
 __all__ = ["SpanModel", "SpanReader", "SpanSettings", "Window", "load_span_model", "windows"]
@@ -211,6 +211,8 @@ class SpanReader(Reader):
         ConfigurationError: If the folder is none of a span reader, or does not fit its encoder.
     """
 
+    reads_leads = True
+
     def __init__(
         self,
         folder: str | Path,
@@ -262,8 +264,9 @@ class SpanReader(Reader):
             for place, document in enumerate(documents):
                 title = str(document.metadata.get("title") or "")
                 body = _body(title, document.page_content)
+                head = " ".join(part for part in (document.metadata.get(LEAD), title) if part)
                 with self._lock:  # A fast tokenizer must not be used by two threads at once.
-                    cut = windows(self._tokenizer, asked, title, document.page_content[body:], self.settings)
+                    cut = windows(self._tokenizer, asked, head, document.page_content[body:], self.settings)
                 rows += cut
                 owners += [(number, place, body)] * len(cut)
         record(read_tokens=sum(len(row.input_ids) for row in rows))

@@ -11,8 +11,9 @@ from agentprm.budget import SearchBudget
 from agentprm.errors import CapabilityError, ConfigurationError, InputError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.nodes import Answer, CompleteSteps, FollowPlan, PlanQuestion, StartSearch
-from agentprm.nodes.reading import favoured
+from agentprm.nodes.reading import favoured, led_to
 from agentprm.readers import ReaderAnswer
+from agentprm.readers.base import LEAD
 from agentprm.retrievers import default_retriever
 from agentprm.retrievers.titles import Titles, titles_of
 from agentprm.rewards import ReaderGrounding
@@ -221,6 +222,57 @@ def test_a_plan_is_the_default_with_a_reader():
 def test_a_question_without_parts_is_its_own_plan():
     result = run("Who directed Up?")
     assert (result["prm_plan"], result["answer"]) == (["Who directed Up?"], "Soffici")
+
+
+class LedReader(ScriptedReader):
+    """One that answers from passages behind a lead alone."""
+
+    reads_leads = True
+
+    def candidates(self, questions, passages, *, n):
+        rows = super().candidates(questions, passages, n=n)
+        for row, documents in zip(rows, passages, strict=True):
+            for place, document in enumerate(documents):
+                if LEAD in document.metadata and "Rome" in document.page_content:
+                    start = document.page_content.index("Rome")
+                    row[:] = [ReaderAnswer("Rome", 0.9, 0.1, place, start, start + 4)]
+        return rows
+
+
+def test_a_whole_question_is_read_behind_the_sentences_that_name_a_passage():
+    question = "Up owes its director to which town?"
+    reader = LedReader({})
+    result = run(question, reader=reader)
+    assert result["prm_plan"] == [question]
+    assert result["answer"] == "Rome"
+    assert [(c["doc_id"], c["quote"]) for c in result["citations"]] == [
+        ("Mario Soffici", "He was born in Rome.")
+    ]
+    (_, shown), *_ = reader.asked
+    assert shown.count("Mario Soffici") == 2
+
+
+def test_a_sub_question_is_read_without():
+    reader = LedReader(SCRIPT)
+    run(BIRTH, reader=reader)
+    assert reader.asked
+    assert all(len(set(shown)) == len(shown) for _, shown in reader.asked)
+
+
+def test_the_sentence_with_most_words_of_the_question_leads_to_a_passage():
+    documents = [
+        Document(
+            "Ann Lee sings. Ann Lee married Bob Ray. Bob Ray leads the band Up.", metadata={"title": "Up"}
+        ),
+        Document("Bob Ray\nBob Ray was born in Oslo.", id="bob", metadata={"title": "Bob Ray"}),
+        Document("Nobody names this one.", metadata={"title": "Down"}),
+    ]
+    shown, places = led_to("Where was the man born who leads the band Up?", documents)
+    assert shown[:3] == documents
+    assert places == [0, 1, 2, 1]
+    assert (shown[3].id, shown[3].page_content) == ("bob", documents[1].page_content)
+    assert shown[3].metadata == {"title": "Bob Ray", LEAD: "Up: Bob Ray leads the band Up."}
+    assert documents[1].metadata == {"title": "Bob Ray"}
 
 
 def test_a_plan_cannot_look_ahead():

@@ -13,6 +13,7 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.readers import Reader, ReaderAnswer, SpanReader
+from agentprm.readers.base import LEAD
 from agentprm.readers.span_reader import SpanModel, SpanSettings, load_encoder, trimmed, windows
 
 PASSAGES = [
@@ -108,6 +109,17 @@ def test_a_title_on_the_first_line_is_read_once_and_never_quoted(reader: SpanRea
     assert [(a.text, a.score) for a in ours] == [(a.text, a.score) for a in theirs]
     for answer in theirs:
         assert answer.start < 0 or headed.page_content[answer.start : answer.end] == answer.text
+
+
+def test_what_leads_to_a_passage_is_read_and_never_quoted(reader: SpanReader) -> None:
+    lead = "Up: Up was sung by Anna."
+    led = PASSAGES[0].model_copy(update={"metadata": {"title": "Anna", LEAD: lead}})
+    found = reader.candidates([QUESTION], [[led]], n=3)[0]
+    titled = PASSAGES[0].model_copy(update={"metadata": {"title": f"{lead} Anna"}})
+    assert found == reader.candidates([QUESTION], [[titled]], n=3)[0]
+    assert found != reader.candidates([QUESTION], [PASSAGES[:1]], n=3)[0]
+    for answer in found:
+        assert answer.start < 0 or led.page_content[answer.start : answer.end] == answer.text
 
 
 def test_nothing_to_read_is_no_answer(reader: SpanReader) -> None:
