@@ -148,8 +148,8 @@ def create_reasoning_graph(
             `reward` judges them, and only the best `keep` after each step are finished, each from its own
             tokens, and scored again. Needs a model that continues a prefix, and no `reader`.
         keep: Steps that survive it.
-        human: Stop at each selection, by LangGraph's `interrupt`, and let a human say which candidates stay:
-            resume with `Command(resume=id)` or a list of ids. Needs a checkpointer.
+        human: Stop at each selection among several, by LangGraph's `interrupt`, and let a human say which
+            candidates stay: resume with `Command(resume=id)` or a list of ids. Needs a checkpointer.
         shallow: Deepest steps that are looked ahead from; 3 in the paper.
         recall: Offer steps that are answered from what is known, without a search, and refinements that
             flip this flag of a step (as in the paper).

@@ -139,6 +139,10 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
     """
     if isinstance(model, str) and model.startswith(("http://", "https://")):
         model = as_language_model(model)
+    if isinstance(model, str) and model in _MADE and not Path(model).exists():
+        raise ConfigurationError(
+            f"{model!r} is no checkpoint: agentprm.rewards.{_MADE[model]} makes the reward."
+        )
     if family is None and isinstance(model, str | Path) and _is_step_critic(model):
         from agentprm.rewards.step_critic import StepCritic
 
@@ -160,6 +164,14 @@ def load_reward(model: Any, family: str | Family | None = None, **options: Any) 
     return reward
 
 
+# What the command line calls so is made of a model, and no name on the hub.
+_MADE = {
+    "grounding": "Grounding(language_model)",
+    "relevance": "Relevance(language_model)",
+    "self-judgement": "SelfJudgement(language_model)",
+    "judge": "VerdictReward(language_model)",
+    "reader": "ReaderGrounding(reader)",
+}
 # Which class reads a readout off a served model; verdicts take any language model.
 _SERVED = {
     "token-logits": "ServedTokenLogits",

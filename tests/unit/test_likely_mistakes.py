@@ -117,6 +117,12 @@ def test_names_where_objects_belong():
         create_reasoning_graph(model, lambda query: [], "grounding")
 
 
+@pytest.mark.parametrize("name", ["grounding", "relevance", "self-judgement", "judge", "reader"])
+def test_rewards_that_are_made_of_a_model_are_not_looked_for_on_the_hub(name):
+    with pytest.raises(ConfigurationError, match=r"is no checkpoint: agentprm.rewards.\w+\(\w+\) makes"):
+        load_reward(name)
+
+
 def test_states_without_a_question():
     graph = create_rag_graph(ScriptedLanguageModel({}), lambda query: []).compile()
     with pytest.raises(InputError, match="under 'question', or a human message under 'messages'"):
