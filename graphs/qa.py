@@ -16,6 +16,7 @@ from typing import Any
 
 from langgraph.graph.state import CompiledStateGraph
 
+from agentprm.demo import corpus_path
 from agentprm.forking import ForkSafeLock
 from agentprm.graphs.adaptive import create_adaptive_rag_graph
 from agentprm.graphs.cr_planner import create_cr_planner_graph
@@ -107,8 +108,6 @@ def _reader() -> Reader | None:
 
 @cache
 def _store() -> FaissStore:
-    from agentprm.demo import corpus_path
-
     chosen = os.environ.get("AGENTPRM_EMBEDDINGS")
     embeddings = SentenceTransformerEmbeddings(chosen) if chosen else default_embeddings()
     folder = os.environ.get("AGENTPRM_INDEX")

@@ -30,7 +30,7 @@ from agentprm.evaluation.rewards import (
 )
 from agentprm.evaluation.summary import CalibrationScores, calibration_of
 from agentprm.rewards import ProcessRewardModel, as_reward
-from agentprm.rewards.aggregation import Aggregation
+from agentprm.rewards.aggregation import Aggregation, aggregate
 from agentprm.rewards.base import check_scores
 from agentprm.scale import Executor, Journal, map_items
 from agentprm.trace.text import counted
@@ -309,8 +309,6 @@ def _agentprocessbench(kept: _Kept, gate: float) -> _Measured:
 
 
 def _best_of_n(kept: _Kept, how: Aggregation) -> _Measured:
-    from agentprm.rewards.aggregation import aggregate
-
     scores = [rows for _, rows in kept]
     correct = [list(item.labels) for item, _ in kept]
     answers = [list(item.answers) for item, _ in kept]

@@ -21,6 +21,7 @@ from agentprm.nodes.node import Node, NodeRoutine
 from agentprm.nodes.reporting import emit, reported, sampled
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import answer_span, finished_text, parse_finding
+from agentprm.rerank.decisions import is_decision_model
 from agentprm.routines import Routine, drive, wait, wait_in_thread
 from agentprm.state import ReasoningState, as_messages
 from agentprm.text import one_line
@@ -216,8 +217,6 @@ def as_decision(decide: Any) -> Any:
     Raises:
         ConfigurationError: If it is none of these.
     """
-    from agentprm.rerank.decisions import is_decision_model
-
     if isinstance(decide, RetrievalNeed) or is_decision_model(decide):
         return decide
     if isinstance(decide, LanguageModel | str) or is_chat_model(decide):
@@ -234,8 +233,6 @@ def need_of(
     decide: Any, question: str, messages: Sequence[Any] = (), threshold: float = math.inf
 ) -> Routine[Need]:
     """How likely `question` needs passages, by whatever `as_decision` returns."""
-    from agentprm.rerank.decisions import is_decision_model
-
     if isinstance(decide, RetrievalNeed):
         return (yield from decide.estimate(question, threshold))
     if not is_decision_model(decide):

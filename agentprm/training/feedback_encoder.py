@@ -17,6 +17,7 @@ from langchain_core.documents import Document
 
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.model_names import model_name
+from agentprm.packaged import default_encoder_folder
 from agentprm.training.data import ReadingRecord
 from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit, padded
 from agentprm.training.folder import TrainingFolder, data_of
@@ -127,8 +128,6 @@ def train_feedback_encoder(
     folder = TrainingFolder(out, run)
     if folder.card is not None:
         return None
-    from agentprm.packaged import default_encoder_folder
-
     name = str(default_encoder_folder()) if base is None else model_name(base)
     encoder = SentenceTransformer(name, device=device, trust_remote_code=False)
     rows = [_rows(some, encoder) for some in (examples, dev)]
