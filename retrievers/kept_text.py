@@ -93,7 +93,8 @@ class StoredWords:
         if not fits:
             raise self._corrupt("they contradict each other")
         alive = np.ones(len(ids), dtype=np.bool_)
-        return Bm25Index.of(text_words, Segment(ids, vocabulary, starts, places, counts, lengths, alive, {}))
+        segment = Segment(ids, vocabulary, starts, places, counts, lengths, alive, {}, {})
+        return Bm25Index.of(text_words, segment)
 
     def _corrupt(self, reason: str) -> IndexCorruptError:
         return IndexCorruptError(f"The words in {self._folder} are damaged ({reason}); index again.")

@@ -40,6 +40,7 @@ class Segment(NamedTuple):
         lengths: Words of each text.
         alive: Which texts have not been removed.
         gone: How many removed texts hold a word.
+        numbers: Place of each id, filled when the first text is removed.
     """
 
     ids: list[str]
@@ -50,6 +51,7 @@ class Segment(NamedTuple):
     lengths: Int32Array
     alive: npt.NDArray[np.bool_]
     gone: Mapping[str, int]
+    numbers: dict[str, int]
 
     def postings(self, word: str) -> tuple[Int32Array, Int32Array]:
         """Places and counts of a word."""
@@ -106,7 +108,10 @@ class Bm25Index:
             self._segments = tuple(self._without(segment, gone) for segment in self._segments)
 
     def _without(self, segment: Segment, texts: Mapping[str, str]) -> Segment:
-        dead = [place for place, name in enumerate(segment.ids) if name in texts and segment.alive[place]]
+        numbers = segment.numbers
+        if len(numbers) < len(segment.ids):
+            numbers.update(zip(segment.ids, range(len(segment.ids)), strict=True))
+        dead = [numbers[name] for name in texts if name in numbers and segment.alive[numbers[name]]]
         if not dead:
             return segment
         alive = segment.alive.copy()
@@ -187,7 +192,7 @@ def _sorted(
     order = np.argsort(numbers, kind="stable")
     starts = np.zeros(len(vocabulary) + 1, dtype=np.int64)
     np.cumsum(np.bincount(numbers, minlength=len(vocabulary)), out=starts[1:])
-    return Segment(ids, vocabulary, starts, places[order], counts[order], lengths, alive, {})
+    return Segment(ids, vocabulary, starts, places[order], counts[order], lengths, alive, {}, {})
 
 
 def _joined(segments: Sequence[Segment]) -> Segment:

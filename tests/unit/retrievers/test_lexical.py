@@ -104,6 +104,24 @@ def test_changes_leave_what_a_new_index_holds():
     assert Bm25Index(str.split).best(query, 3) == []
 
 
+def test_removing_a_text_does_not_look_at_the_others():
+    looked = []
+
+    class Name(str):
+        def __hash__(self):
+            looked.append(self)
+            return str.__hash__(self)
+
+    index = Bm25Index(str.split)
+    index.add((Name(i), f"word{i} all") for i in range(500))
+    index.remove([("0", "word0 all")])
+    looked.clear()
+    index.remove([("1", "word1 all")])
+    assert not looked
+    assert index.frequency("all") == len(index) == 498
+    assert index.best({"word1": 1.0}, 3) == []
+
+
 def test_a_filter_reaches_as_deep_as_it_must():
     documents = [Document(id=str(i), page_content="word", metadata={"n": i}) for i in range(500)]
     index = LexicalIndex(documents)
