@@ -280,6 +280,7 @@ def scale(here, capsys):
 @page("training.md")
 def training(here, capsys):
     from agentprm.training import language_model
+    from agentprm.training.fitting import TrainSettings
     from tests.unit.training.tiny import write_tiny_model
 
     base = write_tiny_model(here.folder / "base")
@@ -291,7 +292,7 @@ def training(here, capsys):
     real = language_model.train_language_model
 
     def quickly(examples: Any, out: str, **options: Any) -> Any:
-        return real(examples, out, base=base, settings=language_model.TrainSettings(max_steps=1), **options)
+        return real(examples, out, base=base, settings=TrainSettings(max_steps=1), **options)
 
     here.monkeypatch.setattr(language_model, "train_language_model", quickly)
 
