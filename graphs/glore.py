@@ -38,7 +38,7 @@ def create_glore_graph(
     *,
     outcome: ProcessRewardModel | Callable[..., Any] | None = None,
     threshold: float | Literal["reward"] | None = "reward",
-    critic: LanguageModel | BaseChatModel | str | None = None,
+    explainer: LanguageModel | BaseChatModel | str | None = None,
     candidates: int = 2,
     max_steps: int = 5,
     min_steps: int = 1,
@@ -63,7 +63,7 @@ def create_glore_graph(
         reward: Scores steps: which candidate is taken, and where a draft goes wrong.
         outcome: Judges whole drafts: when to refine, and which draft is taken; see `ReviewDrafts`.
         threshold: Value up to which a draft is refined; see `ReviewDrafts`.
-        critic: The explanation model; `None` means `model`.
+        explainer: The explanation model; `None` means `model`.
         candidates: Steps proposed at a time; the best of them is taken.
         max_steps: Most steps of a draft.
         min_steps: Steps before a model that continues a prefix is led to conclude.
@@ -99,7 +99,7 @@ def create_glore_graph(
         ReviewDrafts(reward, outcome=outcome, threshold=threshold, max_steps=max_steps, budget=budget),
     ]
     builder = graph_in_a_row(ReasoningGraphState, Searched, begin_search, nodes)
-    builder.add_node("refine", RefineDraft(language_model, critic=critic, **sampling))
+    builder.add_node("refine", RefineDraft(language_model, explainer=explainer, **sampling))
     builder.add_edge("refine", "retrieve")
     written = answering(prompts, max_tokens, form, language, response_format)
     builder.add_node("answer", AnswerFromSteps(language_model, speak=True, budget=budget, **written))

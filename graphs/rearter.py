@@ -22,7 +22,7 @@ def create_rearter_graph(
     retriever: RetrieverLike,
     reward: ProcessRewardModel | Callable[..., Any] | None = None,
     *,
-    critic: LanguageModel | BaseChatModel | str | None = None,
+    explainer: LanguageModel | BaseChatModel | str | None = None,
     value: ValueFunction | str | None = None,
     threshold: float | Literal["reward"] | None = "reward",
     recall: bool = True,
@@ -38,7 +38,7 @@ def create_rearter_graph(
         model: Proposes, reads, refines and answers.
         retriever: As for `create_reasoning_graph`.
         reward: The process reward model; by default that of `create_reasoning_graph`.
-        critic: The explanation model; `None` means `model`.
+        explainer: The explanation model; `None` means `model`.
         value: Value function; by default `TD()`, its look-ahead, in the authors' code's settings, but with
             the reward's own `rise` as beta if it is calibrated.
         threshold: Gate of the refinement; by default the reward's own, .5 in the paper.
@@ -52,7 +52,7 @@ def create_rearter_graph(
         model,
         retriever,
         reward,
-        critic=critic,
+        explainer=explainer,
         value=_looking_ahead(reward) if value is None else value,
         threshold=threshold,
         recall=recall,

@@ -87,7 +87,7 @@ def create_reasoning_graph(
     analogies: RecallSteps | bool = False,
     threshold: float | Literal["reward", "mode"] | None = "mode",
     accept: Accept = "if_better",
-    critic: LanguageModel | BaseChatModel | str | None = None,
+    explainer: LanguageModel | BaseChatModel | str | None = None,
     reranker: LanguageModel | BaseChatModel | Comparator | BaseDocumentCompressor | None = None,
     condense: LanguageModel | BaseChatModel | str | bool = False,
     temperature: float = 0.7,
@@ -161,7 +161,7 @@ def create_reasoning_graph(
             its calibration or family, else the middle of its space, .5 (as in the paper) or 0. `None`
             never refines. By default a `step` search takes the reward's own, and a plan is not refined.
         accept: `if_better`, or `always` as in the paper.
-        critic: The explanation model, which says what is wrong with a weak step; `None` means `model`.
+        explainer: The explanation model, which says what is wrong with a weak step; `None` means `model`.
         reranker: A model or comparator that compares passages, or any document compressor; `None` leaves
             it out.
         condense: Make a follow-up of a conversation a question that stands alone before the search: with
@@ -291,7 +291,7 @@ def create_reasoning_graph(
     widths = {"": first.children} if first is not None and first.children is not None else {}
     inside, output = (DeltaGraphState, DeltaSearched) if deltas else (ReasoningGraphState, Searched)
     builder = graph_in_a_row(inside, output, partial(begin_search, widths=widths), way)
-    refine = RefineStep(language_model, critic=critic, **sampling)
+    refine = RefineStep(language_model, explainer=explainer, **sampling)
     builder.add_node(refine.name, refine, input_schema=inside)
     builder.add_edge("refine", "retrieve")
     written = answering(prompts, max_tokens, form, language, response_format)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 # The options that name a model.
-_NAMED = ("model", "reward", "reranker", "reader", "planner", "critic")
+_NAMED = ("model", "reward", "reranker", "reader", "planner", "explainer")
 
 
 def add(commands: Any) -> None:

@@ -22,7 +22,7 @@ _SETTLED = {"prs": ("mode", "planner")}
 # Sizes that a graph without them has no use for, so that one file of options serves several graphs.
 _SIZES = ("k", "passages", "candidates", "max_steps", "strategy", "seed", "value", "look_ahead")
 _OPTIONS = (
-    *("reader", "reranker", "k", "passages", "mode", "planner", "reward", "critic", "threshold", "value"),
+    *("reader", "reranker", "k", "passages", "mode", "planner", "reward", "explainer", "threshold", "value"),
     *("candidates", "max_steps", "recall", "experience", "strategy", "seed"),
 )
 

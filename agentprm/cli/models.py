@@ -63,7 +63,7 @@ class Models(NamedTuple):
     reranker: Any = None
     reader: Reader | None = None
     planner: Any = None
-    critic: LanguageModel | None = None
+    explainer: LanguageModel | None = None
 
 
 def model_called(name: str | None) -> LanguageModel:

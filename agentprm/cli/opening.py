@@ -139,7 +139,7 @@ def open_models(args: argparse.Namespace, progress: Console) -> Models:
             reranker_called(args.reranker, model),
             reader,
             planner_called(args.planner, model),
-            model_called(args.critic) if args.critic else None,
+            model_called(args.explainer) if args.explainer else None,
         )
 
 
@@ -177,7 +177,7 @@ def make_graph(
         "reranker": models.reranker,
         "reward": models.reward,
         "planner": models.planner,
-        "critic": models.critic,
+        "explainer": models.explainer,
         "value": TD(horizon=args.look_ahead) if args.look_ahead else args.value,
         **{name: getattr(args, name) for name in _PLAIN},
     }

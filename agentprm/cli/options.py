@@ -210,7 +210,7 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
     )
     seldom = {
         "--embeddings": "only needed where the index does not know its own",
-        "--critic": "a model of its own that says what is wrong with weak steps",
+        "--explainer": "a model of its own that says what is wrong with weak steps",
     }
     add_names(command, seldom)
     command.add_argument(

@@ -45,7 +45,7 @@ class RefineStep(SearchNode):
 
     Args:
         model: A language model, or any LangChain chat model, that proposes the new action.
-        critic: The explanation model, which writes the critique; `None` means the same.
+        explainer: The explanation model, which writes the critique; `None` means the same.
         recall: Also offer steps without a search, and to flip the step's search flag.
         temperature: Sampling temperature of the new action.
         seed: Seed of the sampling.
@@ -59,7 +59,7 @@ class RefineStep(SearchNode):
         self,
         model: LanguageModel | BaseChatModel | str,
         *,
-        critic: LanguageModel | BaseChatModel | str | None = None,
+        explainer: LanguageModel | BaseChatModel | str | None = None,
         recall: bool = False,
         temperature: float = 0.7,
         seed: int | None = 0,
@@ -70,7 +70,7 @@ class RefineStep(SearchNode):
         name: str = "refine",
     ) -> None:
         self.model = as_language_model(model)
-        self.critic = as_language_model(critic) if critic is not None else self.model
+        self.explainer = as_language_model(explainer) if explainer is not None else self.model
         self.temperature, self.seed, self.max_tokens = temperature, seed, max_tokens
         self.recall, self.prompts = recall, with_recall(prompts) if recall else prompts
         super().__init__(
@@ -117,11 +117,11 @@ class RefineStep(SearchNode):
         self, weak: Sequence[Step], fields: Sequence[Mapping[str, str]]
     ) -> Routine[list[Critique]]:
         params = reply_params(
-            self.critic, max_tokens=self.max_tokens, seed=self.setting("seed"), schema=CRITIQUE
+            self.explainer, max_tokens=self.max_tokens, seed=self.setting("seed"), schema=CRITIQUE
         )
-        prefill = self.critic.capabilities.prefill
+        prefill = self.explainer.capabilities.prefill
         prompts = [self.prompts.critique.render(**values, prefill=prefill) for values in fields]
-        rows = yield from sampled(self.critic, prompts, 1, params)
+        rows = yield from sampled(self.explainer, prompts, 1, params)
         critiques = [parse_critique(row[0].text) for row in rows]
         for step, found in zip(weak, critiques, strict=True):
             emit(

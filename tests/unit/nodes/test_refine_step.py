@@ -118,11 +118,11 @@ def test_a_led_model_proposes_its_query_and_the_flipped_step():
 
 
 def test_another_model_explains():
-    critic = ScriptedChatModel(script=lambda text: "Fault: decomposition. Ask less.")
+    explainer = ScriptedChatModel(script=lambda text: "Fault: decomposition. Ask less.")
     model = ScriptedChatModel(script=lambda text: f"Search: {BRIDGE}")
-    (step,) = refined("", model=model, critic=critic)
+    (step,) = refined("", model=model, explainer=explainer)
     assert (step["fault"], step["critique"]) == ("decomposition", "Ask less.")
-    assert len(critic.prompts) == len(model.prompts) == 1
+    assert len(explainer.prompts) == len(model.prompts) == 1
     assert "Fault: decomposition\nCritique: Ask less." in model.prompts[0]
 
 
