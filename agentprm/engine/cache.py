@@ -133,7 +133,9 @@ class PrefixTree:
                 for leaf in leaves:
                     if self._bytes <= self.max_bytes:
                         return
-                    self._remove(leaf)
+                    assert leaf.parent is not None
+                    del leaf.parent.children[leaf.tokens[0]]
+                    self._bytes -= leaf.nbytes
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -178,11 +180,6 @@ class PrefixTree:
             child.parent = lower
         parent.children[upper.tokens[0]] = upper
         return upper
-
-    def _remove(self, leaf: _TreeNode) -> None:
-        assert leaf.parent is not None
-        del leaf.parent.children[leaf.tokens[0]]
-        self._bytes -= leaf.nbytes
 
     def _nodes(self) -> list[_TreeNode]:
         found: list[_TreeNode] = []

@@ -101,7 +101,8 @@ class Engine:
             self._cache_argument = cache_argument(model)
         except (TypeError, ValueError, AttributeError) as error:
             self._refuse(f"its attention cannot be replaced ({error})", error)
-        self._masked = _needs_mask(model)
+        # Scaled dot-product attention needs no mask where it is plainly causal.
+        self._masked = str(config._attn_implementation) != f"{_PREFIX}sdpa"
         self._probe()
 
     def forward(self, pieces: Sequence[Piece], keep: Sequence[int]) -> torch.Tensor:
@@ -258,11 +259,6 @@ def cache_argument(model: torch.nn.Module) -> str:
         if found:
             return found[0]
     raise TypeError(f"{type(model).__name__} takes no cache")
-
-
-def _needs_mask(model: Any) -> bool:
-    """Whether plain causal attention needs a mask, too: not with scaled dot-product attention."""
-    return str(model.config.get_text_config()._attn_implementation) != f"{_PREFIX}sdpa"
 
 
 def _use_row_attention(model: Any) -> None:

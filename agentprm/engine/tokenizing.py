@@ -46,12 +46,12 @@ __all__ = [
     "load_tokenizer",
     "neutral_messages",
     "opened_thought",
+    "plain_turns",
     "span_of",
     "special_ids",
     "without_partial",
 ]
 
-_ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 _PARTIAL = "\ufffd"  # what a decoder writes for the bytes of an unfinished character
 _CONTEXT = 8  # prompt tokens that are decoded along, so that word-initial spaces survive
 
@@ -82,6 +82,12 @@ def neutral_messages(prompt: Prompt, tokenizer: Any = None) -> list[dict[str, st
         {"role": role, "content": as_data(text, tokenizer, own_turn=role == "assistant")}
         for role, text in prompt.messages
     ]
+
+
+def plain_turns(messages: Sequence[Mapping[str, str]]) -> str:
+    """What a model without a chat template continues."""
+    turns = "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
+    return f"{turns}\n\nAssistant:\n"
 
 
 class PromptText:
@@ -116,8 +122,7 @@ class PromptText:
         messages = neutral_messages(prompt, self.tokenizer)
         prefix = as_data(prompt.prefix, self.tokenizer, own_turn=True)
         if not self.has_template:
-            turns = "\n\n".join(f"{_ROLE_NAMES[m['role']]}: {m['content']}" for m in messages)
-            return f"{turns}\n\nAssistant:\n{prefix}"
+            return plain_turns(messages) + prefix
 
         def joined(rendered: str) -> str:
             return continued(rendered, prefix, thinking=prompt.thinking, answering=answering)
@@ -144,15 +149,14 @@ class PromptText:
         if not texts:
             return []
         with self._lock:
-            ids = self.tokenizer(
+            ids: list[list[int]] = self.tokenizer(
                 list(texts), add_special_tokens=not self.has_template, return_attention_mask=False
             )["input_ids"]
-        return [self._without_end(row) for row in ids]
-
-    def _without_end(self, ids: list[int]) -> list[int]:
+        if self.has_template:
+            return ids
         # Some tokenizers close every text with an end token; nothing continues after one.
         end = self.tokenizer.eos_token_id
-        return ids[:-1] if not self.has_template and len(ids) > 1 and ids[-1] == end else ids
+        return [row[:-1] if len(row) > 1 and row[-1] == end else row for row in ids]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of plain texts."""

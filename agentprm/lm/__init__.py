@@ -5,13 +5,13 @@ What lives where, from the contract to the wire:
 - `base`: the contract `LanguageModel` and its records; who listens to a text as it comes.
 - `transformers`: models in this process, on `agentprm.engine`.
 - `token_lm`: what `vllm` (vLLM in this process) and `server` (behind an address) have in common: token ids
-  in, log-probabilities out; `token_text` makes the ids.
-- `server_chat`: the chat API of servers; `chunks` puts together what they stream.
-- `chat`: LangChain chat models, which `chat_models` takes as users hand them over; `chat_leaf` asks one of
+  in, log-probabilities out.
+- `server_chat`: the chat API of servers.
+- `chat`: LangChain chat models as users hand them over; `chat_leaf` asks one of
   them as it likes.
-- `reports`: how servers and clients word what went wrong; `learned`: what a model was found to refuse.
-- `token_logprobs`: the log-probabilities that both kinds of chat report, placed in the text.
-- `json_http`: requests; `retries`: which failures are worth another try.
+- `reports`: how servers and clients word what went wrong, what they report, and what a model was found to
+  refuse.
+- `json_http`: requests, and what they stream put together; `retries`: which failures are worth another try.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from agentprm.lm.base import (
     require,
 )
 from agentprm.lm.chat import ChatLM
-from agentprm.lm.chat_models import chat_model_named as _chat_model_named
-from agentprm.lm.chat_models import is_chat_model as _is_chat_model
+from agentprm.lm.chat import chat_model_named as _chat_model_named
+from agentprm.lm.chat import is_chat_model as _is_chat_model
 
 if TYPE_CHECKING:
     from agentprm.lm.server import ServerLM

@@ -10,19 +10,22 @@ nothing, and the caller has it at the end.
 from __future__ import annotations
 
 import asyncio
+import copy
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
 from agentprm.errors import CapabilityError, ConfigurationError, InputError, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.text import clean_text
 
 __all__ = [
+    "Adaptable",
     "Capabilities",
     "Completion",
     "LanguageModel",
@@ -33,10 +36,11 @@ __all__ = [
     "TokenLogprob",
     "listener",
     "listening",
-    "no_adapter",
     "require",
     "wish_for",
 ]
+
+K = TypeVar("K")
 
 Role = Literal["system", "user", "assistant"]
 
@@ -250,6 +254,26 @@ class LanguageModel(ABC):
         return [(len(text) + 3) // 4 for text in texts]
 
 
+def copies_of(keys: Sequence[K], n: int, params: SamplingParams) -> dict[K, int]:
+    """How many samples to draw of each distinct prompt, if `n` are wanted of each.
+
+    Greedy ones are all the same. With a seed equal prompts share their samples; without one each has its own.
+    """
+    once, own = params.temperature == 0, params.seed is None
+    return {key: 1 if once else n * (keys.count(key) if own else 1) for key in dict.fromkeys(keys)}
+
+
+def dealt(
+    keys: Sequence[K], drawn: Mapping[K, list[Completion]], n: int, params: SamplingParams
+) -> list[list[Completion]]:
+    """The samples of each prompt, `n` of those that were drawn as `copies_of` says."""
+    if params.temperature == 0:
+        return [drawn[key] * n for key in keys]
+    left = {key: iter(some) for key, some in drawn.items()}
+    own = params.seed is None
+    return [list(itertools.islice(left[key] if own else drawn[key], n)) for key in keys]
+
+
 class Tally:
     """Tokens of one model since it was made, those of all its views together; safe to use from threads.
 
@@ -269,10 +293,49 @@ class Tally:
             self.computed += computed
 
 
-def no_adapter(name: object, names: Sequence[str]) -> ConfigurationError:
-    """What to raise where a model has no adapter of a name."""
-    known = f"it has {', '.join(names)}" if names else "it was made without any: pass adapters={name: folder}"
-    return ConfigurationError(f"The model has no adapter {name!r}; {known}.")
+class Adaptable:
+    """What a model with adapters has; a mixin.
+
+    Attributes:
+        adapter: Name of the adapter that this model uses; `None` for none.
+    """
+
+    adapter: str | None = None
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters."""
+        raise NotImplementedError
+
+    def with_adapter(self, name: str | None) -> Self:
+        """This model with one of its adapters, or with none.
+
+        Both share weights, memory of prefixes, batches and counters; what one adapter has computed is
+        never taken for another's.
+
+        Raises:
+            ConfigurationError: If there is no adapter of that name.
+        """
+        names = self.adapters
+        if name is not None and name not in names:
+            known = "it was made without any: pass adapters={name: folder}"
+            known = f"it has {', '.join(names)}" if names else known
+            raise ConfigurationError(f"The model has no adapter {name!r}; {known}.")
+        view = copy.copy(self)
+        view.adapter = name
+        return view
+
+
+def check_continuations(prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]) -> None:
+    """Refuses continuations that cannot be scored.
+
+    Raises:
+        InputError: If they are not one list a prompt, or one of them is empty.
+    """
+    if len(prompts) != len(continuations):
+        raise InputError(f"{len(prompts)} prompts, but continuations for {len(continuations)}.")
+    if any(not text for texts in continuations for text in texts):
+        raise InputError("A continuation to score must not be empty.")
 
 
 def check_choices(choices: Sequence[str]) -> None:

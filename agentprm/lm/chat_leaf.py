@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
@@ -17,9 +17,9 @@ from pydantic import SecretStr
 
 from agentprm.errors import ModelServerError, TransientModelError
 from agentprm.lm.base import SamplingParams, wish_for
-from agentprm.lm.learned import Learned
-from agentprm.lm.reports import SETTING_NAMES, is_cut_off, refused_settings, said_with
+from agentprm.lm.reports import SETTING_NAMES, Learned, is_cut_off, refused_settings, said_with
 from agentprm.lm.retries import transient
+from agentprm.routines import Routine, adrive, drive, wait
 from agentprm.text import clean_text
 
 __all__ = ["Asking", "ChatLeaf", "Reply", "finish_reason", "has_schemas"]
@@ -91,33 +91,11 @@ class ChatLeaf(Runnable[Any, Reply]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Reply:
         """The reply to a list of messages."""
-        routine = self._routine(input, kwargs)
-        request = next(routine)
-        try:
-            while True:
-                try:
-                    answer = self._ask(request, config)
-                except Exception as error:
-                    request = routine.throw(error)
-                else:
-                    request = routine.send(answer)
-        except StopIteration as end:
-            return _reply(end)
+        return drive(self._routine(input, kwargs, config))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Reply:
         """Async twin of `invoke`, on the model's own async path."""
-        routine = self._routine(input, kwargs)
-        request = next(routine)
-        try:
-            while True:
-                try:
-                    answer = await self._aask(request, config)
-                except Exception as error:
-                    request = routine.throw(error)
-                else:
-                    request = routine.send(answer)
-        except StopIteration as end:
-            return _reply(end)
+        return await adrive(self._routine(input, kwargs, config))
 
     def _ask(self, request: _LeafCall, config: RunnableConfig | None) -> Any:
         if (hear := self.asking.hear) is None or request.structured:
@@ -140,14 +118,15 @@ class ChatLeaf(Runnable[Any, Reply]):
         return answer
 
     def _routine(
-        self, messages: Sequence[BaseMessage], kwargs: dict[str, Any]
-    ) -> Generator[_LeafCall, Any, Reply]:
+        self, messages: Sequence[BaseMessage], kwargs: dict[str, Any], config: RunnableConfig | None
+    ) -> Routine[Reply]:
         refused: set[str] = set()
         again = False
         while True:
             settings = self._settings(refused | self._learned.refused, again)
             try:
-                answer = yield self._request(messages, kwargs, settings)
+                request = self._request(messages, kwargs, settings)
+                answer = yield from wait(self._ask, self._aask, request, config)
             except Exception as error:
                 named = self._refused(error, settings)
                 if not named:
@@ -271,11 +250,6 @@ def _reasoned(message: AIMessage) -> bool:
         return True
     blocks = message.content if isinstance(message.content, list) else []
     return any(isinstance(b, dict) and b.get("type") in ("reasoning", "thinking") for b in blocks)
-
-
-def _reply(end: StopIteration) -> Reply:
-    reply: Reply = end.value
-    return reply
 
 
 def _without_secrets(error: Exception, model: BaseChatModel) -> Exception | None:

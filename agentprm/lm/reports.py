@@ -1,4 +1,5 @@
-"""What model servers and their clients say: refusals, limits, errors in a good reply, counts, content.
+"""What model servers and their clients say: refusals, limits, errors in a good reply, counts, content,
+log-probabilities. `Learned` remembers what one model was found to do.
 
 Servers word the same thing in many ways. All the wordings that are known stand here.
 """
@@ -6,22 +7,34 @@ Servers word the same thing in many ways. All the wordings that are known stand 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
+from agentprm.lm.base import TokenLogprob
+from agentprm.replies import answer_span, begins_thinking
 from agentprm.text import clean_text
 
 __all__ = [
     "SETTING_NAMES",
+    "Learned",
     "content_text",
     "error_within",
+    "indexed",
     "is_cut_off",
     "refused_settings",
     "said_with",
+    "summed",
     "token_count",
+    "token_logprobs",
+    "token_usage",
     "too_long",
 ]
+
 
 #: What each setting is called in requests and in refusals, by OpenAI's name of it.
 SETTING_NAMES: dict[str, tuple[str, ...]] = {
@@ -136,6 +149,28 @@ def token_count(value: Any, default: int) -> int:
     return value if good else default
 
 
+def token_usage(usage: Any, asked: int, generated: int) -> tuple[int, int, int]:
+    """Tokens of the prompt, those of them that were computed, and the generated ones, by a server's report.
+
+    Args:
+        usage: The report, if there is one.
+        asked: What is known of the prompt here.
+        generated: What is known of the reply.
+    """
+    usage = usage if isinstance(usage, Mapping) else {}
+    asked = token_count(usage.get("prompt_tokens"), asked)
+    details = usage.get("prompt_tokens_details")
+    cached = token_count(details.get("cached_tokens"), 0) if isinstance(details, Mapping) else 0
+    return asked, max(0, asked - cached), token_count(usage.get("completion_tokens"), generated)
+
+
+def indexed(rows: Any) -> list[dict[str, Any]] | None:
+    """A reply's choices in their order; `None` if they are no list of objects."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return None
+    return sorted(rows, key=lambda row: index if isinstance(index := row.get("index"), int) else 0)
+
+
 def is_cut_off(reason: Any) -> bool:
     """Whether a finish reason says that the tokens ran out."""
     return str(reason).lower() in _CUT_OFF
@@ -165,3 +200,124 @@ def content_text(content: Any) -> str | None:
         else:
             return None
     return clean_text("".join(texts))
+
+
+def summed(report: Any) -> float | None:
+    """Sum of the tokens' log-probabilities, or `None` if the report does not say every one.
+
+    Args:
+        report: A list of rows, or an object with them as its `content`.
+    """
+    values = [_number(row.get("logprob")) for row in _rows(report)]
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if known and len(known) == len(values) else None
+
+
+def token_logprobs(report: Any, text: str) -> tuple[TokenLogprob, ...]:
+    """The tokens that a text of a reply consists of; none if they cannot be told.
+
+    The report is of all that was generated: thinking and what follows a stop string too.
+
+    Args:
+        report: As in `summed`.
+        text: What of the reply counts.
+    """
+    rows = _rows(report)
+    pieces = [_bytes(row) for row in rows]
+    content = text.encode()
+    begin = b"".join(pieces).rfind(content)
+    if begin < 0 or not content:
+        return ()
+    tokens, place, at = [], 0, 0
+    for row, piece in zip(rows, pieces, strict=True):
+        inside = piece[max(0, begin - place) :]
+        if begin - place < len(piece) and place < begin + len(content):
+            logprob = _number(row.get("logprob"))
+            if logprob is None:
+                return ()
+            # A token that begins before the text counts as if it began with it.
+            tokens.append(TokenLogprob(at, _text(row), logprob, _top(row)))
+            at += sum(byte & 0xC0 != 0x80 for byte in inside)  # characters that begin in it
+        place += len(piece)
+    return tuple(tokens)
+
+
+def _rows(report: Any) -> list[Mapping[str, Any]]:
+    rows = report.get("content") if isinstance(report, Mapping) else report
+    if not isinstance(rows, list):
+        return []
+    rows = [row.model_dump() if isinstance(row, BaseModel) else row for row in rows]
+    return rows if all(isinstance(row, Mapping) for row in rows) else []
+
+
+def _bytes(row: Mapping[str, Any]) -> bytes:
+    """A token's bytes, which may be a part of a character."""
+    values = row.get("bytes")
+    if isinstance(values, list) and all(isinstance(v, int) and 0 <= v < 256 for v in values):
+        return bytes(values)
+    return _text(row).encode()
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    token = row.get("token")
+    return clean_text(token) if isinstance(token, str) else ""
+
+
+def _top(row: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    listed = row.get("top_logprobs")
+    others = [other for other in listed if isinstance(other, Mapping)] if isinstance(listed, list) else []
+    found = [(_text(other), _number(other.get("logprob"))) for other in others]
+    return tuple((token, logprob) for token, logprob in found if logprob is not None)
+
+
+def _number(value: Any) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    return float(value) if good and value < math.inf else None
+
+
+class Learned:
+    """What one model was found to do; safe to use from threads.
+
+    Attributes:
+        refused: Settings that the model does not take, by their names in `reports.SETTING_NAMES`.
+        thinks: It thinks before it answers, so that its tokens must suffice for both.
+    """
+
+    def __init__(self) -> None:
+        self.refused: frozenset[str] = frozenset()
+        self.thinks = False
+        self._template_opens = False
+        self._lock = threading.Lock()
+
+    def refuse(self, settings: Iterable[str]) -> None:
+        """Remembers settings that a request succeeded without after it had failed with them."""
+        with self._lock:
+            self.refused |= frozenset(settings)
+
+    def read(self, text: str, *, cut_off: bool, reasoned: bool) -> str:
+        """The text of a reply, with an opening tag where the chat template has swallowed it.
+
+        Args:
+            text: What the model wrote.
+            cut_off: Its tokens ran out.
+            reasoned: The server reports thinking apart from the text.
+        """
+        start, end = answer_span(text)
+        if start and not begins_thinking(text):
+            self._template_opens = True
+        if start or end < len(text) or reasoned:
+            self.thinks = True
+        if cut_off and self._template_opens and not start and end == len(text):
+            return "<think>" + text  # it never came to the closing tag
+        return text
+
+    def heard(self, hear: Callable[[str], None]) -> Callable[[str], None]:
+        """Tells `hear` texts under way, with an opening tag where the template is known to swallow it."""
+        if not self._template_opens:
+            return hear
+        return lambda text: hear(text if answer_span(text)[0] else f"<think>{text}")
+
+    def unanswered(self, text: str, *, cut_off: bool) -> bool:
+        """Whether all tokens of a reply went into thinking."""
+        start, end = answer_span(text)
+        return self.thinks and cut_off and not text[start:end].strip()

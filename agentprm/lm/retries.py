@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
 from agentprm.errors import TransientModelError, check_least
 from agentprm.lm.reports import error_within, said_with, too_long
@@ -82,46 +81,32 @@ class Retries:
 
     def call(self, work: Callable[[], T]) -> T:
         """Calls until it succeeds, fails for good, or has failed too often."""
-        try:
-            return work()  # nearly always that is all, and the rest costs as much as a short call
-        except Exception as error:
-            failed = [error]
-
-        def attempt() -> T:
-            if failed:
-                raise failed.pop()
-            return work()
-
-        return Retrying(**self._policy())(attempt)
+        number = 0
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                time.sleep(self._wait(error, number))
+            number += 1
 
     async def acall(self, work: Callable[[], Awaitable[T]]) -> T:
         """Async twin of `call`."""
-        try:
-            return await work()
-        except Exception as error:
-            failed = [error]
+        number = 0
+        while True:
+            try:
+                return await work()
+            except Exception as error:
+                await asyncio.sleep(self._wait(error, number))
+            number += 1
 
-        async def attempt() -> T:
-            if failed:
-                raise failed.pop()
-            return await work()
-
-        return await AsyncRetrying(**self._policy())(attempt)
-
-    def _policy(self) -> dict[str, Any]:
-        return {
-            "retry": retry_if_exception(transient),
-            "stop": stop_after_attempt(self.most + 1),
-            "wait": self._wait,
-            "reraise": True,
-        }
-
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome is not None else None
+    def _wait(self, error: Exception, number: int) -> float:
+        """Seconds to wait after so many repetitions; raises the error if there is to be no other."""
+        if number >= self.most or not transient(error):
+            raise error
         asked = _retry_after(error)
-        if asked is not None:
-            return min(asked, self.longest_s)
-        return float(wait_random_exponential(multiplier=self.backoff_s, max=self.longest_s)(state))
+        if asked is None:
+            asked = random.uniform(0, min(self.backoff_s * 2 ** min(number, 50), self.longest_s))
+        return min(asked, self.longest_s)
 
 
 def _retry_after(error: BaseException | None) -> float | None:

@@ -17,11 +17,10 @@ from agentprm.errors import (
 )
 from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices, listener
 from agentprm.lm.json_http import JsonHttp, served_model
-from agentprm.lm.reports import content_text, is_cut_off, token_count
+from agentprm.lm.reports import content_text, indexed, is_cut_off, token_usage
 from agentprm.lm.retries import Retries
 from agentprm.lm.server_chat import ChatRequests
-from agentprm.lm.token_lm import Cost, Job, TokenLM
-from agentprm.lm.token_text import LocalText, ServerText
+from agentprm.lm.token_lm import Cost, Job, LocalText, ServerText, TokenLM
 from agentprm.routines import adrive, all_of, drive, wait_on_loop
 
 __all__ = ["ServerLM"]
@@ -140,7 +139,7 @@ class ServerLM(TokenLM):
             try:
                 await self._text.tokens(probe)
             except (ModelServerError, ConfigurationError):
-                self._chat = ChatRequests(self._post_chat, self._kwargs, self._thinking_tokens)
+                self._chat = ChatRequests(self._post, self._kwargs, self._thinking_tokens)
                 # Whether it sends several samples at once is seen when it is asked for them.
                 return Capabilities(prefill=continues, structured=not continues)
         version = await self._version()
@@ -222,7 +221,9 @@ class ServerLM(TokenLM):
             "n": job.count,
             "max_tokens": params.max_tokens,
             "logprobs": 1,
-            **_settings(params),
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            **({"stop": list(params.stop)} if params.stop else {}),
             **(_PLAIN if self._vllm else {}),
         }
         seed = job.seed_of(0, _SEED_BITS)
@@ -282,9 +283,6 @@ class ServerLM(TokenLM):
         self._spend(reply, cost, len(span.ids), 1)
         return [_number(value) for value in values[span.start : len(span.ids)]]
 
-    async def _post_chat(self, body: dict[str, Any], hear: Callable[[str], None] | None) -> dict[str, Any]:
-        return await self._post("/chat/completions", body, hear)
-
     async def _post(
         self, path: str, body: dict[str, Any], hear: Callable[[str], None] | None = None
     ) -> dict[str, Any]:
@@ -295,11 +293,11 @@ class ServerLM(TokenLM):
 
     def _choices(self, reply: dict[str, Any], count: int) -> list[dict[str, Any]]:
         """The reply's choices in order, as many as were asked for."""
-        rows = reply.get("choices")
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or len(rows) != count:
-            found = len(rows) if isinstance(rows, list) else "no"
+        rows = indexed(reply.get("choices"))
+        if rows is None or len(rows) != count:
+            found = "no" if rows is None else len(rows)
             raise ModelServerError(f"{self._http.base_url} sent {found} choices instead of {count}.")
-        return sorted(rows, key=lambda row: index if isinstance(index := row.get("index"), int) else 0)
+        return rows
 
     def _completion(self, choice: dict[str, Any], text: Any, params: SamplingParams) -> Completion:
         text = content_text(text)
@@ -317,29 +315,10 @@ class ServerLM(TokenLM):
             logprob,
         )
 
-    def _spend(self, reply: dict[str, Any], cost: Cost, asked: int, generated: int) -> tuple[int, int]:
-        """Adds what was computed, by the server's report or else by what is known here.
-
-        Returns:
-            Tokens of the prompt and of the completions.
-        """
-        usage = reply.get("usage")
-        if isinstance(usage, dict):
-            asked = token_count(usage.get("prompt_tokens"), asked)
-            generated = token_count(usage.get("completion_tokens"), generated)
-            details = usage.get("prompt_tokens_details")
-            cached = token_count(details.get("cached_tokens"), 0) if isinstance(details, dict) else 0
-        else:
-            cached = 0
-        cost.computed += max(0, asked - cached) + generated
-        return asked, generated
-
-
-def _settings(params: SamplingParams) -> dict[str, Any]:
-    body: dict[str, Any] = {"temperature": params.temperature, "top_p": params.top_p}
-    if params.stop:
-        body["stop"] = list(params.stop)
-    return body
+    def _spend(self, reply: dict[str, Any], cost: Cost, asked: int, generated: int) -> None:
+        """Adds what was computed, by the server's report or else by what is known here."""
+        _, computed, generated = token_usage(reply.get("usage"), asked, generated)
+        cost.computed += computed + generated
 
 
 def _field(choice: dict[str, Any], outer: str, inner: str) -> Any:

@@ -11,10 +11,18 @@ from agentprm.engine.tokenizing import as_data, neutral_messages
 from agentprm.errors import ModelServerError
 from agentprm.lm.base import Completion, Prompt, SamplingParams, wish_for
 from agentprm.lm.json_http import Refused
-from agentprm.lm.learned import Learned
-from agentprm.lm.reports import content_text, is_cut_off, refused_settings, token_count
+from agentprm.lm.reports import (
+    Learned,
+    content_text,
+    indexed,
+    is_cut_off,
+    refused_settings,
+    summed,
+    token_count,
+    token_logprobs,
+    token_usage,
+)
 from agentprm.lm.token_lm import Cost, Job
-from agentprm.lm.token_logprobs import summed, token_logprobs
 from agentprm.replies import cut_reply
 from agentprm.routines import all_of
 
@@ -22,6 +30,7 @@ __all__ = ["ChatRequests"]
 
 Hear = Callable[[str], None]
 
+_PATH = "/chat/completions"
 _SEED_BITS = 31  # what every server takes for an integer
 _MOST_STOPS = 4  # that OpenAI's interface takes
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -34,14 +43,14 @@ class ChatRequests:
     for one by one, and a model that thinks gets tokens for it. Stop strings are applied here as well.
 
     Args:
-        post: Sends the body of a request, without the model's name; a streamed reply is heard.
+        post: Sends a path and the body of a request, without the model's name; a streamed reply is heard.
         template_kwargs: Variables for the chat template.
         thinking_tokens: Most tokens of a thought.
     """
 
     def __init__(
         self,
-        post: Callable[[dict[str, Any], Hear | None], Awaitable[dict[str, Any]]],
+        post: Callable[[str, dict[str, Any], Hear | None], Awaitable[dict[str, Any]]],
         template_kwargs: Mapping[str, Any],
         thinking_tokens: int,
     ) -> None:
@@ -115,10 +124,10 @@ class ChatRequests:
             try:
                 body = self._body(prompt, params, sent)
                 if hear is None or "stream" in refused:
-                    reply = await self._post(body, None)
+                    reply = await self._post(_PATH, body, None)
                 else:
                     streaming = {"stream": True, "stream_options": {"include_usage": True}}
-                    reply = await self._post(body | streaming, self._learned.heard(hear))
+                    reply = await self._post(_PATH, body | streaming, self._learned.heard(hear))
             except Refused as error:
                 named = refused_settings(error.said, sent)
                 if self._cap == "max_tokens" and "max_completion_tokens" in error.said:
@@ -152,24 +161,19 @@ class ChatRequests:
         self, prompt: Prompt, params: SamplingParams, n: int, reply: dict[str, Any], cost: Cost
     ) -> list[Completion]:
         """The reply's choices in order; its cost is added."""
-        rows = reply.get("choices")
-        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-            found = "no" if not isinstance(rows, list) else len(rows)
-            raise ModelServerError(f"The server sent {found} choices instead of {n}.")
-        rows = sorted(rows[:n], key=lambda row: i if isinstance(i := row.get("index"), int) else 0)
+        rows = indexed(reply.get("choices"))
+        if not rows:
+            raise ModelServerError(f"The server sent {'no' if rows is None else 0} choices instead of {n}.")
         usage = reply.get("usage")
-        usage = usage if isinstance(usage, dict) else {}
-        details = usage.get("completion_tokens_details")
+        details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
         reasoned = isinstance(details, dict) and token_count(details.get("reasoning_tokens"), 0) > 0
-        done = [self._completion(prompt, params, row, reasoned) for row in rows]
+        done = [self._completion(prompt, params, row, reasoned) for row in rows[:n]]
         texts = [text for _, text in prompt.messages] + [prompt.prefix]
-        asked = token_count(usage.get("prompt_tokens"), sum((len(text) + 3) // 4 for text in texts))
-        generated = token_count(usage.get("completion_tokens"), sum(c.tokens for c in done))
-        details = usage.get("prompt_tokens_details")
-        cached = token_count(details.get("cached_tokens"), 0) if isinstance(details, dict) else 0
+        known = sum((len(text) + 3) // 4 for text in texts), sum(c.tokens for c in done)
+        asked, computed, generated = token_usage(usage, *known)
         cost.asked += asked
         cost.generated += generated
-        cost.computed += max(0, asked - cached) + generated
+        cost.computed += computed + generated
         if len(done) == 1:
             done = [replace(done[0], tokens=generated)]
         return done

@@ -1,24 +1,144 @@
-"""What language models on engines of others have in common: ids in, samples and log-probabilities out."""
+"""What language models on engines of others have in common: ids in, samples and log-probabilities out.
+
+Prompts become token ids here, by a tokenizer or by the server.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from agentprm.budget import record
-from agentprm.engine.tokenizing import Context, Span, span_of
-from agentprm.errors import CapabilityError, InputError, ModelServerError, check_least
-from agentprm.lm.base import Completion, LanguageModel, Prompt, SamplingParams, Tally, check_choices
-from agentprm.lm.token_text import TokenText
+from agentprm.engine.tokenizing import (
+    Context,
+    PromptText,
+    Span,
+    as_data,
+    continued,
+    neutral_messages,
+    plain_turns,
+    span_of,
+)
+from agentprm.errors import CapabilityError, ModelServerError, check_least
+from agentprm.lm.base import (
+    Completion,
+    LanguageModel,
+    Prompt,
+    SamplingParams,
+    Tally,
+    check_choices,
+    check_continuations,
+    copies_of,
+    dealt,
+)
+from agentprm.lm.json_http import JsonHttp, Refused
 from agentprm.routines import Routine, adrive, all_of, drive, wait_on_loop
 
-__all__ = ["Cost", "Job", "TokenLM"]
+__all__ = ["Cost", "Job", "LocalText", "ServerText", "TokenLM", "TokenText"]
+
 
 T = TypeVar("T")
+
+_HEADS = 1024  # rendered conversations that are remembered
+
+
+class TokenText(Protocol):
+    """Turns prompts into token ids."""
+
+    async def tokens(self, prompt: Prompt, continuations: Sequence[str] = ()) -> list[list[int]]:
+        """Ids of the prompt, then of the prompt with each continuation, tokenized together."""
+
+
+class LocalText:
+    """Tokenizes here, with a Hugging Face tokenizer and its chat template."""
+
+    def __init__(self, text: PromptText) -> None:
+        self._text = text
+
+    async def tokens(self, prompt: Prompt, continuations: Sequence[str] = ()) -> list[list[int]]:
+        """See `TokenText.tokens`."""
+        rendered = self._text.render(prompt, answering=bool(continuations))
+        return self._text.encode([rendered, *(rendered + c for c in continuations)])
+
+
+class ServerText:
+    """Has the server tokenize, through the `/tokenize` and `/detokenize` of vLLM.
+
+    Args:
+        http: The server.
+        root: Address of the two paths.
+        model: The model's name.
+        template_kwargs: Variables for the chat template.
+    """
+
+    def __init__(self, http: JsonHttp, root: str, model: str, template_kwargs: dict[str, object]) -> None:
+        self._http, self._root, self._model, self._kwargs = http, root, model, template_kwargs
+        self._heads: dict[object, tuple[list[int], str | None]] = {}  # those used last at the end
+
+    async def tokens(self, prompt: Prompt, continuations: Sequence[str] = ()) -> list[list[int]]:
+        """See `TokenText.tokens`."""
+        ids, text = await self._head(prompt)
+        prefix = as_data(prompt.prefix, own_turn=True)
+        tails = [prefix, *(prefix + c for c in continuations)]
+
+        async def joint(tail: str) -> list[int]:
+            if text is None:
+                return ids + await self._encode(tail, False) if tail else ids
+            whole = continued(text, tail, thinking=prompt.thinking, answering=bool(continuations))
+            return ids if whole == text else await self._encode(whole, False)
+
+        return list(await asyncio.gather(*map(joint, tails)))
+
+    async def _head(self, prompt: Prompt) -> tuple[list[int], str | None]:
+        """Ids and text of the rendered conversation; no text if it does not tokenize to the ids."""
+        known = self._heads.pop(prompt.messages, None)
+        if known is not None:
+            self._heads[prompt.messages] = known
+            return known
+        messages = neutral_messages(prompt)
+        body = {"model": self._model, "add_generation_prompt": True, "chat_template_kwargs": self._kwargs}
+        try:
+            ids = await self._ids({**body, "messages": messages})
+        except Refused:
+            ids = await self._without_template(messages, body)
+        text = await self._post("/detokenize", {"model": self._model, "tokens": ids}, "prompt", str)
+        known = (ids, text if await self._encode(text, False) == ids else None)
+        self._heads[prompt.messages] = known
+        if len(self._heads) > _HEADS:
+            del self._heads[next(iter(self._heads))]
+        return known
+
+    async def _without_template(self, messages: list[dict[str, str]], body: dict[str, object]) -> list[int]:
+        """As `PromptText.render` does it: no system role in the template, or no template at all."""
+        try:
+            await self._ids({**body, "messages": [{"role": "user", "content": "a"}]})
+        except Refused:
+            return await self._encode(plain_turns(messages), True)
+        if messages[0]["role"] != "system" or len(messages) < 2:
+            return await self._ids({**body, "messages": messages})
+        merged = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+        return await self._ids({**body, "messages": [{**messages[1], "content": merged}, *messages[2:]]})
+
+    async def _encode(self, text: str, special: bool) -> list[int]:
+        return await self._ids({"model": self._model, "prompt": text, "add_special_tokens": special})
+
+    async def _ids(self, body: dict[str, object]) -> list[int]:
+        ids = await self._post("/tokenize", body, "tokens", list)
+        if not all(isinstance(i, int) for i in ids):
+            raise ModelServerError(f"{self._root}/tokenize sent tokens that are no numbers.")
+        return ids
+
+    async def _post(self, path: str, body: dict[str, object], key: str, kind: type[T]) -> T:
+        reply = await self._http.post(self._root + path, body)
+        value = reply.get(key) if isinstance(reply, dict) else None
+        if not isinstance(value, kind):
+            raise ModelServerError(f"The reply of {self._root}{path} has no {key!r}.")
+        return value
 
 
 @dataclass(frozen=True)
@@ -167,16 +287,13 @@ class TokenLM(LanguageModel):
         try:
             return (yield from wait_on_loop(work(cost)))
         finally:
-            self._account(cost)
-
-    def _account(self, cost: Cost) -> None:
-        self._tally.add(cost.asked + cost.generated, cost.computed)
-        record(
-            model_calls=cost.calls,
-            prompt_tokens=cost.asked,
-            computed_tokens=cost.computed,
-            completion_tokens=cost.generated,
-        )
+            self._tally.add(cost.asked + cost.generated, cost.computed)
+            record(
+                model_calls=cost.calls,
+                prompt_tokens=cost.asked,
+                computed_tokens=cost.computed,
+                completion_tokens=cost.generated,
+            )
 
     async def _ids(self, prompts: Sequence[Prompt], new: int) -> list[tuple[int, ...]]:
         """The prompts' tokens within the context, `new` more left free."""
@@ -193,27 +310,13 @@ class TokenLM(LanguageModel):
     ) -> list[list[Completion]]:
         check_least(1, n=n)
         rows = await self._ids(prompts, params.max_tokens)
-        once = params.temperature == 0
-        jobs = {
-            ids: Job(
-                ids,
-                1 if once else n * (rows.count(ids) if params.seed is None else 1),
-                params.seed,
-                params,
-            )
-            for ids in dict.fromkeys(rows)
-        }
-        drawn = dict(zip(jobs, await self._jobs(list(jobs.values()), cost), strict=True))
-        results, used = [], dict.fromkeys(jobs, 0)
-        for ids in rows:
-            some = drawn[ids]
-            results.append(some * n if once else some[used[ids] : used[ids] + n])
-            if not once and params.seed is None:
-                used[ids] += n
+        jobs = [Job(ids, count, params.seed, params) for ids, count in copies_of(rows, n, params).items()]
+        done = await self._jobs(jobs, cost)
+        drawn = {job.ids: some for job, some in zip(jobs, done, strict=True)}
         cost.calls = len(prompts)
         # Asked, not computed: as for every backend, equal prompts count each.
         cost.asked = sum(map(len, rows))
-        return results
+        return dealt(rows, drawn, n, params)
 
     async def _jobs(self, jobs: Sequence[Job], cost: Cost) -> list[list[Completion]]:
         async def finish(job: Job) -> list[Completion]:
@@ -244,10 +347,7 @@ class TokenLM(LanguageModel):
     ) -> list[list[float]]:
         if not self.capabilities.loglikelihood:
             raise CapabilityError(self.no_loglikelihood())
-        if len(prompts) != len(continuations):
-            raise InputError(f"{len(prompts)} prompts, but continuations for {len(continuations)}.")
-        if any(not text for texts in continuations for text in texts):
-            raise InputError("A continuation to score must not be empty.")
+        check_continuations(prompts, continuations)
 
         async def row(prompt: Prompt, texts: Sequence[str]) -> tuple[list[float], int]:
             if not texts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,16 +13,19 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from agentprm.budget import record
-from agentprm.errors import ConfigurationError, InputError, MissingDependencyError, check_least
+from agentprm.errors import ConfigurationError, MissingDependencyError, check_least
 from agentprm.lm.base import (
+    Adaptable,
     Capabilities,
     Completion,
     LanguageModel,
     Prompt,
     SamplingParams,
     Tally,
+    check_continuations,
+    copies_of,
+    dealt,
     listener,
-    no_adapter,
 )
 from agentprm.packaged import PACKAGED_LANGUAGE_MODEL, language_model_folder
 from agentprm.replies import cut_reply
@@ -47,7 +49,7 @@ __all__ = ["TransformersLM"]
 T = TypeVar("T")
 
 
-class TransformersLM(LanguageModel):
+class TransformersLM(Adaptable, LanguageModel):
     """A local model on transformers that computes every distinct token once.
 
     Keys and values are kept in a tree over token sequences: a prompt that begins like one of an
@@ -119,7 +121,6 @@ class TransformersLM(LanguageModel):
         Context(None, on_overflow)
         check_least(1, max_batch_tokens=max_batch_tokens)
         check_least(0, cache_bytes=cache_bytes)
-        self.adapter: str | None = None
         if isinstance(model, str | Path):
             if (base := base_of_adapter(model)) is not None:
                 self.adapter = Path(model).name
@@ -156,21 +157,6 @@ class TransformersLM(LanguageModel):
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters."""
         return () if self._engine.adapters is None else self._engine.adapters.names
-
-    def with_adapter(self, name: str | None) -> TransformersLM:
-        """This model with one of its adapters, or with none.
-
-        Both share weights, memory of prefixes, batches and counters; what one adapter has computed is
-        never taken for another's.
-
-        Raises:
-            ConfigurationError: If there is no adapter of that name.
-        """
-        if name is not None and name not in self.adapters:
-            raise no_adapter(name, self.adapters)
-        view = copy.copy(self)
-        view.adapter = name
-        return view
 
     @property
     def tokens_asked(self) -> int:
@@ -268,8 +254,7 @@ class TransformersLM(LanguageModel):
         for text, whole in zip(unique, self._text.encode(unique), strict=True):
             ids[text] = tuple(self._context.cut(whole, self._context.lost(whole, params.max_tokens)))
         seed = secrets.randbits(63) if params.seed is None else params.seed
-        greedy = params.temperature == 0
-        copies = {t: 1 if greedy else n * (texts.count(t) if params.seed is None else 1) for t in unique}
+        copies = copies_of(texts, n, params)
         hear = listener(len(prompts), n)
         if hear is not None and (tag := opened_thought(texts[0])):
             hear = _after(f"{tag}\n", hear)
@@ -291,26 +276,18 @@ class TransformersLM(LanguageModel):
             self._account(len(prompts), sum(len(ids[t]) for t in texts), request.computed, generated)
 
         def result() -> list[list[Completion]]:
-            results, used = [], dict.fromkeys(unique, 0)
-            for text in texts:
-                at = used[text]
-                done = [_completion(sample) for sample in samples[text][at : at + n]]
+            drawn = {text: [_completion(sample) for sample in samples[text]] for text in unique}
+            for text in unique:
                 if tag := opened_thought(text):  # or nobody could tell the thought from an answer
-                    done = [replace(c, text=f"{tag}\n{c.text}") for c in done]
-                results.append(done * n if greedy else done)
-                if params.seed is None and not greedy:
-                    used[text] += n
-            return results
+                    drawn[text] = [replace(c, text=f"{tag}\n{c.text}") for c in drawn[text]]
+            return dealt(texts, drawn, n, params)
 
         return _Prepared(request, items, result, account)
 
     def _scoring(
         self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]
     ) -> _Prepared[list[list[float]]]:
-        if len(prompts) != len(continuations):
-            raise InputError(f"{len(prompts)} prompts, but continuations for {len(continuations)}.")
-        if any(not text for texts in continuations for text in texts):
-            raise InputError("A continuation to score must not be empty.")
+        check_continuations(prompts, continuations)
         texts = [self._text.render(prompt, answering=True) for prompt in prompts]
         wanted: dict[str, dict[str, int]] = {}
         for text, some in zip(texts, continuations, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +14,8 @@ from typing import Any, Literal
 from agentprm.engine.tokenizing import Context, PromptText, Span
 from agentprm.errors import ConfigurationError, MissingDependencyError, ModelServerError
 from agentprm.forking import ForkSafeLock
-from agentprm.lm.base import Capabilities, Completion, Prompt, no_adapter
-from agentprm.lm.token_lm import Cost, Job, TokenLM
-from agentprm.lm.token_text import LocalText
+from agentprm.lm.base import Adaptable, Capabilities, Completion, Prompt
+from agentprm.lm.token_lm import Cost, Job, LocalText, TokenLM
 from agentprm.routines import all_of, drive, wait_on_loop
 
 __all__ = ["VllmEngine", "VllmLM", "is_vllm_engine"]
@@ -27,7 +25,7 @@ _MOST_TOKEN_IDS = 128  # that vLLM scores at one position
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM makes room
 
 
-class VllmLM(TokenLM):
+class VllmLM(Adaptable, TokenLM):
     """A model on vLLM's engine, which batches what callers send at once and caches common prefixes.
 
     Prompts are rendered as `TransformersLM` renders them and sent as token ids. A sample depends on
@@ -71,7 +69,6 @@ class VllmLM(TokenLM):
     ) -> None:
         super().__init__()
         Context(None, on_overflow)
-        self.adapter: str | None = None
         self._engine = VllmEngine(str(model) if isinstance(model, Path) else model, options, adapters)
         tokenizer = self._engine.tokenizer
         self._prompt_text = PromptText(tokenizer, template_kwargs)
@@ -96,18 +93,6 @@ class VllmLM(TokenLM):
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters."""
         return tuple(self._engine.adapters)
-
-    def with_adapter(self, name: str | None) -> VllmLM:
-        """This model with one of its adapters, or with none, on the same engine.
-
-        Raises:
-            ConfigurationError: If there is no adapter of that name.
-        """
-        if name is not None and name not in self.adapters:
-            raise no_adapter(name, self.adapters)
-        view = copy.copy(self)
-        view.adapter = name
-        return view
 
     @property
     def tokenizer(self) -> Any:

@@ -14,14 +14,14 @@ from langchain_core.runnables import Runnable
 from agentprm.budget import SearchBudget
 from agentprm.errors import ConfigurationError
 from agentprm.lm import Completion, LanguageModel, as_language_model
-from agentprm.lm.chat_models import is_chat_model
+from agentprm.lm.chat import is_chat_model
 from agentprm.nodes.answer import spoken
 from agentprm.nodes.choices import LISTED, said_yes
 from agentprm.nodes.node import Node, NodeRoutine
 from agentprm.nodes.reporting import emit, reported, sampled
 from agentprm.prompts import ChatTemplate, reply_params
 from agentprm.replies import answer_span, finished_text, parse_finding
-from agentprm.rerank.decisions import is_decision_model
+from agentprm.rerank.comparator import is_decision_model
 from agentprm.routines import Routine, drive, wait, wait_in_thread
 from agentprm.state import ReasoningState, as_messages
 from agentprm.text import one_line

@@ -11,7 +11,7 @@ from agentprm.budget import SearchBudget
 from agentprm.documents import passage_line, supporting
 from agentprm.errors import ConfigurationError, check_count
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.lm.chat_models import is_chat_model
+from agentprm.lm.chat import is_chat_model
 from agentprm.nodes.choices import said_yes
 from agentprm.nodes.gathering import GatherNode, documents_of_rounds, failures, finished, planned
 from agentprm.nodes.node import NodeRoutine

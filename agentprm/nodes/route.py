@@ -12,7 +12,7 @@ from agentprm.budget import SearchBudget
 from agentprm.documents import cite, passages_text, supporting
 from agentprm.errors import ConfigurationError, InputError, check_count
 from agentprm.lm import LanguageModel, as_language_model
-from agentprm.lm.chat_models import is_chat_model
+from agentprm.lm.chat import is_chat_model
 from agentprm.nodes.answer import answered
 from agentprm.nodes.choices import chosen
 from agentprm.nodes.node import Node, NodeRoutine

@@ -79,10 +79,8 @@ def test_a_forked_process_has_a_loop_of_its_own():
 
 def test_waits_grow_and_are_bounded():
     policy = Retries(most=9, backoff_s=0.5, longest_s=3.0)
-    state = SimpleNamespace(attempt_number=1, outcome=None)
-    for attempt, bound in ((1, 0.5), (2, 1.0), (3, 2.0), (4, 3.0), (9, 3.0)):
-        state.attempt_number = attempt
-        waits = [policy._wait(state) for _ in range(200)]
+    for before, bound in ((0, 0.5), (1, 1.0), (2, 2.0), (3, 3.0), (8, 3.0)):
+        waits = [policy._wait(TimeoutError(), before) for _ in range(200)]
         assert min(waits) >= 0
         assert bound / 2 < max(waits) <= bound
     for wrong in ({"most": -1}, {"backoff_s": -0.1}):
