@@ -33,7 +33,7 @@ from rewards import candidates, interval, multihop_questions, parse  # the bench
 
 from agentprm.errors import AgentPRMError
 from agentprm.evaluation.rewards import best_threshold
-from agentprm.rewards.default import GATE
+from agentprm.rewards.loading import GATE
 
 Row = dict[str, Any]
 DEFAULTS = {"grounding x query likelihood": {"default": GATE}}  # gates other than the middle

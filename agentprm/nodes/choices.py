@@ -10,8 +10,8 @@ from agentprm.lm import Completion, LanguageModel, Prompt
 from agentprm.nodes.reporting import reported, sampled
 from agentprm.prompts import reply_params
 from agentprm.replies import parse_choice
+from agentprm.rewards.verdict import listed_probability
 from agentprm.rewards.verdict_templates import Found
-from agentprm.rewards.verdict_tokens import listed_probability
 from agentprm.routines import Routine
 
 __all__ = ["LISTED", "chosen", "said_yes"]

@@ -4,15 +4,15 @@ What lives where, in the order in which a score comes about:
 
 - `base`: the contract `ProcessRewardModel`; `PrefixReward`, its short form for rewards of one's own, and the
   memory of what was scored; the check of what any reward gives. `function`: functions as rewards.
-- `loading`, `known_families`: from a name to a reward, `load_reward`. `default`: the reward of
-  a model that was given none.
+- `loading`, `known_families`: from a name to a reward, `load_reward`; the reward of a model that was
+  given none.
 - `conversation`: the messages of an agent as a trajectory. `step_text`: a step as text, and everything that
   is scored as text, each prefix once. `templates`: texts as the tokens that a reward was trained on;
   `verdict_templates`, `graded_templates`, `genprm`: as prompts that ask for a verdict.
 - `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
-  off a model in this process, whose parts `checkpoints` and `heads` load. `served_reward`,
-  `served`, `served_logprobs`, `http_classifier`: off a model behind an address or in vLLM.
-- `verdict`: written by a model; `verdict_tokens`: its probability. `likelihood`: from likelihoods, without
+  off a model in this process, whose parts `checkpoints` loads. `served_reward`,
+  `served`: off a model behind an address or in vLLM.
+- `verdict`: written by a model, and its probability. `likelihood`: from likelihoods, without
   training, several as one; `reading`: likewise from a reader. `step_critic`: by a small encoder that was
   trained to.
 - `routed`, `checked` (with `checkers`), `calibration` (with `separation`): rewards around rewards.
@@ -34,7 +34,6 @@ from agentprm.rewards.base import PrefixReward, ProcessRewardModel, RewardStep, 
 from agentprm.rewards.calibration import Calibrated, Calibration
 from agentprm.rewards.checked import Checked, check_weights
 from agentprm.rewards.conversation import Conversation, trajectory_of
-from agentprm.rewards.default import default_reward
 from agentprm.rewards.function import FunctionReward, as_reward
 from agentprm.rewards.genprm import GenPRM
 from agentprm.rewards.graded_templates import Principled, Rubric
@@ -48,7 +47,7 @@ from agentprm.rewards.likelihood import (
     SelfJudgement,
     reliability,
 )
-from agentprm.rewards.loading import families, load_reward, register, register_readout
+from agentprm.rewards.loading import default_reward, families, load_reward, register, register_readout
 from agentprm.rewards.reading import ReaderGrounding
 from agentprm.rewards.routed import NearestType, RoutedReward
 from agentprm.rewards.step_text import StepText, as_trajectory
@@ -72,11 +71,10 @@ from agentprm.rewards.verdict_templates import (
 )
 
 if TYPE_CHECKING:
-    from agentprm.rewards.http_classifier import HttpClassifier
     from agentprm.rewards.log_ratio import LogRatio
     from agentprm.rewards.readouts import PrefixScalar, TokenHead, TokenLogits, ValueHead
     from agentprm.rewards.served import ServedTokenHead
-    from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits
+    from agentprm.rewards.served_reward import HttpClassifier, ServedLogRatio, ServedTokenLogits
     from agentprm.rewards.step_critic import StepCritic
 
 __all__ = [
@@ -152,12 +150,12 @@ __all__ = [
 
 # torch is heavy and optional: what needs it, or a connection, is imported when it is first named.
 _LOCAL = {
-    "HttpClassifier": "http_classifier",
+    "HttpClassifier": "served_reward",
     "LogRatio": "log_ratio",
     "PrefixScalar": "readouts",
-    "ServedLogRatio": "served_logprobs",
+    "ServedLogRatio": "served_reward",
     "ServedTokenHead": "served",
-    "ServedTokenLogits": "served_logprobs",
+    "ServedTokenLogits": "served_reward",
     "StepCritic": "step_critic",
     "TokenHead": "readouts",
     "TokenLogits": "readouts",

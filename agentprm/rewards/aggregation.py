@@ -88,12 +88,14 @@ def aggregate(scores: Sequence[float], how: Aggregation, *, threshold: float = 0
     if how == "first_error":
         position = first_error(values, threshold)
         return 1.0 if position < 0 else position / len(values)
-    if how == "last":
-        return values[-1]
-    if how in ("mean", "sum"):
-        total = math.fsum(values)
-        return total / len(values) if how == "mean" else total
-    return min(values) if how == "min" else max(values)
+    simple: dict[str, Callable[[list[float]], float]] = {
+        "min": min,
+        "max": max,
+        "last": lambda row: row[-1],
+        "sum": math.fsum,
+        "mean": lambda row: math.fsum(row) / len(row),
+    }
+    return simple[how](values)
 
 
 def first_error(scores: Sequence[float], threshold: float = 0.5) -> int:

@@ -132,7 +132,7 @@ class Calibration:
             scale, shift = _fit_logistic(logits, truth, with_shift=method == "platt")
         fitted = cls(method, space, scale, shift, knots, steps=len(values), reward=reward)
         if threshold == "balanced":
-            threshold = _balanced_threshold([fitted(float(v)) for v in values], truth.tolist())
+            threshold = _between([[fitted(float(v))] for v in values], truth.tolist(), 0.0)
         return replace(fitted, threshold=threshold)
 
     def to_json(self) -> str:
@@ -269,7 +269,10 @@ class Calibrated(RemarkingReward):
         calibration = Calibration.fit(
             scores, truth, method=method, space=reward.space, threshold=threshold, reward=name
         )
-        return cls(reward, replace(calibration, rise=_rise(calibration, pairs)))
+        rises = [[calibration(after) - calibration(before)] for before, after, _ in pairs]
+        next_right = [label for _, _, label in pairs]
+        both = any(next_right) and not all(next_right)
+        return cls(reward, replace(calibration, rise=_between(rises, next_right, -1.0) if both else None))
 
     def _scoring(self, question: str, trajectories: Sequence[Trajectory]) -> Routine[list[list[float]]]:
         rows = yield from wait(self.reward.score, self.reward.ascore, question, trajectories)
@@ -354,21 +357,10 @@ def _fit_logistic(logits: np.ndarray, truth: np.ndarray, *, with_shift: bool) ->
     return float(np.exp(parameters[0])), float(parameters[1])
 
 
-def _balanced_threshold(probabilities: Sequence[float], labels: Sequence[bool]) -> float:
-    """Threshold with the best harmonic mean of both accuracies; one step is a solution of one step."""
-    rows = [[p] for p in probabilities]
-    threshold, _ = best_threshold(rows, [-1 if label else 0 for label in labels])
-    return min(max(threshold, 0.0), 1.0)
-
-
-def _rise(calibration: Calibration, pairs: Sequence[tuple[float, float, bool]]) -> float | None:
-    """The rise that best tells right next steps from wrong ones; `None` where one kind is missing."""
-    labels = [label for _, _, label in pairs]
-    if all(labels) or not any(labels):
-        return None
-    rises = [[calibration(after) - calibration(before)] for before, after, _ in pairs]
-    rise, _ = best_threshold(rises, [-1 if label else 0 for label in labels])
-    return min(max(rise, -1.0), 1.0)
+def _between(scores: Sequence[Sequence[float]], right: Sequence[bool], least: float) -> float:
+    """What separates right from wrong best, by the harmonic mean of both accuracies, each alone."""
+    found, _ = best_threshold(scores, [-1 if label else 0 for label in right])
+    return min(max(found, least), 1.0)
 
 
 def _checked(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 Published reward models carry heads that transformers has no class for, and code of their own that
 stops loading with every other release. The decoder below such a head is an ordinary one. Here it is
 loaded with the library's class, and the head's few tensors are read from the files by their names.
+`HeadModel` is what the engine sees of both.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +28,17 @@ from agentprm.engine.lora import base_name, merge_adapter
 from agentprm.errors import ConfigurationError
 from agentprm.model_names import model_name
 
-__all__ = ["load_backbone", "load_causal", "load_head", "read_config"]
+__all__ = [
+    "HeadModel",
+    "WordHead",
+    "load_backbone",
+    "load_causal",
+    "load_head",
+    "read_config",
+    "split_model",
+    "word_model",
+]
+
 
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -147,7 +160,7 @@ def load_head(name: str | Path, hidden: int, outputs: int, key: str | None = Non
         ConfigurationError: If there is no such head, or more than one.
     """
     places = _places(name)
-    outside = [k for k in places if k.endswith(".weight") and not _of_decoder(k)]
+    outside = [k for k in places if k.endswith(".weight") and not _unwrapped(k).startswith(_DECODERS)]
     tensors = _read(places, outside)
     layers: dict[str, list[str]] = {}
     for weight in outside:
@@ -186,10 +199,6 @@ def _fits(shapes: list[tuple[int, ...]], hidden: int, outputs: int) -> bool:
     chain = [shapes[0][1], *(shape[0] for shape in shapes)]
     joined = len(shapes) == 1 or shapes[1][1] == shapes[0][0]
     return joined and chain[0] == hidden and chain[-1] == outputs
-
-
-def _of_decoder(key: str) -> bool:
-    return _unwrapped(key).startswith(_DECODERS)
 
 
 def _unwrapped(key: str) -> str:
@@ -251,3 +260,107 @@ def _open(path: Path, use: Callable[[Callable[[str], torch.Tensor], Iterable[str
     mapped = zipfile.is_zipfile(path)  # the oldest format cannot be mapped
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     return use(state.__getitem__, state.keys())
+
+
+class HeadModel(nn.Module):
+    """Hidden states of a decoder through a head, in the call form of a causal language model.
+
+    The head runs in fp32 whatever the decoder's precision: it is small, and a logit gap that fp16
+    rounds to a probability of zero stays a number.
+
+    Args:
+        backbone: A transformers decoder without head.
+        head: A module from `[…, hidden]` to `[…, outputs]`.
+    """
+
+    def __init__(self, backbone: Any, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = copy.deepcopy(head).float()
+        self.config, self.device, self.dtype = backbone.config, backbone.device, backbone.dtype
+        self.eval()
+
+    def set_attn_implementation(self, name: str) -> None:
+        """Puts the decoder on this attention."""
+        self.backbone.set_attn_implementation(name)
+
+    def forward(self, logits_to_keep: int | torch.Tensor = 0, **kwargs: Any) -> Any:
+        """Outputs of the head at the last columns (an `int`; 0 is all) or at chosen ones."""
+        hidden = self.backbone(**kwargs).last_hidden_state
+        columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return SimpleNamespace(logits=self.head(hidden[:, columns].float()))
+
+
+class WordHead(nn.Module):
+    """A few rows of a vocabulary head, with what the model does to its logits."""
+
+    def __init__(self, embeddings: Any, words: Sequence[int], config: Any) -> None:
+        super().__init__()
+        rows = torch.tensor(list(words), device=embeddings.weight.device)
+        self.weight = nn.Parameter(embeddings.weight.detach()[rows].clone(), requires_grad=False)
+        bias = getattr(embeddings, "bias", None)
+        self.bias = None if bias is None else nn.Parameter(bias.detach()[rows].clone(), requires_grad=False)
+        scale = getattr(config, "logit_scale", None) or 1.0
+        self.scale = float(scale) / float(getattr(config, "logits_scaling", None) or 1.0)
+        self.cap: float | None = getattr(config, "final_logit_softcapping", None)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of the words."""
+        logits = nn.functional.linear(hidden, self.weight, self.bias) * self.scale
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+class _Words(nn.Module):
+    """A causal language model of which only a few words are wanted, by way of all of them."""
+
+    def __init__(self, model: Any, words: Sequence[int]) -> None:
+        super().__init__()
+        self.model, self.config, self.words = model, model.config, list(words)
+        self.device, self.dtype = model.device, model.dtype
+
+    def set_attn_implementation(self, name: str) -> None:
+        self.model.set_attn_implementation(name)
+
+    def forward(self, **kwargs: Any) -> Any:
+        logits = self.model(**kwargs).logits
+        return SimpleNamespace(logits=logits[..., self.words].float())
+
+
+def word_model(model: Any, words: Sequence[int]) -> nn.Module:
+    """A causal language model whose outputs are the logits of `words` alone.
+
+    Their rows of the vocabulary head are used where that gives what the model itself computes (it is
+    checked on a few tokens); with a model that treats its logits in a way of its own, all logits are
+    computed and the others dropped.
+    """
+    sliced = HeadModel(model.base_model, WordHead(model.get_output_embeddings(), words, model.config))
+    tokens = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    with torch.no_grad():
+        theirs = model(input_ids=tokens, use_cache=False).logits[..., list(words)].float()
+        ours = sliced(input_ids=tokens, use_cache=False).logits
+    exact = torch.finfo(model.dtype).bits == 32
+    if torch.allclose(ours, theirs, rtol=1e-4 if exact else 2e-2, atol=1e-4 if exact else 5e-2):
+        return sliced
+    return _Words(model, words)
+
+
+_HEADS = ("score", "classifier", "v_head", "value_head", "reward_head", "summary")
+
+
+def split_model(model: Any) -> tuple[Any, nn.Module]:
+    """The decoder and the head of a loaded classification or value-head model.
+
+    Raises:
+        ConfigurationError: If it has no head that is known.
+    """
+    for name in _HEADS:
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            summary = getattr(head, "summary", None)
+            chosen = summary if isinstance(summary, nn.Module) else head
+            inner = getattr(model, "pretrained_model", model)
+            return inner.base_model, chosen
+    raise ConfigurationError(
+        f"{type(model).__name__} has no classification or value head (looked for {', '.join(_HEADS)}). "
+        "Pass a model for token or sequence classification, or a name or folder with the head's key."
+    )

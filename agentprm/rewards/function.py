@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
@@ -85,6 +86,35 @@ def takes(function: Callable[..., Any], *arguments: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def twins(
+    function: Callable[..., Any] | Runnable[Any, Any], *names: str
+) -> tuple[Callable[..., Any], Callable[..., Awaitable[Any]]]:
+    """A user's function, async or not, or a runnable of these inputs, as a function and its async twin."""
+    if isinstance(function, Runnable):
+        runnable = function
+        return (
+            lambda *values: runnable.invoke(dict(zip(names, values, strict=True))),
+            lambda *values: runnable.ainvoke(dict(zip(names, values, strict=True))),
+        )
+
+    def sync(*values: Any) -> Any:
+        found = function(*values)
+        if inspect.isawaitable(found):
+            getattr(found, "close", lambda: None)()  # no warning that it was never awaited
+            raise ConfigurationError(
+                f"{getattr(function, '__name__', function)} is async. Rank with acompress_documents (ainvoke "
+                "of a graph), or pass a function that is not."
+            )
+        return found
+
+    async def on_loop(*values: Any) -> Any:
+        # An async function only makes its coroutine in the thread; a sync one does its work there.
+        found = await asyncio.to_thread(function, *values)
+        return await found if inspect.isawaitable(found) else found
+
+    return sync, on_loop
 
 
 def _inputs(question: str, prefixes: Sequence[Trajectory]) -> list[dict[str, Any]]:

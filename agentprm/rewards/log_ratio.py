@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from agentprm.budget import record
 from agentprm.errors import ConfigurationError, check_choice, check_least
@@ -19,22 +18,17 @@ from agentprm.rewards.templates import Dialogue, Shares, step_shares
 import torch  # isort: skip
 
 from agentprm.engine.reading import Call, read_tokens
-from agentprm.engine.scheduler import Scheduler
 from agentprm.lm.transformers import TransformersLM
 from agentprm.rewards.checkpoints import load_causal
 
 __all__ = ["LogRatio"]
 
 
-@dataclass(frozen=True)
-class _Side:
+class _Side(NamedTuple):
     """A model and how the conversation reads to it."""
 
-    scheduler: Scheduler
-    adapter: str | None
-    tokenizer: Any
+    model: TransformersLM
     template: Dialogue
-    longest: int | None
 
 
 class LogRatio(LocalReward):
@@ -105,9 +99,9 @@ class LogRatio(LocalReward):
         ours = _side(model, tokenizer, template, dtype, device, max_batch_tokens)
         self._sides = [ours]
         if reference is not None:
-            shared = ours.tokenizer if tokenizer is None else tokenizer
+            shared = ours.model.tokenizer if tokenizer is None else tokenizer
             theirs = _side(reference, shared, reference_template or template, dtype, device, max_batch_tokens)
-            known, needed = theirs.scheduler.engine.vocab_size, len(ours.tokenizer)
+            known, needed = theirs.model.scheduler.engine.vocab_size, len(ours.model.tokenizer)
             if known < needed:
                 raise ConfigurationError(
                     f"The reference knows {known} tokens, the model's tokenizer has {needed}: a log-ratio "
@@ -118,7 +112,7 @@ class LogRatio(LocalReward):
     @property
     def tokens_computed(self) -> int:
         """Tokens that went through either model so far."""
-        return sum(engine.computed for engine in {side.scheduler.engine for side in self._sides})
+        return sum(engine.computed for engine in {side.model.scheduler.engine for side in self._sides})
 
     def score(self, question: str, trajectories: Sequence[Trajectory]) -> list[list[float]]:
         """See `ProcessRewardModel.score`."""
@@ -156,8 +150,10 @@ class LogRatio(LocalReward):
         sums: list[dict[int, Shares]] = []
         for steps, new in trajectories:
             with self._encoding:
-                ids = side.template.boundaries(side.tokenizer, question, steps, new)
-            fitting = [k for k in new if fits_context(len(ids[k]), side.longest, self.on_overflow, k)]
+                ids = side.template.boundaries(side.model.tokenizer, question, steps, new)
+            fitting = [
+                k for k in new if fits_context(len(ids[k]), side.model.max_context, self.on_overflow, k)
+            ]
             own, shares = step_shares(ids, fitting)
             at = len(texts)
             moved = [[(at + n, low, high, sign) for n, low, high, sign in parts] for parts in shares]
@@ -181,10 +177,10 @@ class LogRatio(LocalReward):
             bounds: list[list[int]] = []
             for steps in trajectories:
                 with self._encoding:
-                    counts = official_counts(side.template, side.tokenizer, question, steps)
-                    whole = official_ids(side.template, side.tokenizer, question, steps)
+                    counts = official_counts(side.template, side.model.tokenizer, question, steps)
+                    whole = official_ids(side.template, side.model.tokenizer, question, steps)
                 for k, count in enumerate(counts):
-                    fits_context(min(count, len(whole)), side.longest, "error", max(0, k - 1))
+                    fits_context(min(count, len(whole)), side.model.max_context, "error", max(0, k - 1))
                 # Tokens from the first boundary on count; a boundary is the index of a prefix's last.
                 texts.append((whole, counts[0] - 1))
                 bounds.append([min(count, len(whole)) - counts[0] + 1 for count in counts[1:]])
@@ -200,7 +196,7 @@ def _read(side: _Side, texts: Sequence[tuple[list[int], int]], call: Call) -> li
     """Log-probabilities of each text's tokens from its index on, and their cost on record."""
     before = call.computed
     try:
-        return read_tokens(side.scheduler, texts, call, side.adapter)
+        return read_tokens(side.model.scheduler, texts, call, side.model.adapter)
     finally:
         asked = sum(len(ids) for ids, _ in texts)
         record(model_calls=len(texts), prompt_tokens=asked, computed_tokens=call.computed - before)
@@ -248,4 +244,4 @@ def _side(
         causal = load_causal(model, dtype, device) if named else model
         model = TransformersLM(causal, tokenizer, max_batch_tokens=max_batch_tokens)
     template.check(model.tokenizer)
-    return _Side(model.scheduler, model.adapter, model.tokenizer, template, model.max_context)
+    return _Side(model, template)

@@ -27,8 +27,14 @@ from agentprm.engine.loading import max_context
 from agentprm.engine.reading import Call, Reading, read_outputs
 from agentprm.engine.scheduler import Scheduler
 from agentprm.engine.tokenizing import common_length, load_tokenizer
-from agentprm.rewards.checkpoints import load_backbone, load_causal, load_head
-from agentprm.rewards.heads import HeadModel, split_model, word_model
+from agentprm.rewards.checkpoints import (
+    HeadModel,
+    load_backbone,
+    load_causal,
+    load_head,
+    split_model,
+    word_model,
+)
 
 __all__ = [
     "HeadReward",

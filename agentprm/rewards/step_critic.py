@@ -18,7 +18,7 @@ from agentprm.errors import ConfigurationError, MissingDependencyError, check_le
 from agentprm.forking import ForkSafeLock
 from agentprm.packaged import default_reader, packaged_reader_folder
 from agentprm.readers.base import Reader
-from agentprm.rewards.base import PrefixReward, RewardStep, Trajectory, logit
+from agentprm.rewards.base import PrefixReward, Trajectory, logit
 from agentprm.rewards.reading import ReaderGrounding, gives_answer
 from agentprm.text import clean_text, one_line, terms
 
@@ -259,7 +259,7 @@ class StepCritic(PrefixReward):
     def _probabilities(self, question: str, paths: Sequence[Trajectory]) -> list[float]:
         if not paths:
             return []
-        paths = [[*path[:-1], _shortened(path[-1], self.passages)] for path in paths]
+        paths = [[*p[:-1], {**p[-1], "passages": p[-1]["passages"][: self.passages]}] for p in paths]
         support = self._reader.score_prefixes(question, [path[-1:] for path in paths])
         features = [features_of(question, p, s) for p, s in zip(paths, support, strict=True)]
         if self._tokenizer is None:
@@ -283,10 +283,6 @@ class StepCritic(PrefixReward):
             found += logits.double().sigmoid().tolist()
             at += size
         return found
-
-
-def _shortened(step: RewardStep, most: int) -> RewardStep:
-    return step if len(step["passages"]) <= most else {**step, "passages": step["passages"][:most]}
 
 
 def _tokens(steps: Sequence[StepRows]) -> int:

@@ -1,14 +1,16 @@
-"""Readout: a verdict that a language model writes, with the critique that led to it."""
+"""Readout: a verdict that a language model writes, with its probability and the critique that led to it."""
 
 from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentprm.budget import record
+from agentprm.engine.tokenizing import common_length
 from agentprm.errors import ConfigurationError, check_choice, check_least
 from agentprm.forking import ForkSafeLock
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
@@ -23,11 +25,10 @@ from agentprm.rewards.base import (
 )
 from agentprm.rewards.step_text import StepText, StepWriter
 from agentprm.rewards.verdict_templates import Continuation, Found, Judge, VerdictTemplate, Writing
-from agentprm.rewards.verdict_tokens import listed_probability
 from agentprm.routines import Routine, adrive, drive, wait, wait_in_thread
 from agentprm.text import one_line
 
-__all__ = ["Verdict", "VerdictReward"]
+__all__ = ["Verdict", "VerdictReward", "listed_probability"]
 
 
 _logger = logging.getLogger(__name__)
@@ -317,3 +318,56 @@ def _verdict(samples: Sequence[tuple[str, float | None]]) -> Verdict:
     votes = tuple(vote for _, vote in samples if vote is not None)
     score = math.fsum(votes) / len(votes) if votes else None
     return Verdict(score, votes, len(samples) - len(votes), tuple(text for text, _ in samples))
+
+
+_MARKS = " \t\r\n*_`\"'"  # that a token may hold before a word
+
+
+def listed_probability(found: Found, text: str, completion: Completion) -> float | None:
+    """P(good) / (P(good) + P(bad)) at a verdict, over all listed tokens that begin either word.
+
+    Read at the token where the two words part: " Yes" or " No", but "in" of "incorrect". A word of which
+    no token is listed counts as likely as it may be at most: as the last one listed, or all that the
+    list leaves.
+
+    Args:
+        found: The verdict.
+        text: The assistant's turn that it was found in.
+        completion: The completion that the turn ends with.
+
+    Returns:
+        The probability, or `None` if the completion does not say.
+    """
+    start = text.rfind(completion.text)
+    if found.at is None or not completion.token_logprobs or start < 0:
+        return None
+    words = [word.strip().lower() for word in found.words]
+    begin = found.at - start + len(found.words[0]) - len(found.words[0].lstrip())
+    common = common_length(*words)
+    if begin < 0 or common == min(map(len, words)):  # one word begins the other
+        return None
+    tokens = completion.token_logprobs
+    token = tokens[bisect_right(tokens, begin + common, key=lambda t: t.at) - 1]
+    lead = completion.text[token.at : begin].lower()  # of the token, before the word
+    rests = [word[max(0, token.at - begin) :] for word in words]
+    listed = {**dict(token.top), token.token: token.logprob}
+    likely = {said: math.exp(min(logprob, 0.0)) for said, logprob in listed.items()}
+    masses = [0.0, 0.0]
+    for said, probability in likely.items():
+        bare = said.lower().removeprefix(lead).lstrip(_MARKS)
+        begins = [_begins(bare, rest) for rest in rests]
+        if begins.count(True) == 1:
+            masses[begins.index(True)] += probability
+    if not any(masses):
+        return None
+    least = min(math.exp(min(logprob, 0.0)) for _, logprob in token.top or [("", token.logprob)])
+    unseen = min(least, max(0.0, 1 - math.fsum(likely.values())))
+    good, bad = (mass or unseen for mass in masses)
+    return good / (good + bad)
+
+
+def _begins(said: str, word: str) -> bool:
+    """Whether a token is the beginning of a word, or the word and what may follow it."""
+    if said.startswith(word):
+        return not said[len(word) :][:1].isalnum()
+    return bool(said) and word.startswith(said)

@@ -149,27 +149,20 @@ def only_last(found: Found | None, count: int) -> list[Found | None]:
 
 def _after(text: str, mark: str, words: tuple[str, str], span: tuple[int, int]) -> Found | None:
     """The verdict word after the last occurrence of `mark` in a part of the text."""
-    pattern = rf"{mark}\s*\W{{0,4}}({re.escape(words[0])}|{re.escape(words[1])})\b"
-    matches = list(re.compile(pattern, re.IGNORECASE).finditer(text, *span))
-    if not matches:
-        return None
-    return at_word(text, matches[-1].start(1), words)
+    pattern = re.compile(rf"{mark}\s*\W{{0,4}}({'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
+    matches = list(pattern.finditer(text, *span))
+    return at_word(text, matches[-1].start(1), words) if matches else None
 
 
 def _alone(text: str, words: tuple[str, str], span: tuple[int, int]) -> Found | None:
-    """A verdict word that is the whole last line of a part of the text."""
-    either = f"{re.escape(words[0])}|{re.escape(words[1])}"
-    pattern = rf"(?:\A|\n)[^\w\n]{{0,20}}({either})\W{{0,20}}\Z"
-    match = re.search(pattern, text[slice(*span)].rstrip(), re.IGNORECASE)
+    """A verdict word that is the whole last line of a part of the text, or else the whole first one."""
+    either, part = "|".join(map(re.escape, words)), text[slice(*span)]
+    last = rf"(?:\A|\n)[^\w\n]{{0,20}}({either})\W{{0,20}}\Z"
+    match = re.search(last, part.rstrip(), re.IGNORECASE)
+    if match is None:
+        first = rf"\s*[^\w\n]{{0,20}}({either})[^\w\n]{{0,20}}(?:\n|\Z)"
+        match = re.match(first, part, re.IGNORECASE)
     return None if match is None else at_word(text, span[0] + match.start(1), words)
-
-
-def _first(text: str, words: tuple[str, str], span: tuple[int, int]) -> Found | None:
-    """A verdict word that is the whole first line of a part of the text."""
-    either = f"{re.escape(words[0])}|{re.escape(words[1])}"
-    part = text[slice(*span)].lstrip()
-    match = re.match(rf"[^\w\n]{{0,20}}({either})[^\w\n]{{0,20}}(?:\n|\Z)", part, re.IGNORECASE)
-    return None if match is None else at_word(text, span[1] - len(part) + match.start(1), words)
 
 
 _JUDGE = (
@@ -221,7 +214,13 @@ class Judge(VerdictTemplate):
         words = self.words
         # The label may stand in quotes, as in JSON.
         found = _after(text, r"Verdict[\"'\s]{0,4}(?:[:\uff1a]|\bis\b)", words, span)
-        return only_last(found or _alone(text, words, span) or _first(text, words, span), count)
+        return only_last(found or _alone(text, words, span), count)
+
+
+_REVIEW = (
+    "Review and critique each step in the proposed solution to determine whether each step is correct. "
+    "If the solution is incomplete, only verify the provided steps."
+)
 
 
 @dataclass(frozen=True)
@@ -253,9 +252,7 @@ class StepChecks(VerdictTemplate):
         solution = "\n\n".join(f"Step {k}: {step}" for k, step in enumerate(steps, 1))
         user = (
             f"You are given a {self.kind} problem and a proposed step-by-step solution:\n\n"
-            f"[{self.kind.capitalize()} Problem]\n\n{question}\n\n[Solution]\n\n{solution}\n\n"
-            "Review and critique each step in the proposed solution to determine whether each step is "
-            "correct. If the solution is incomplete, only verify the provided steps."
+            f"[{self.kind.capitalize()} Problem]\n\n{question}\n\n[Solution]\n\n{solution}\n\n" + _REVIEW
         )
         return [("user", user)]
 
@@ -313,9 +310,7 @@ class SolutionCheck(VerdictTemplate):
             numbered = "\n".join(f"Step {k}: {step}" for k, step in enumerate(steps, 1))
             user = (
                 f"You are given a {kind}problem and a proposed step-by-step solution:\n\n"
-                f"{title}\n{question}\n\n[Solution]\n{numbered}\n\n"
-                "Review and critique each step in the proposed solution to determine whether each step is "
-                "correct. If the solution is incomplete, only verify the provided steps."
+                f"{title}\n{question}\n\n[Solution]\n{numbered}\n\n" + _REVIEW
             )
         return [("user", user)]
 

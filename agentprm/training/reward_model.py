@@ -17,7 +17,7 @@ from torch import nn
 
 from agentprm.errors import ConfigurationError, InputError
 from agentprm.rewards.base import RewardStep
-from agentprm.rewards.heads import WordHead
+from agentprm.rewards.checkpoints import WordHead
 from agentprm.rewards.known_families import Family
 from agentprm.rewards.labels import LabelledRow, labelled_row
 from agentprm.rewards.loading import families

@@ -11,7 +11,7 @@ from agentprm.engine.tokenizing import PromptText
 from agentprm.errors import ContextLengthError
 from agentprm.lm import Prompt, SamplingParams, VllmLM
 from agentprm.rewards.base import RewardStep
-from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits
+from agentprm.rewards.served_reward import ServedLogRatio, ServedTokenLogits
 from agentprm.rewards.templates import Dialogue, TurnSteps
 from tests.unit.lm.toy_engine import ToyEngine, check_greedy, plain_score
 from tests.vllm.conftest import ENGINE

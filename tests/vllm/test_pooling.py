@@ -5,8 +5,8 @@ import pytest
 from agentprm.budget import metered
 from agentprm.errors import ConfigurationError
 from agentprm.rewards.base import RewardStep
-from agentprm.rewards.http_classifier import HttpClassifier
 from agentprm.rewards.served import ServedTokenHead
+from agentprm.rewards.served_reward import HttpClassifier
 from agentprm.rewards.templates import ChatSteps
 from tests.tiny_models import enlivened
 from tests.vllm.conftest import ENGINE, serving

@@ -8,6 +8,7 @@ B(x)`, `2*x + 4 = 10 and x > 0`). A formula is a nested tuple whose first item i
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Formula", "FormulaError", "parse_formula"]
@@ -75,27 +76,21 @@ class _Parser:
         return self._tokens[min(self._place + ahead, len(self._tokens) - 1)]
 
     def formula(self, depth: int) -> Formula:
-        left = self._implication(depth)
-        while self._take(_SAME):
-            left = ("iff", left, self._implication(depth))
-        return left
+        return self._chain(depth, _SAME, "iff", self._implication)
 
     def _implication(self, depth: int) -> Formula:
-        left = self._disjunction(depth)
+        left = self._chain(depth, _OR, "or", self._conjunction)
         if self._take(_IMPLIES):
             return ("implies", left, self._implication(depth + 1))
         return left
 
-    def _disjunction(self, depth: int) -> Formula:
-        left = self._conjunction(depth)
-        while self._take(_OR):
-            left = ("or", left, self._conjunction(depth))
-        return left
-
     def _conjunction(self, depth: int) -> Formula:
-        left = self._unary(depth)
-        while self._take(_AND):
-            left = ("and", left, self._unary(depth))
+        return self._chain(depth, _AND, "and", self._unary)
+
+    def _chain(self, depth: int, signs: set[str], kind: str, part: Callable[[int], Formula]) -> Formula:
+        left = part(depth)
+        while self._take(signs):
+            left = (kind, left, part(depth))
         return left
 
     def _unary(self, depth: int) -> Formula:

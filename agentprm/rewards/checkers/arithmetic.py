@@ -7,6 +7,7 @@ percentages, mixed units and roundings never refute a step.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -121,7 +122,7 @@ class ArithmeticChecker:
         """A verdict on each equation between numbers that `text` states."""
         verdicts: list[CheckResult] = []
         for part in [*_NOTE.findall(text), text]:
-            for segment in _segments(_pieces(_without_markup(part))):
+            for segment in _segments(_pieces(part)):
                 verdicts += self._chain(segment, text)
         unique = {verdict.evidence: verdict for verdict in verdicts}
         return list(unique.values())
@@ -185,14 +186,10 @@ def _last_place(value: Value, approximate: bool) -> Any:
     return place
 
 
-def _without_markup(text: str) -> str:
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
-    return text
-
-
 def _pieces(text: str) -> list[_TextPiece]:
     """Tokens with words resolved to units, factors, opaque operands or breaks."""
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
     found = [(str(m.lastgroup), m.group(), m.start()) for m in _TOKEN.finditer(text)]
     ends = {start + len(token): kind for kind, token, start in found}
     pieces: list[_TextPiece] = []
@@ -263,15 +260,11 @@ def _segments(pieces: list[_TextPiece]) -> Iterator[list[_TextPiece]]:
             segment.append(piece)
             continue
         if segment:
-            first = [p.kind for p in segment[: next(_relation_at(segment), len(segment))]]
-            if after_words and not {"op", "sqrt"} & set(first):
+            first = {p.kind for p in itertools.takewhile(lambda p: p.kind != "relation", segment)}
+            if after_words and not {"op", "sqrt"} & first:
                 segment.insert(0, _TextPiece("opaque", ""))
             yield segment
         segment, after_words = [], bool(piece.text)
-
-
-def _relation_at(segment: list[_TextPiece]) -> Iterator[int]:
-    return (i for i, piece in enumerate(segment) if piece.kind == "relation")
 
 
 def _sides(segment: list[_TextPiece]) -> list[_Side]:

@@ -120,17 +120,14 @@ class PythonSandbox:
         """
         try:
             return _run(
-                {
-                    "programs": [*before, program],
-                    "variables": dict(variables or {}),
-                    "modules": self.modules,
-                    "path": [path for path in sys.path if path] if self.modules else [],
-                    "seconds": self.seconds,
-                    "memory": self.memory_mb << 20,
-                    "isolate": self.isolation == "required",
-                },
+                [*before, program],
                 self.seconds,
+                self.memory_mb,
                 self.output_chars,
+                variables=dict(variables or {}),
+                modules=self.modules,
+                path=[path for path in sys.path if path] if self.modules else [],
+                isolate=self.isolation == "required",
             )
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"The variables of a program must be JSON values: {error}") from error
@@ -144,9 +141,12 @@ class PythonSandbox:
         return "\n".join(part for part in (result.output.rstrip("\n"), reason) if part)
 
 
-def _run(task: Mapping[str, Any], seconds: float, output_chars: int) -> ProgramResult:
+def _run(
+    programs: Sequence[str], seconds: float, memory_mb: int, output_chars: int, **task: Any
+) -> ProgramResult:
     secret = secrets.token_hex(16)
-    text = json.dumps({**task, "secret": secret})
+    task = {"variables": {}, "modules": [], "path": [], **task, "programs": programs, "secret": secret}
+    text = json.dumps({**task, "seconds": seconds, "memory": memory_mb << 20})
     verdict, theirs = os.pipe()
     try:
         # -I: no environment variables, no user site, no current folder on the path; -S: no site packages.
@@ -245,14 +245,5 @@ class _PipeReader(threading.Thread):
 @functools.cache
 def _missing_isolation() -> str:
     """Why programs cannot be isolated here, or nothing; tried once with a program that does nothing."""
-    task = {
-        "programs": [""],
-        "variables": {},
-        "modules": [],
-        "path": [],
-        "seconds": 20,
-        "memory": 512 << 20,
-        "isolate": True,
-    }
-    result = _run(task, 20.0, 1000)
+    result = _run([""], 20.0, 512, 1000, isolate=True)
     return "" if result.status == "ok" else result.error.splitlines()[-1] if result.error else result.status

@@ -38,7 +38,8 @@ class TableChecker:
     name = "table"
 
     def __init__(self, rows: Sequence[TableRow] | None = None, *, key: str | None = None) -> None:
-        self._tables = None if rows is None else [_texts(rows)]
+        texts = [{str(column): str(cell) for column, cell in row.items()} for row in rows or ()]
+        self._tables = None if rows is None else [texts]
         self._key = key
         if rows is not None and key is not None and not all(key in row for row in rows):
             raise ConfigurationError(f"Every row needs the key column {key!r}.")
@@ -111,10 +112,6 @@ def read_tables(text: str) -> Iterator[list[dict[str, str]]]:
             ]
             if all(rows) and len({tuple(row) for row in rows}) == 1:
                 yield rows
-
-
-def _texts(rows: Sequence[TableRow]) -> list[dict[str, str]]:
-    return [{str(column): str(cell) for column, cell in row.items()} for row in rows]
 
 
 def _plain(text: str) -> str:

@@ -8,6 +8,7 @@ itself; `agentprm.rewards.check_weights` measures how much.
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from agentprm.documents import joined
 from agentprm.lm import LanguageModel, SamplingParams, as_language_model
@@ -50,10 +51,19 @@ _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 class _Writer:
-    def __init__(self, model: LanguageModel | object, prompt: ChatTemplate, max_tokens: int) -> None:
+    default_prompt: ClassVar[ChatTemplate]
+    default_tokens: ClassVar[int]
+
+    def __init__(
+        self,
+        model: LanguageModel | object,
+        *,
+        prompt: ChatTemplate | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
         self.model: LanguageModel = as_language_model(model)
-        self.prompt = prompt
-        self._params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+        self.prompt = prompt or self.default_prompt
+        self._params = SamplingParams(max_tokens=max_tokens or self.default_tokens, temperature=0.0)
 
     def _reply(self, question: str, prefix: Trajectory) -> str:
         step = prefix[-1]
@@ -72,18 +82,12 @@ class ProgramWriter(_Writer):
 
     Args:
         model: A language model, or what `agentprm.lm.as_language_model` takes.
-        prompt: Fields `question`, `known` (earlier steps), `passages`, `step`.
-        max_tokens: Longest program.
+        prompt: Fields `question`, `known` (earlier steps), `passages`, `step`; by default `PROGRAM_PROMPT`.
+        max_tokens: Longest program; by default 400.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel | object,
-        *,
-        prompt: ChatTemplate = PROGRAM_PROMPT,
-        max_tokens: int = 400,
-    ) -> None:
-        super().__init__(model, prompt, max_tokens)
+    default_prompt = PROGRAM_PROMPT
+    default_tokens = 400
 
     def __call__(self, question: str, prefix: Trajectory) -> str | None:
         """A program with an assertion, or `None` if the model wrote none."""
@@ -98,18 +102,12 @@ class FormulaWriter(_Writer):
 
     Args:
         model: A language model, or what `agentprm.lm.as_language_model` takes.
-        prompt: Fields `question`, `known` (earlier steps), `passages`, `step`.
-        max_tokens: Longest translation.
+        prompt: Fields `question`, `known` (earlier steps), `passages`, `step`; by default `FORMULA_PROMPT`.
+        max_tokens: Longest translation; by default 200.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel | object,
-        *,
-        prompt: ChatTemplate = FORMULA_PROMPT,
-        max_tokens: int = 200,
-    ) -> None:
-        super().__init__(model, prompt, max_tokens)
+    default_prompt = FORMULA_PROMPT
+    default_tokens = 200
 
     def __call__(self, question: str, prefix: Trajectory) -> Entailment | None:
         """Premises and conclusion, or `None` if the model wrote none."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentprm.rewards import default_reward
-from agentprm.rewards.default import GATE
+from agentprm.rewards.loading import GATE
 from agentprm.testing import ScriptedLanguageModel
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gate.py"

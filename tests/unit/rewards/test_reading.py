@@ -11,7 +11,7 @@ from hypothesis import strategies as st  # noqa: E402
 from agentprm.engine.engine import Engine  # noqa: E402
 from agentprm.engine.reading import Call, Reading, read_outputs, read_tokens  # noqa: E402
 from agentprm.engine.scheduler import Scheduler  # noqa: E402
-from agentprm.rewards.heads import HeadModel, split_model, word_model  # noqa: E402
+from agentprm.rewards.checkpoints import HeadModel, split_model, word_model  # noqa: E402
 
 VOCABULARY = 50
 KINDS = {

@@ -18,9 +18,12 @@ from agentprm.errors import (  # noqa: E402
 )
 from agentprm.lm import ServerLM, VllmLM  # noqa: E402
 from agentprm.rewards import VerdictReward, as_trajectory, load_reward  # noqa: E402
-from agentprm.rewards.http_classifier import HttpClassifier  # noqa: E402
 from agentprm.rewards.served import ServedTokenHead  # noqa: E402
-from agentprm.rewards.served_logprobs import ServedLogRatio, ServedTokenLogits  # noqa: E402
+from agentprm.rewards.served_reward import (  # noqa: E402
+    HttpClassifier,
+    ServedLogRatio,
+    ServedTokenLogits,
+)
 from agentprm.rewards.templates import ChatSteps, Dialogue, PlainSteps, TurnSteps  # noqa: E402
 from tests.unit.lm.toy_engine import BLOCK, Loopback, ToyEngine, vllm_answers, vllm_module  # noqa: E402
 from tests.unit.rewards.conftest import build, build_tokenizer  # noqa: E402

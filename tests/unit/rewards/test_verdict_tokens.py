@@ -9,10 +9,10 @@ import pytest
 from agentprm.errors import ConfigurationError
 from agentprm.graphs import create_reasoning_graph
 from agentprm.lm import ChatLM, Completion, Prompt, SamplingParams, ServerLM, TokenLogprob
-from agentprm.lm.token_logprobs import summed, token_logprobs
+from agentprm.lm.reports import summed, token_logprobs
 from agentprm.rewards import Calibrated, Judge, VerdictReward, as_trajectory, default_reward
+from agentprm.rewards.verdict import listed_probability
 from agentprm.rewards.verdict_templates import StepChecks
-from agentprm.rewards.verdict_tokens import listed_probability
 from agentprm.testing import (
     LlamaCppServer,
     OllamaServer,
