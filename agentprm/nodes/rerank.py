@@ -25,9 +25,8 @@ from agentprm.nodes.retrieve import search_text
 from agentprm.nodes.score_steps import reward_step
 from agentprm.rerank.base import Reranker
 from agentprm.rerank.comparator import Comparator
-from agentprm.rerank.critic import CriticReranker
-from agentprm.rerank.cross_encoder import CrossEncoderReranker
 from agentprm.rerank.pairwise import PairwiseReranker
+from agentprm.rerank.pointwise import CriticReranker, CrossEncoderReranker
 from agentprm.rewards.base import ProcessRewardModel
 from agentprm.routines import Routine
 from agentprm.state import ReasoningState, Reranking, Step, ancestors, documents_of, open_steps

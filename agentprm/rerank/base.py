@@ -201,7 +201,9 @@ class Reranker(BaseDocumentCompressor):
             )
         scores, method = [float(s) for s in ranked.scores], self.method
         if self.prior_weight:
-            scores = _fused(list(order), self.prior_weight)
+            scores = reciprocal_ranks(count, self.prior_weight)
+            for place, score in zip(order, reciprocal_ranks(count), strict=True):
+                scores[place] += score
             order = dict.fromkeys(sorted(range(count), key=lambda place: -scores[place]))
             method += f" with prior {self.prior_weight:g}"
         return Ranking(tuple(order), tuple(scores), method, judging)
@@ -228,14 +230,6 @@ class Reranker(BaseDocumentCompressor):
             )
             for rank, place in enumerate(ranking.order[: self.top_n])
         ]
-
-
-def _fused(order: Sequence[int], prior_weight: float) -> list[float]:
-    """Reciprocal rank fusion of an order and the incoming one: a score per incoming place."""
-    scores = reciprocal_ranks(len(order), prior_weight)
-    for place, score in zip(order, reciprocal_ranks(len(order)), strict=True):
-        scores[place] += score
-    return scores
 
 
 def _check(documents: Sequence[Document], query: str) -> None:

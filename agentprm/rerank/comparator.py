@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import json
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable
 
-from agentprm.errors import ConfigurationError, check_choice, check_least
+from agentprm.budget import record
+from agentprm.errors import CapabilityError, ConfigurationError, check_choice, check_least
 from agentprm.forking import ForkSafeLock
-from agentprm.rewards.function import takes
-from agentprm.routines import Routine, adrive, drive
+from agentprm.rerank.judging import DEFINITION, passage_text
+from agentprm.rewards.function import takes, twins
+from agentprm.routines import Routine, adrive, all_of, drive, wait
+from agentprm.text import one_line
 
-__all__ = ["Comparator", "Comparison", "FunctionComparator", "Policy", "comparison_of"]
+__all__ = [
+    "Comparator",
+    "Comparison",
+    "DecisionComparator",
+    "FunctionComparator",
+    "Policy",
+    "comparison_of",
+    "is_decision_model",
+]
+
 
 Policy = Literal["mean", "strict"]
 """How the answers in both orders become one: `mean`, the position-debiased mean of both; or `strict`,
@@ -123,7 +135,7 @@ class RoutineComparator(Comparator):
         return await adrive(self.verdicts(query, pairs))
 
 
-class FunctionComparator(Comparator):
+class FunctionComparator(RoutineComparator):
     """A comparator made of a function.
 
     Args:
@@ -150,10 +162,8 @@ class FunctionComparator(Comparator):
         both_orders: bool = False,
         policy: Policy = "mean",
     ) -> None:
-        if isinstance(function, Runnable):
-            function, afunction = _as_functions(function)
-        elif inspect.iscoroutinefunction(function):
-            function, afunction = _only_async(function), function
+        sync, on_loop = twins(function, "query", "first", "second")
+        function = sync if isinstance(function, Runnable) else function
         if not callable(function) or not takes(function, "", None, None):
             raise ConfigurationError(
                 f"A {type(function).__name__} is no function of a query and two documents."
@@ -161,57 +171,29 @@ class FunctionComparator(Comparator):
                 else f"{function!r:.200} must take three arguments: a query and two documents."
             )
         check_least(1, width=width)
-        self._function, self._afunction = function, afunction
+        self._function, self._afunction = sync, afunction or on_loop
         self.width, self.policy = width, checked_policy(policy)
         self._both_orders = both_orders
         self.calls = 2 if both_orders else 1
 
-    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
-        """See `Comparator.compare`."""
-        return [
-            self._verdict([self._function(query, *some) for some in self._orders(a, b)]) for a, b in pairs
-        ]
-
-    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
-        """See `Comparator.acompare`."""
-        if self._afunction is None:
-            return await asyncio.to_thread(self.compare, query, pairs)
-        verdicts = []
+    def verdicts(self, query: str, pairs: Sequence[DocumentPair]) -> Routine[list[Comparison]]:
+        """See `RoutineComparator.verdicts`."""
+        verdicts: list[Comparison] = []
         for a, b in pairs:
-            answers = await asyncio.gather(
-                *(self._afunction(query, *some) for some in self._orders(a, b)), return_exceptions=False
-            )
-            verdicts.append(self._verdict(list(answers)))
+            orders = [(a, b), (b, a)] if self._both_orders else [(a, b)]
+            found = yield from wait(self._answers, self._aanswers, query, orders)
+            answers = [usable(answer) for answer in found]
+            if self._both_orders:
+                verdicts += comparisons_of(answers, self.policy)
+            else:
+                verdicts += [Comparison(0.5, 1, 1) if p is None else Comparison(p, 1) for p in answers]
         return verdicts
 
-    def _orders(self, a: Document, b: Document) -> list[DocumentPair]:
-        return [(a, b), (b, a)] if self._both_orders else [(a, b)]
+    def _answers(self, query: str, orders: Sequence[DocumentPair]) -> list[Any]:
+        return [self._function(query, *some) for some in orders]
 
-    def _verdict(self, answers: list[float | None]) -> Comparison:
-        answers = [usable(answer) for answer in answers]
-        if self._both_orders:
-            return comparison_of(answers[0], answers[1], self.policy)
-        return Comparison(0.5, 1, 1) if answers[0] is None else Comparison(answers[0], 1)
-
-
-def _as_functions(judge: Runnable[Any, Any]) -> tuple[Callable[..., Any], Callable[..., Awaitable[Any]]]:
-    def sync(query: str, first: Document, second: Document) -> Any:
-        return judge.invoke({"query": query, "first": first, "second": second})
-
-    async def on_loop(query: str, first: Document, second: Document) -> Any:
-        return await judge.ainvoke({"query": query, "first": first, "second": second})
-
-    return sync, on_loop
-
-
-def _only_async(function: Callable[..., Any]) -> Callable[..., Any]:
-    def refuse(query: str, first: Document, second: Document) -> Any:
-        raise ConfigurationError(
-            f"{function.__name__} is async. Rank with acompress_documents (ainvoke of a graph), or pass a "
-            "function that is not."
-        )
-
-    return refuse
+    async def _aanswers(self, query: str, orders: Sequence[DocumentPair]) -> list[Any]:
+        return await all_of(partial(self._afunction, query), *zip(*orders, strict=True))
 
 
 def usable(answer: Any) -> float | None:
@@ -245,3 +227,109 @@ def token_of(thing: Any) -> int:
         for key in [key for key, (reference, _) in _tokens.items() if reference() is None]:
             del _tokens[key]
         return number
+
+
+_LABELS = ("Passage A", "Passage B")
+
+
+def is_decision_model(model: Any) -> bool:
+    """Whether `model` is a LangChain decision model; false where LangChain has none yet."""
+    try:
+        from langchain_core.decisions import BaseDecisionModel  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return False
+    return isinstance(model, BaseDecisionModel)
+
+
+class DecisionComparator(Comparator):
+    """Compares by the probabilities that a decision model gives to two labels, in both orders.
+
+    Args:
+        model: A `langchain_core.decisions.BaseDecisionModel` (langchain-core 1.8 or newer).
+        policy: How the answers in both orders become one verdict, see `comparison_of`.
+        definition: What makes a passage relevant in this task.
+        max_chars: Where a passage is cut.
+        width: Pairs that are compared at a time, two requests each.
+
+    Raises:
+        CapabilityError: If the installed LangChain has no decision models.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        policy: Policy = "mean",
+        definition: str = DEFINITION,
+        max_chars: int = 1200,
+        width: int = 4,
+    ) -> None:
+        try:
+            from langchain_core.decisions import Choice  # type: ignore[import-not-found,unused-ignore]
+        except ImportError as error:
+            raise CapabilityError(
+                "The installed langchain-core has no decision models. Use langchain-core 1.8 or newer, or "
+                "pass a chat model."
+            ) from error
+        if not is_decision_model(model):
+            raise ConfigurationError(
+                f"A {type(model).__name__} is no decision model. Pass a langchain_core.decisions."
+                "BaseDecisionModel."
+            )
+        check_least(1, max_chars=max_chars, width=width)
+        self.model, self.policy = model, checked_policy(policy)
+        self.definition, self.max_chars, self.width = one_line(definition), max_chars, width
+        self._question = Choice(
+            instructions=f"{self.definition} Which of the two passages answers the question better?",
+            criteria={_LABELS[0]: "passage_a answers better", _LABELS[1]: "passage_b answers better"},
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Comparator.fingerprint`."""
+        return f"DecisionComparator/{token_of(self.model)}/{self.policy}/{self.max_chars}/{self.definition}"
+
+    def view(self, document: Document) -> str:
+        """See `Comparator.view`; here the passage as it is shown."""
+        return passage_text(document, self.max_chars)
+
+    def compare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
+        """See `Comparator.compare`."""
+        return self._verdicts(self.model.batch(self._requests(query, pairs)))
+
+    async def acompare(self, query: str, pairs: Sequence[DocumentPair]) -> list[Comparison]:
+        """See `Comparator.acompare`."""
+        requests = self._requests(query, pairs)
+        return self._verdicts(await asyncio.gather(*(self.model.ainvoke(one) for one in requests)))
+
+    def _requests(self, query: str, pairs: Sequence[DocumentPair]) -> list[dict[str, Any]]:
+        orders = [order for a, b in pairs for order in ((a, b), (b, a))]
+        return [
+            {
+                "state": {
+                    "question": one_line(query),
+                    "passage_a": passage_text(first, self.max_chars),
+                    "passage_b": passage_text(second, self.max_chars),
+                },
+                "questions": {"better": self._question},
+            }
+            for first, second in orders
+        ]
+
+    def _verdicts(self, responses: Sequence[Any]) -> list[Comparison]:
+        answers = [self._first_wins(response) for response in responses]
+        return comparisons_of(answers, self.policy)
+
+    @staticmethod
+    def _first_wins(response: Any) -> float | None:
+        """P(first label) of a response; `None` if it holds no such choice."""
+        used = response.usage or {}
+        asked, new = int(used.get("input_tokens", 0)), int(used.get("output_tokens", 0))
+        record(model_calls=1, prompt_tokens=asked, computed_tokens=asked + new, completion_tokens=new)
+        answer = response.choices.get("better")
+        if answer is None:
+            return None
+        first, second = (usable(answer.probabilities.get(label)) for label in _LABELS)
+        if first is None or second is None or first + second == 0:
+            return None
+        return first / (first + second)

@@ -13,8 +13,8 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from agentprm.errors import ConfigurationError, InputError, check_least
 from agentprm.lm import LanguageModel
 from agentprm.rerank.base import Ranking, Reranker
-from agentprm.rerank.critic import CriticReranker
 from agentprm.rerank.pairwise import PairwiseReranker
+from agentprm.rerank.pointwise import CriticReranker
 from agentprm.retrievers import Selection
 from agentprm.rewards import ProcessRewardModel
 from agentprm.rewards.function import takes

@@ -13,9 +13,8 @@ from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
-from agentprm.rerank.asking import DEFINITION, passage_text, sampling, scoring
 from agentprm.rerank.base import Ranked, Reranker
-from agentprm.rerank.judging import Assessor, Judging, Missing
+from agentprm.rerank.judging import DEFINITION, Assessor, Judging, Missing, passage_text, sampling, scoring
 from agentprm.routines import Routine
 from agentprm.text import one_line
 
@@ -120,7 +119,7 @@ class ListwiseReranker(Reranker):
         return 1
 
     def routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
-        """See `Reranker.plan`."""
+        """See `Reranker.routine`."""
         count = len(documents)
         order = list(range(count))
         judge = self._judge(query, documents)

@@ -1,4 +1,4 @@
-"""Comparators that ask a language model: by the likelihood of two labels, or by what it writes."""
+"""Comparators that ask a language model: by likelihoods of labels or of the query, or by what it writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import ChatLM, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, ChatTemplate, Prompts
-from agentprm.rerank.asking import DEFINITION, passage_text
+from agentprm.replies import without_thought
 from agentprm.rerank.comparator import (
     Comparison,
     DocumentPair,
@@ -25,19 +25,49 @@ from agentprm.rerank.comparator import (
     comparisons_of,
     token_of,
 )
-from agentprm.rerank.judging import width_of
-from agentprm.rerank.labels import parse_label
-from agentprm.rewards.base import sigmoid
-from agentprm.routines import Routine, adrive, drive, wait
+from agentprm.rerank.judging import DEFINITION, passage_text, width_of
+from agentprm.rewards.base import Memory, sigmoid
+from agentprm.routines import Routine, drive, wait
 from agentprm.text import one_line
 
-__all__ = ["GenerationComparator", "PromptComparator", "ScoringComparator"]
+__all__ = [
+    "GenerationComparator",
+    "PromptComparator",
+    "QueryLikelihoodComparator",
+    "ScoringComparator",
+    "parse_label",
+]
+
 
 _LABELS = ("Passage A", "Passage B")
 _Question = tuple[str, Document, Document]
 
 
-class PromptComparator(RoutineComparator):
+class _ShownComparator(RoutineComparator):
+    """Base of the comparators that show passages to a language model, cut to some characters."""
+
+    def __init__(self, model: Any, max_chars: int) -> None:
+        check_least(1, max_chars=max_chars)
+        self.model, self.max_chars = as_language_model(model), max_chars
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Comparator.fingerprint`."""
+        digest = hashlib.sha256(repr(self._settings()).encode()).hexdigest()
+        # A chat model is wrapped anew by each comparator; the model itself is what counts.
+        model = self.model.model if isinstance(self.model, ChatLM) else self.model
+        return f"{type(self).__name__}/{token_of(model)}/{digest}"
+
+    @abstractmethod
+    def _settings(self) -> tuple[Any, ...]:
+        """All settings that a verdict depends on."""
+
+    def view(self, document: Document) -> str:
+        """See `Comparator.view`; here the passage as it stands in the prompt."""
+        return passage_text(document, self.max_chars)
+
+
+class PromptComparator(_ShownComparator):
     """Base of the comparators that show a language model two passages and ask which is better.
 
     Args:
@@ -63,29 +93,15 @@ class PromptComparator(RoutineComparator):
     ) -> None:
         if not all(label.strip() for label in labels) or labels[0] == labels[1]:
             raise ConfigurationError(f"labels must be two different texts, not {labels}.")
-        check_least(1, max_chars=max_chars)
-        self.model = as_language_model(model)
+        super().__init__(model, max_chars)
         self.policy, self.definition = checked_policy(policy), one_line(definition)
-        self.labels, self.max_chars = labels, max_chars
+        self.labels = labels
         self.template: ChatTemplate = _labelled(prompts.compare, labels)
         width = width_of(self.model)
         self.width = None if width is None else max(1, width // self.calls)
 
-    @property
-    def fingerprint(self) -> str:
-        """See `Comparator.fingerprint`."""
-        digest = hashlib.sha256(repr(self._settings()).encode()).hexdigest()
-        # A chat model is wrapped anew by each comparator; the model itself is what counts.
-        model = self.model.model if isinstance(self.model, ChatLM) else self.model
-        return f"{type(self).__name__}/{token_of(model)}/{digest}"
-
     def _settings(self) -> tuple[Any, ...]:
-        """All settings that a verdict depends on."""
         return self.policy, self.definition, self.labels, astuple(self.template), self.max_chars
-
-    def view(self, document: Document) -> str:
-        """See `Comparator.view`; here the passage as it stands in the prompt."""
-        return passage_text(document, self.max_chars)
 
     def verdicts(self, query: str, pairs: Sequence[DocumentPair]) -> Routine[list[Comparison]]:
         """See `RoutineComparator.verdicts`."""
@@ -102,10 +118,6 @@ class PromptComparator(RoutineComparator):
     def first_wins(self, questions: Sequence[_Question]) -> list[float | None]:
         """Runs `answers`."""
         return drive(self.answers(questions))
-
-    async def afirst_wins(self, questions: Sequence[_Question]) -> list[float | None]:
-        """Async twin of `first_wins`."""
-        return await adrive(self.answers(questions))
 
     def _prompt(self, question: _Question, *, prefill: bool) -> Prompt:
         query, first, second = question
@@ -192,3 +204,114 @@ def _labelled(template: ChatTemplate, labels: tuple[str, str]) -> ChatTemplate:
     escaped = {name: label.replace("{", "{{").replace("}", "}}") for name, label in names.items()}
     user = re.sub("|".join(_LABELS), lambda match: escaped[match.group()], template.user)
     return replace(template, system=named(template.system), user=user)
+
+
+# Before the label: markup and "The answer is:". After it: markup, then the end of the line or a reason.
+# The bound keeps the time linear: without it "answer****…" is tried in every way of cutting it up.
+_MARK = r"[\s*_#`\"'\u2018\u2019\u201c\u201d()\[\]{}<>.!-]{0,20}"
+_LEAD = (
+    rf"{_MARK}(?:(?:the|my)\s+)?(?:final\s+)?"
+    rf"(?:(?:answer|output|verdict|choice|decision){_MARK}(?:is\b)?:?{_MARK})?"
+)
+_TAIL = rf"(?:{_MARK}(?:\n|$)|\s+(?:is|answers)\s+(?:the\s+)?(?:more|better|best)\b)"
+
+
+def parse_label(text: str, labels: tuple[str, str]) -> int | None:
+    """Which of two labels a model chose: 0, 1, or `None` if that is not beyond doubt.
+
+    The answer must begin with the label (after markup or "The answer is:") and be over then, or go on
+    with "is more", "is better", "answers better" and the like. The last word of a label ("A") may
+    stand alone, in its own case. Text that names both labels, that quotes one, repeats the prompt's
+    "Passage A: ..." or begins with the article "A" decides nothing.
+
+    Args:
+        text: What the model wrote.
+        labels: The two labels, for instance `("Passage A", "Passage B")`.
+    """
+    text = without_thought(text).strip()
+    if all(_mentions(label, text) for label in labels):
+        return None
+    found = [i for i, label in enumerate(labels) if _chosen(label, text)]
+    return found[0] if len(found) == 1 else None
+
+
+def _mentions(label: str, text: str) -> bool:
+    """Whether the label occurs anywhere, even with letters stuck to it."""
+    head, last = _words(label)
+    return re.search(rf"(?<!\w){head}(?:{last}|(?i:{last})(?!\w))", text) is not None
+
+
+def _chosen(label: str, text: str) -> bool:
+    """Whether the text begins with the whole label, or is its last word alone."""
+    head, last = _words(label)
+    return (
+        re.match(rf"(?i:{_LEAD}){head}{last}(?i:{_TAIL})", text) is not None
+        or re.fullmatch(rf"(?i:{_LEAD}){last}{_MARK}", text) is not None
+    )
+
+
+def _words(label: str) -> tuple[str, str]:
+    """Patterns of a label's words but the last, in any case, and of the last in its own."""
+    *head, last = label.split()
+    return "".join(rf"(?i:{re.escape(word)})\s+" for word in head), re.escape(last)
+
+
+class QueryLikelihoodComparator(_ShownComparator):
+    """Compares by which passage makes the query likelier; for models too small to judge on request.
+
+    P(a better) = sigmoid((log P(query | a) - log P(query | b)) / sqrt(n)) with n tokens in the query:
+    the sum's spread grows with the square root of its terms. There is no position that it could be
+    biased to. Each passage is scored once per query, however many comparisons it takes part in: pairs
+    go to the model together, in one call.
+
+    Args:
+        model: A language model with log-likelihoods, or the name or folder of one.
+        prompts: Templates; `relate` is used.
+        max_chars: Where a passage is cut.
+        cache_size: Likelihoods that are remembered; the least recently used go first.
+
+    Raises:
+        CapabilityError: If the model gives no log-likelihoods.
+    """
+
+    def __init__(
+        self, model: Any, *, prompts: Prompts = PROMPTS, max_chars: int = 1200, cache_size: int = 10_000
+    ) -> None:
+        super().__init__(model, max_chars)
+        require(self.model, "loglikelihood", "QueryLikelihoodComparator")
+        self.template = prompts.relate
+        self._known = Memory[tuple[str, str], float](cache_size)
+
+    def _settings(self) -> tuple[Any, ...]:
+        return astuple(self.template), self.max_chars
+
+    def verdicts(self, query: str, pairs: Sequence[DocumentPair]) -> Routine[list[Comparison]]:
+        """See `RoutineComparator.verdicts`."""
+        views = [(self.view(a), self.view(b)) for a, b in pairs]
+        wanted = dict.fromkeys(view for both in views for view in both)
+        kept = self._known.known((query, view) for view in wanted)
+        known = {view: value for (_, view), value in kept.items()}
+        unpaid = {view for view in wanted if view not in known}
+        if unpaid:
+            missing = [view for view in wanted if view in unpaid]
+            asked = self._scored(query, missing)
+            rows = yield from wait(self.model.loglikelihood, self.model.aloglikelihood, *asked)
+            known |= {view: float(row[0]) for view, row in zip(missing, rows, strict=True)}
+            self._known.keep({(query, view): known[view] for view in missing})
+        spread = math.sqrt(max(1, self.model.count_tokens([one_line(query)])[0]))
+        verdicts = []
+        for a, b in views:
+            calls = len({a, b} & unpaid)
+            unpaid -= {a, b}
+            gap = known[a] - known[b]
+            if math.isfinite(gap):
+                verdicts.append(Comparison(round(sigmoid(gap / spread), 12), calls))
+            else:
+                verdicts.append(Comparison(0.5, calls, calls))
+        return verdicts
+
+    def _scored(self, query: str, views: Sequence[str]) -> tuple[list[Prompt], list[list[str]]]:
+        prefill = self.model.capabilities.prefill
+        prompts = [self.template.render(prefill=prefill, passages=view) for view in views]
+        # After a prefix that ends in a word the query begins with a blank.
+        return prompts, [[(" " if prompt.prefix else "") + one_line(query)] for prompt in prompts]

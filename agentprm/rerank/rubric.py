@@ -11,12 +11,11 @@ from langchain_core.documents import Document
 from pydantic import PrivateAttr, model_validator
 
 from agentprm.errors import ConfigurationError
-from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model
+from agentprm.lm import LanguageModel, Prompt, SamplingParams, as_language_model
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
-from agentprm.rerank.asking import DEFINITION, passage_text, sampling
 from agentprm.rerank.base import Ranked, Reranker
-from agentprm.rerank.judging import Judging, Missing
+from agentprm.rerank.judging import DEFINITION, Judging, Missing, passage_text, sampling
 from agentprm.rerank.pointwise import order_by_scores, without_gaps
 from agentprm.routines import Routine
 from agentprm.text import one_line
@@ -53,11 +52,6 @@ def parse_grade(text: str) -> float | None:
         return None
     grade = float(found[-1])
     return grade if grade <= 100 else None
-
-
-class _Graded(NamedTuple):
-    mean: float | None
-    unparsed: int
 
 
 class RubricReranker(Reranker):
@@ -126,7 +120,7 @@ class RubricReranker(Reranker):
         return max(stage.samples for stage in self.schedule)
 
     def routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
-        """See `Reranker.plan`."""
+        """See `Reranker.routine`."""
         order = list(range(len(documents)))
         scores: list[float | None] = [None] * len(documents)
         for number, stage in enumerate(self.schedule):
@@ -134,7 +128,7 @@ class RubricReranker(Reranker):
             judge = sampling(
                 self._grader,
                 lambda document: [self._prompt(query, document)],
-                _mean_grade,
+                lambda _, rows: [parse_grade(completion.text) for completion in rows[0]],
                 self._params(number),
                 stage.samples,
                 stage.samples,
@@ -143,9 +137,10 @@ class RubricReranker(Reranker):
             for place, graded in zip(chosen, grades, strict=True):
                 if isinstance(graded, Missing):
                     continue
-                judging.book(stage.samples, graded.unparsed)
-                if graded.mean is not None:
-                    scores[place] = graded.mean
+                known = [grade for grade in graded if grade is not None]
+                judging.book(stage.samples, len(graded) - len(known))
+                if known:
+                    scores[place] = fmean(known)
             order[: len(chosen)] = order_by_scores(scores, chosen).order
         return Ranked(order, without_gaps(scores, order))
 
@@ -162,9 +157,3 @@ class RubricReranker(Reranker):
             query=one_line(query),
             passage=passage_text(document, self.max_chars),
         )
-
-
-def _mean_grade(_: Any, rows: Sequence[Sequence[Completion]]) -> _Graded:
-    grades = [parse_grade(completion.text) for completion in rows[0]]
-    known = [grade for grade in grades if grade is not None]
-    return _Graded(fmean(known) if known else None, len(grades) - len(known))

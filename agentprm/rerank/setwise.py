@@ -14,9 +14,8 @@ from agentprm.errors import ConfigurationError, check_least
 from agentprm.lm import Completion, LanguageModel, Prompt, SamplingParams, as_language_model, require
 from agentprm.prompts import PROMPTS, Prompts
 from agentprm.replies import without_thought
-from agentprm.rerank.asking import DEFINITION, passage_text, sampling, scoring
 from agentprm.rerank.base import Ranked, Reranker
-from agentprm.rerank.judging import Assessor, Judging, Missing
+from agentprm.rerank.judging import DEFINITION, Assessor, Judging, Missing, passage_text, sampling, scoring
 from agentprm.rerank.tournaments import abreast
 from agentprm.routines import Routine
 from agentprm.text import one_line
@@ -179,7 +178,7 @@ class SetwiseReranker(Reranker):
         return self.rotations
 
     def routine(self, query: str, documents: Sequence[Document], judging: Judging) -> Routine[Ranked]:
-        """See `Reranker.plan`."""
+        """See `Reranker.routine`."""
         judge = self._judge(query, documents)
         known: dict[Members, int] = {}
         won, stood = Counter[int](), Counter[int]()

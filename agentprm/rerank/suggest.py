@@ -11,8 +11,12 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError
 from agentprm.lm import as_language_model
 from agentprm.rerank.comparator import Comparator, Policy, comparisons_of
-from agentprm.rerank.likelihood import QueryLikelihoodComparator
-from agentprm.rerank.prompted import GenerationComparator, PromptComparator, ScoringComparator
+from agentprm.rerank.prompted import (
+    GenerationComparator,
+    PromptComparator,
+    QueryLikelihoodComparator,
+    ScoringComparator,
+)
 from agentprm.routines import Routine, adrive, drive
 
 __all__ = ["PROBES", "Probe", "ProbeReport", "Suggestion", "asuggest_comparator", "suggest_comparator"]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from agentprm.errors import ConfigurationError, MissingDependencyError
 from agentprm.model_names import model_name
 from agentprm.prompts import PROMPTS, Prompts
-from agentprm.rerank.asking import DEFINITION, passage_text
+from agentprm.rerank.judging import DEFINITION, passage_text
 from agentprm.text import one_line
 from agentprm.training.data import Passage, ReadingRecord
 from agentprm.training.fitting import FitReport, Objective, Progress, TrainSettings, fit, padded

@@ -32,9 +32,9 @@ from agentprm.replies import (
     parse_proposal,
     without_thought,
 )
-from agentprm.rerank.asking import passage_text
-from agentprm.rerank.labels import parse_label
+from agentprm.rerank.judging import passage_text
 from agentprm.rerank.listwise import parse_permutation
+from agentprm.rerank.prompted import parse_label
 from agentprm.rerank.rubric import parse_grade
 from agentprm.rerank.setwise import parse_member
 from agentprm.retrievers import LexicalIndex, MentionIndex
@@ -279,7 +279,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "control tokens": as_data,
     "refusals": lambda text: (too_long(text), refused_settings(text, ["n", "schema", "temperature"])),
     # rerank
-    "shown": lambda text: passage_text(doc(text), 1000),
+    "passage_text": lambda text: passage_text(doc(text), 1000),
     "parse_label": lambda text: parse_label(text, ("Passage A", "Passage B")),
     "parse_permutation": lambda text: parse_permutation(text, 20),
     "parse_grade": parse_grade,

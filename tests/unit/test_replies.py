@@ -15,8 +15,8 @@ from agentprm.replies import (
     short_answer,
     without_thought,
 )
-from agentprm.rerank.labels import parse_label
 from agentprm.rerank.listwise import parse_permutation
+from agentprm.rerank.prompted import parse_label
 from agentprm.rerank.rubric import parse_grade
 from agentprm.rerank.setwise import parse_member
 from agentprm.rewards import Judge

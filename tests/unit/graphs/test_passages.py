@@ -6,7 +6,7 @@ from langchain_core.documents import Document
 from agentprm.errors import ConfigurationError
 from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.nodes import RetrieveSteps, apply_update
-from agentprm.rerank.critic import CriticReranker
+from agentprm.rerank.pointwise import CriticReranker
 from agentprm.retrievers import FeedbackRetriever, VectorFeedback
 from agentprm.state import new_step
 from agentprm.testing import FakeReward, ScriptedChatModel, fake_store

@@ -8,7 +8,7 @@ from langchain_core.documents import Document
 
 from agentprm.lm import Completion, LanguageModel
 from agentprm.rerank import GenerationComparator, PairwiseReranker, ScoringComparator
-from agentprm.rerank.labels import parse_label
+from agentprm.rerank.prompted import parse_label
 from agentprm.testing import ScriptedLanguageModel
 
 LABELS = ("Passage A", "Passage B")

@@ -7,7 +7,7 @@ from langchain_core.runnables import RunnableLambda
 
 from agentprm.errors import ConfigurationError
 from agentprm.nodes import Rerank
-from agentprm.rerank.critic import CriticReranker
+from agentprm.rerank.pointwise import CriticReranker
 from agentprm.rewards.base import RewardStep
 from agentprm.testing import FakeReward
 from tests.unit.rerank.graded import best_first, documents, grade_in, places

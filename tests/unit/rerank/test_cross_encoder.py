@@ -8,7 +8,7 @@ import pytest
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 
-from agentprm.rerank.cross_encoder import CrossEncoderReranker
+from agentprm.rerank.pointwise import CrossEncoderReranker
 from tests.unit.rerank.graded import best_first, documents, grade_in, places
 
 TEXTS = ["the river in the north", "paris", "a poet of france wrote the play", "river", "the north"]

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from agentprm.errors import ConfigurationError
 from agentprm.rerank import active, all_pairs, heapsort, play, sliding
-from agentprm.rerank.budgeted import _Strengths
-from agentprm.rerank.tournaments import Scoreboard, round_robin
+from agentprm.rerank.tournaments import Scoreboard, _Strengths, round_robin
 
 MOST = 14
 

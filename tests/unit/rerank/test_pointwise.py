@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from agentprm.budget import metered
-from agentprm.rerank.logit import LogitReranker
-from agentprm.rerank.pointwise import order_by_scores
-from agentprm.rerank.query_likelihood import QueryLikelihoodReranker
+from agentprm.rerank.pointwise import LogitReranker, QueryLikelihoodReranker, order_by_scores
 from agentprm.testing import ScriptedChatModel, ScriptedLanguageModel
 from tests.unit.rerank.graded import best_first, documents, grade_in, places
 
