@@ -1,8 +1,8 @@
 """Mapping work over threads or a Ray cluster, each result recorded once, with resume.
 
 What lives where, in the order in which work goes: `mapping` gives items to an executor and reads what is
-done from the `journal`; `backlog` hands items out and takes back those of workers that died; `local` and
-`cluster` are the executors, by the contract in `base`; `embedding` is the work of embedding texts.
+done from the `journal`; `local` and `cluster` are the executors, by the contract in `base`, whose backlog
+hands items out and takes back those of workers that died; `embedding` is the work of embedding texts.
 """
 
 from agentprm.scale.base import Executor, Failure, Outcome, WorkerFactory

@@ -14,8 +14,16 @@ from typing import Any
 from agentprm.budget import Usage, empty_usage
 from agentprm.budget import record as record_usage
 from agentprm.errors import AgentPRMError, ConfigurationError, MissingDependencyError, check_least
-from agentprm.scale.backlog import Assignment, Backlog
-from agentprm.scale.base import Failure, Outcome, WorkerFactory, attempt, built, check_factory
+from agentprm.scale.base import (
+    Assignment,
+    Backlog,
+    Failure,
+    Outcome,
+    WorkerFactory,
+    attempt,
+    built,
+    check_factory,
+)
 
 __all__ = ["RayExecutor"]
 

@@ -8,8 +8,7 @@ from contextvars import copy_context
 from typing import Any
 
 from agentprm.errors import check_least
-from agentprm.scale.backlog import Assignment, Backlog
-from agentprm.scale.base import Outcome, WorkerFactory, attempt, built, check_factory
+from agentprm.scale.base import Assignment, Backlog, Outcome, WorkerFactory, attempt, built, check_factory
 
 __all__ = ["LocalExecutor"]
 

@@ -1,12 +1,17 @@
 """Test doubles that need no model and no network; agentprm's own tests use them.
 
-`scripted` models answer from a script, those of `agents` call tools, those of `servers` stand behind an
+`scripted` models answer from a script, one of them calls tools; those of `servers` stand behind an
 address; `fakes` has embeddings, a store and a reward.
 """
 
-from agentprm.testing.agents import ScriptedAgentModel, calls
 from agentprm.testing.fakes import FakeEmbeddings, FakeReward, fake_store
-from agentprm.testing.scripted import ScriptedChatModel, ScriptedLanguageModel, ScriptedReader
+from agentprm.testing.scripted import (
+    ScriptedAgentModel,
+    ScriptedChatModel,
+    ScriptedLanguageModel,
+    ScriptedReader,
+    calls,
+)
 from agentprm.testing.servers import LlamaCppServer, OllamaServer, OpenAIReasoningServer, OpenAIServer
 
 __all__ = [

@@ -201,15 +201,25 @@ def _logprob(token: str, probability: float) -> dict[str, Any]:
     return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
 
 
-class OpenAIServer(FakeServer):
-    """OpenAI's chat models that do not reason: log-probabilities, with up to 20 tokens at each place."""
+class _OpenAI(FakeServer):
+    """OpenAI's paths."""
+
+    @abstractmethod
+    def chat(self, body: Any) -> HttpReply | Iterator[str]:
+        """The reply to a request of `/chat/completions`."""
 
     def answer(self, path: str, body: Any) -> HttpReply | Iterator[str] | None:
         """See `FakeServer.answer`."""
         if path == "/v1/models":
             return self.models()
-        if path != "/v1/chat/completions":
-            return None
+        return self.chat(body) if path == "/v1/chat/completions" else None
+
+
+class OpenAIServer(_OpenAI):
+    """OpenAI's chat models that do not reason: log-probabilities, with up to 20 tokens at each place."""
+
+    def chat(self, body: Any) -> HttpReply | Iterator[str]:
+        """The reply to a request of `/chat/completions`."""
         listed = body.get("top_logprobs")
         if listed is not None and not body.get("logprobs"):
             return _error(400, "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.")
@@ -218,7 +228,7 @@ class OpenAIServer(FakeServer):
         return self.completion(body, [self.reply(body) for _ in range(body.get("n") or 1)])
 
 
-class OpenAIReasoningServer(FakeServer):
+class OpenAIReasoningServer(_OpenAI):
     """OpenAI's reasoning models: settings are refused, and thoughts use up the token cap unseen.
 
     Args:
@@ -231,12 +241,8 @@ class OpenAIReasoningServer(FakeServer):
         super().__init__(script, model=model)
         self.thinking = thinking
 
-    def answer(self, path: str, body: Any) -> HttpReply | Iterator[str] | None:
-        """See `FakeServer.answer`."""
-        if path == "/v1/models":
-            return self.models()
-        if path != "/v1/chat/completions":
-            return None
+    def chat(self, body: Any) -> HttpReply | Iterator[str]:
+        """The reply to a request of `/chat/completions`."""
         if "max_tokens" in body:
             return self._unsupported("max_tokens", "'max_completion_tokens' instead")
         for name in ("stop", "logprobs", "seed"):
@@ -363,13 +369,8 @@ class LlamaCppServer(FakeServer):
             said = (
                 f"the request exceeds the available context size ({self.context} tokens), try increasing it"
             )
+            more = {"type": "exceed_context_size_error", "n_prompt_tokens": tokens, "n_ctx": self.context}
             if self.too_long_status >= 500:
-                return _error(self.too_long_status, said, type="server_error", code=self.too_long_status)
-            return _error(
-                self.too_long_status,
-                said,
-                type="exceed_context_size_error",
-                n_prompt_tokens=tokens,
-                n_ctx=self.context,
-            )
+                more = {"type": "server_error", "code": self.too_long_status}
+            return _error(self.too_long_status, said, **more)
         return self.completion(body, [self.reply(body)])

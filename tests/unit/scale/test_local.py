@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from agentprm.budget import empty_usage, metered, record
 from agentprm.errors import ConfigurationError
 from agentprm.scale import LocalExecutor
-from agentprm.scale.backlog import Backlog
-from agentprm.scale.base import Outcome
+from agentprm.scale.base import Backlog, Outcome
 
 
 def doubler():
