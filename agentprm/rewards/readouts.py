@@ -149,7 +149,6 @@ class TreeReward(LocalReward):
         """From outputs `[count, outputs]`, fp32, to scores `[count]`."""
 
     def _score_steps(self, question: str, trajectories: Wanted, call: Call) -> list[list[float]]:
-        """See `LocalReward._score_steps`."""
         readings: list[Reading] = []
         fitting: list[list[bool]] = []
         for steps, new in trajectories:
@@ -273,7 +272,6 @@ class TokenHead(HeadReward):
         super().__init__(model, tokenizer, outputs=classes, **options)
 
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """See `TreeReward._values`."""
         return outputs.softmax(dim=-1)[:, self.positive].sum(dim=-1)
 
 
@@ -304,7 +302,6 @@ class ValueHead(HeadReward):
         super().__init__(model, tokenizer, outputs=1, **options)
 
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """See `TreeReward._values`."""
         return outputs[:, 0].sigmoid() if self.activation == "sigmoid" else outputs[:, 0]
 
 
@@ -362,5 +359,4 @@ class TokenLogits(TreeReward):
         super().__init__(word_model(causal, self.words), tokenizer, template=template, **options)
 
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """See `TreeReward._values`."""
         return outputs.softmax(dim=-1)[:, 0]

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentprm.errors import MissingDependencyError, check_least
-from agentprm.forking import ForkSafeLock, after_fork
 from agentprm.rewards.base import Trajectory
 from agentprm.rewards.checkers import _prover_child
 from agentprm.rewards.checkers._formulas import FormulaError
@@ -72,29 +71,9 @@ class _Prover:
             self.process.communicate()
 
 
-class _Idle:
-    """Provers without work, shared by threads; a forked process has its own."""
-
-    def __init__(self) -> None:
-        self._lock = ForkSafeLock()
-        self._forget()
-        after_fork(self, _Idle._forget)
-
-    def _forget(self) -> None:
-        self._provers: list[_Prover] = []
-
-    def take(self) -> _Prover:
-        with self._lock:
-            if self._provers:
-                return self._provers.pop()
-        return _Prover()
-
-    def give_back(self, prover: _Prover) -> None:
-        with self._lock:
-            self._provers.append(prover)
-
-
-_IDLE = _Idle()
+_idle: list[_Prover] = []  # without work, shared by threads: both ends of its use are one step each
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # another process starts its own
 
 
 def prove(task: dict[str, Any], seconds: float) -> Any:
@@ -103,7 +82,10 @@ def prove(task: dict[str, Any], seconds: float) -> Any:
     Raises:
         MissingDependencyError: If Z3 cannot be started.
     """
-    prover = _IDLE.take()
+    try:
+        prover = _idle.pop()
+    except IndexError:
+        prover = _Prover()
     try:
         line = prover.ask(task, seconds)
     except BaseException:
@@ -111,7 +93,7 @@ def prove(task: dict[str, Any], seconds: float) -> Any:
         raise
     if not line:
         return None
-    _IDLE.give_back(prover)
+    _idle.append(prover)
     return json.loads(line)
 
 
