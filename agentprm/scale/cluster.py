@@ -161,28 +161,23 @@ class _Handle:
     jobs: list[Any] = field(default_factory=list)  # references to results, oldest first
 
 
+@dataclass(eq=False)
 class _Pool:
     """Workers, and what each has in hand."""
 
-    def __init__(
-        self,
-        make_worker: WorkerFactory,
-        options: Mapping[str, Any],
-        count: int,
-        threads: int,
-        start_timeout_s: float,
-    ) -> None:
+    make_worker: WorkerFactory
+    options: Mapping[str, Any]
+    count: int
+    threads: int
+    start_timeout_s: float
+
+    def __post_init__(self) -> None:
         self._ray = _ray()
-        self._class = self._ray.remote(_Worker).options(**options)
-        self._make_worker = make_worker
-        self._count = count
-        self._threads = threads
-        self._start_timeout_s = start_timeout_s
+        self._class = self._ray.remote(_Worker).options(**self.options)
         self._workers: list[_Handle] = []
         self._waiting: list[Assignment] = []
-        self._under_way: dict[
-            Any, tuple[_Handle, Assignment | None]
-        ] = {}  # no job: the worker is being built
+        # No job: the worker is being built.
+        self._under_way: dict[Any, tuple[_Handle, Assignment | None]] = {}
         self._seconds = _SHORT_S  # running mean of an item's time
         self._build_losses = 0
         self._last_ready = time.monotonic()
@@ -193,7 +188,7 @@ class _Pool:
         while True:
             free = self._free()
             # No more items are taken than there are places, now or once the missing workers are there.
-            places = max(len(free), self._count - sum(worker.ready for worker in self._workers))
+            places = max(len(free), self.count - sum(worker.ready for worker in self._workers))
             while len(self._waiting) < places and (job := backlog.take()) is not None:
                 self._waiting.append(job)
             if not (free and self._waiting):
@@ -202,7 +197,7 @@ class _Pool:
                 if self._waiting:
                     self._send(worker, self._waiting.pop(0))
         starting = sum(not worker.ready for worker in self._workers)
-        for _ in range(min(self._count - len(self._workers), len(self._waiting) - starting)):
+        for _ in range(min(self.count - len(self._workers), len(self._waiting) - starting)):
             self._start()
         return bool(self._waiting or self._unsent or any(job for _, job in self._under_way.values()))
 
@@ -216,9 +211,9 @@ class _Pool:
                 results = self._settle(ready or first)
         if any(worker.ready for worker in self._workers):
             self._last_ready = time.monotonic()
-        elif time.monotonic() - self._last_ready > self._start_timeout_s:
+        elif time.monotonic() - self._last_ready > self.start_timeout_s:
             raise AgentPRMError(
-                f"No worker got ready within {self._start_timeout_s:g} s. The cluster has "
+                f"No worker got ready within {self.start_timeout_s:g} s. The cluster has "
                 f"{_plain(self._ray.cluster_resources())}, with {_plain(self._ray.available_resources())} "
                 "free: ask for less per worker, add machines, or raise start_timeout_s if the models take "
                 "longer to load."
@@ -233,7 +228,7 @@ class _Pool:
 
     def _free(self) -> list[_Handle]:
         """Workers with room, the idlest first."""
-        room = self._threads + (_AHEAD if self._seconds < _SHORT_S else 0)
+        room = self.threads + (_AHEAD if self._seconds < _SHORT_S else 0)
         free = [worker for worker in self._workers if worker.ready and len(worker.jobs) < room]
         return sorted(free, key=lambda worker: len(worker.jobs))
 
@@ -242,7 +237,7 @@ class _Pool:
         worker = _Handle(actor)
         self._workers.append(worker)
         try:
-            self._under_way[actor.build.remote(self._make_worker)] = (worker, None)
+            self._under_way[actor.build.remote(self.make_worker)] = (worker, None)
         except TypeError as error:  # Ray's word for what it cannot serialise
             raise ConfigurationError(
                 f"The worker factory cannot be sent to other machines: {error}. Open models, clients and "
@@ -292,7 +287,7 @@ class _Pool:
         self._ray.kill(worker.actor)  # it may only be out of reach
         if not worker.ready:
             self._build_losses += 1
-            if self._build_losses >= _BUILD_LOSSES * self._count:
+            if self._build_losses >= _BUILD_LOSSES * self.count:
                 raise AgentPRMError(
                     f"{self._build_losses} workers in a row died while they were made, the last because: "
                     f"{cause}. They may need more memory than they have."
@@ -301,7 +296,7 @@ class _Pool:
         for place, reference in enumerate(worker.jobs):
             job = self._under_way.pop(reference)[1]
             assert job is not None
-            if place < self._threads:
+            if place < self.threads:
                 lost.append((job, None, _LOST, empty_usage()))
             else:
                 self._waiting.insert(0, job)
