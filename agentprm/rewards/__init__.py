@@ -12,8 +12,8 @@ What lives where, in the order in which a score comes about:
 - `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
   off a model in this process, whose parts `checkpoints` loads. `served_reward`,
   `served`: off a model behind an address or in vLLM.
-- `verdict`: written by a model, and its probability. `likelihood`: from likelihoods, without
-  training, several as one; `reading`: likewise from a reader. `step_critic`: by a small encoder that was
+- `verdict`: written by a model, and its probability. `likelihood`: from likelihoods, without training,
+  several as one; `reader_grounding`: likewise from a reader. `step_critic`: by a small encoder that was
   trained to.
 - `routed`, `checked` (with `checkers`), `calibration` (with `separation`): rewards around rewards.
 - `aggregation`: from the scores of steps to one of a trajectory. `labels`: from labelled steps to training.
@@ -48,7 +48,7 @@ from agentprm.rewards.likelihood import (
     reliability,
 )
 from agentprm.rewards.loading import default_reward, families, load_reward, register, register_readout
-from agentprm.rewards.reading import ReaderGrounding
+from agentprm.rewards.reader_grounding import ReaderGrounding
 from agentprm.rewards.routed import NearestType, RoutedReward
 from agentprm.rewards.step_text import StepText, as_trajectory
 from agentprm.rewards.templates import (

@@ -19,7 +19,7 @@ from agentprm.forking import ForkSafeLock
 from agentprm.packaged import default_reader, packaged_reader_folder
 from agentprm.readers.base import Reader
 from agentprm.rewards.base import PrefixReward, Trajectory, logit
-from agentprm.rewards.reading import ReaderGrounding, gives_answer
+from agentprm.rewards.reader_grounding import ReaderGrounding, gives_answer
 from agentprm.text import clean_text, one_line, terms
 
 try:

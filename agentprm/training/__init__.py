@@ -14,7 +14,7 @@ and `families`.
 `bases` opens the model to train. `language_model` teaches a language model replies; `planner` and
 `language_reader` say which ones, and `compositions` composes plans. `reward_model` trains what scores steps
 or candidates, `step_critic` the same of a small encoder, on the steps that `candidate_steps` makes;
-`preferences` by comparisons, judgements and outcomes, with the `losses`; `rounds` does so
+`preferences` by comparisons, judgements and outcomes, with the `losses`; `train_rounds` does so
 again and again, `online` while the reward is used. `merging` makes one adapter of several. `rerankers` and
 `feedback_encoder` train parts of retrieval.
 """

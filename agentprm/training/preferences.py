@@ -274,7 +274,7 @@ def train_by_judgements(
     """Makes desirable replies likelier and undesirable ones less likely, by KTO (arXiv 2402.01306).
 
     No pairs are needed. ReARTeR trains its explanation model so (`critique_replies`), and its policy, round
-    after round (`agentprm.training.rounds`).
+    after round (`agentprm.training.train_rounds`).
 
     Args:
         examples: Replies with their judgement.

@@ -18,7 +18,7 @@ from agentprm.errors import InputError
 from agentprm.packaged import default_reader
 from agentprm.readers.base import Reader
 from agentprm.rewards.base import RewardStep
-from agentprm.rewards.reading import ReaderGrounding
+from agentprm.rewards.reader_grounding import ReaderGrounding
 from agentprm.rewards.step_critic import (
     CriticModel,
     CriticSettings,

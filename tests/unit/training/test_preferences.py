@@ -25,7 +25,7 @@ from agentprm.training.preferences import (
     train_by_judgements,
     train_log_ratio,
 )
-from agentprm.training.rounds import train_rounds
+from agentprm.training.train_rounds import train_rounds
 
 PROMPT = Prompt((("user", "Who wrote the play?"),))
 ONE = TrainSettings(max_steps=1, batch_tokens=4096, precision="fp32")
