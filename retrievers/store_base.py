@@ -395,16 +395,18 @@ class VectorSearchStore(VectorStore):
             raise InputError(f"Vectors must form a matrix (n x d), not an array of shape {matrix.shape}.")
         if not np.isfinite(matrix).all():
             raise InputError("A vector holds NaN or infinity; check the embeddings.")
-        if self.metric != "cosine" and np.abs(matrix).max(initial=0.0) > _LARGEST:
+        metric = self.metric
+        if metric != "cosine" and np.abs(matrix).max(initial=0.0) > _LARGEST:
             raise InputError(
                 f"A vector holds a number beyond {_LARGEST:g}, whose square overflows; scale it."
             )
-        return prepare(matrix, self.metric)
+        return prepare(matrix, metric)
 
     def _check_dimension(self, matrix: FloatArray) -> None:
-        if self.dimension is not None and matrix.shape[1] != self.dimension:
+        dimension = self.dimension
+        if dimension is not None and matrix.shape[1] != dimension:
             raise IndexMismatchError(
-                f"Vectors of {matrix.shape[1]} dimensions do not fit an index of {self.dimension}: "
+                f"Vectors of {matrix.shape[1]} dimensions do not fit an index of {dimension}: "
                 "use the embeddings that the index was built with."
             )
 
