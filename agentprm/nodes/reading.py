@@ -13,7 +13,7 @@ from langchain_core.language_models import BaseChatModel
 from agentprm.documents import title_of
 from agentprm.lm import LanguageModel
 from agentprm.nodes.reporting import reported
-from agentprm.questions.comparing import alternatives
+from agentprm.questions.comparing import alternatives, is_polar
 from agentprm.readers.base import LEAD, Reader, ReaderAnswer
 from agentprm.retrievers.mentions import title_names
 from agentprm.routines import Routine
@@ -55,7 +55,7 @@ def led_to(question: str, passages: Sequence[Document]) -> tuple[list[Document],
 
     A question that was not taken apart describes one thing and asks about another. Who reads of the other
     alone does not see that it is the one: "The lead singer of Up was born in …" asks nothing of Ann Lee's
-    passage, but it does behind "Up: Up is a band led by Ann Lee."
+    passage, but it does behind "Up: Up is a band led by Ann Lee." Questions of yes and no gain nothing by it.
 
     Args:
         question: The whole question. Of several sentences the one counts that has most of its words.
@@ -207,7 +207,7 @@ def read_steps(
     queries = [one_line(steps[place]["query"]) for place in first_of.values()]
     shown = [
         led_to(query, passages[place])
-        if reader.reads_leads and same_text(query, state["question"])
+        if reader.reads_leads and same_text(query, state["question"]) and not is_polar(query)
         else (passages[place], range(len(passages[place])))
         for query, place in zip(queries, first_of.values(), strict=True)
     ]

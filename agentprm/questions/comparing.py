@@ -20,6 +20,7 @@ __all__ = [
     "decide",
     "has_direction",
     "is_comparison",
+    "is_polar",
     "likelier",
     "one_of",
     "shared",
@@ -79,6 +80,11 @@ def without_heading(question: str) -> str:
 def has_direction(asked: str) -> bool:
     """Whether words ask for the first, the older, the larger, … of several."""
     return _DIRECTION.search(asked) is not None
+
+
+def is_polar(question: str) -> bool:
+    """Whether a question is answered by yes or no."""
+    return _POLAR.match(question) is not None and alternatives(question) is None
 
 
 def is_comparison(question: str) -> bool:

@@ -252,6 +252,12 @@ def test_a_whole_question_is_read_behind_the_sentences_that_name_a_passage():
     assert shown.count("Mario Soffici") == 2
 
 
+def test_a_question_of_yes_and_no_is_read_without():
+    reader = LedReader({"Does": {"yes": 0.9}})
+    assert run("Does Up owe its director to Rome?", reader=reader)["answer"] == "yes"
+    assert all(len(set(shown)) == len(shown) for _, shown in reader.asked)
+
+
 def test_a_sub_question_is_read_without():
     reader = LedReader(SCRIPT)
     run(BIRTH, reader=reader)
