@@ -57,13 +57,21 @@ def saying(text):
     return TransformersLM(model, tokenizer)
 
 
-def test_the_way_of_a_question():
-    graph = create_reasoning_graph(saying(" Brunel"), new_store(), max_steps=2, threshold=None).compile()
+def way_of_a_question(source):
+    graph = create_reasoning_graph(saying(" Brunel"), source, max_steps=2, threshold=None).compile()
     answers = []
     found = walk(lambda: answers.append(graph.invoke({"question": QUESTION})))
     assert answers[0]["answer"] == "Brunel"
     assert {step["status"] for step in answers[0]["prm_steps"]} == {"committed"}
-    check("question → answer", found)
+    return found
+
+
+def test_the_way_of_a_question():
+    check("question → answer", way_of_a_question(new_store()))
+
+
+def test_the_way_of_a_question_by_vectors_alone():
+    hold("question → answer", way_of_a_question(new_store().as_retriever()), column=1)
 
 
 @pytest.mark.models
