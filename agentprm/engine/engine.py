@@ -37,7 +37,7 @@ from agentprm.engine.lora import Adapters
 from agentprm.engine.parallel import even_parts, side_by_side
 from agentprm.errors import ConfigurationError
 
-__all__ = ["Engine", "Piece", "cache_argument"]
+__all__ = ["Engine", "OnEngine", "Piece", "cache_argument"]
 
 _PREFIX = "agentprm_"
 _CARRIED = "_agentprm_pass"
@@ -216,6 +216,26 @@ class Engine:
             "plain or sliding-window attention (Llama, Qwen2/3, Mistral, Gemma, …), or serve the model and "
             "pass a LangChain chat model to agentprm.lm.ChatLM."
         ) from cause
+
+
+class OnEngine:
+    """Base of what has an engine of its own: what went through it, and what it keeps."""
+
+    _engine: Engine
+
+    @property
+    def tokens_computed(self) -> int:
+        """Tokens that went through the model so far."""
+        return self._engine.computed
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values held for later calls at the moment."""
+        return self._engine.tree.nbytes
+
+    def clear_cache(self) -> None:
+        """Forgets all that is kept; needed after the model's weights have changed."""
+        self._engine.tree.clear()
 
 
 class _Pass(Cache):  # type: ignore[misc]

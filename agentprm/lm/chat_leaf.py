@@ -26,7 +26,6 @@ __all__ = ["Asking", "ChatLeaf", "Reply", "finish_reason", "has_schemas"]
 
 _FINISH_KEYS = ("finish_reason", "stop_reason", "done_reason")
 _FIELDS = ("temperature", "top_p", "max_tokens", "seed")  # what is set on a copy of the model
-_MOST_STOPS = 4  # that OpenAI's interface takes
 _REFUSES = (TypeError, ValueError, NotImplementedError)  # of a client that knows no such setting
 
 
@@ -154,10 +153,8 @@ class ChatLeaf(Runnable[Any, Reply]):
         settings = {k: v for k, v in settings.items() if v is not None and self._fields[k] is not None}
         if params.top_logprobs and self._has_logprobs:
             settings["top_logprobs"] = params.top_logprobs
-        # White space ends a reply before it has begun, unless a prefix leads it; some refuse it.
-        stops = [mark for mark in params.stop if self.asking.led or mark.strip()]
-        if stops and not thinks:
-            settings["stop"] = stops[:_MOST_STOPS]
+        if stops := self._learned.stops(params.stop, led=self.asking.led, again=again):
+            settings["stop"] = stops
         if params.schema is not None and has_schemas(self.model) and "this schema" not in refused:
             settings["schema"] = dict(params.schema)
         return {k: v for k, v in settings.items() if k not in refused}

@@ -20,13 +20,10 @@ from agentprm.errors import (
     TransientModelError,
     check_least,
 )
-from agentprm.lm.reports import content_text, error_within, too_long
+from agentprm.lm.reports import REASONING_FIELDS, content_text, error_within, too_long
 from agentprm.lm.retries import Retries, transient
 
 __all__ = ["ChatChunks", "JsonHttp", "Refused", "http_address", "served_model"]
-
-
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 class ChatChunks:
@@ -81,7 +78,7 @@ class ChatChunks:
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             return
-        self._reasoned = self._reasoned or any(delta.get(key) for key in _REASONING)
+        self._reasoned = self._reasoned or any(delta.get(key) for key in REASONING_FIELDS)
         if text := content_text(delta.get("content")):
             self._texts.append(text)
             self._hear("".join(self._texts))

@@ -20,6 +20,7 @@ from agentprm.replies import answer_span, begins_thinking
 from agentprm.text import clean_text
 
 __all__ = [
+    "REASONING_FIELDS",
     "SETTING_NAMES",
     "Learned",
     "content_text",
@@ -275,6 +276,10 @@ def _number(value: Any) -> float | None:
     return float(value) if good and value < math.inf else None
 
 
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_MOST_STOPS = 4  # that OpenAI's interface takes
+
+
 class Learned:
     """What one model was found to do; safe to use from threads.
 
@@ -316,6 +321,13 @@ class Learned:
         if not self._template_opens:
             return hear
         return lambda text: hear(text if answer_span(text)[0] else f"<think>{text}")
+
+    def stops(self, stop: Sequence[str], *, led: bool, again: bool = False) -> list[str]:
+        """The stop strings to send; a thought may hold them.
+
+        White space ends a reply before it has begun, unless a prefix leads it; some refuse it.
+        """
+        return [] if self.thinks or again else [s for s in stop if led or s.strip()][:_MOST_STOPS]
 
     def unanswered(self, text: str, *, cut_off: bool) -> bool:
         """Whether all tokens of a reply went into thinking."""

@@ -12,6 +12,7 @@ from agentprm.errors import ModelServerError
 from agentprm.lm.base import Completion, Prompt, SamplingParams, wish_for
 from agentprm.lm.json_http import Refused
 from agentprm.lm.reports import (
+    REASONING_FIELDS,
     Learned,
     content_text,
     indexed,
@@ -32,8 +33,6 @@ Hear = Callable[[str], None]
 
 _PATH = "/chat/completions"
 _SEED_BITS = 31  # what every server takes for an integer
-_MOST_STOPS = 4  # that OpenAI's interface takes
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 class ChatRequests:
@@ -96,10 +95,8 @@ class ChatRequests:
             "temperature": params.temperature,
             "top_p": params.top_p,
         }
-        # White space ends a reply before it has begun, unless a prefix leads it; some refuse it.
-        stops = [mark for mark in params.stop if prompt.prefix or mark.strip()]
-        if stops and not self._learned.thinks:
-            settings["stop"] = stops[:_MOST_STOPS]
+        if stops := self._learned.stops(params.stop, led=bool(prompt.prefix)):
+            settings["stop"] = stops
         if params.seed is not None:
             key = tuple(ord(c) for c in repr(prompt))
             settings["seed"] = Job(key, n, params.seed, params).seed_of(first, _SEED_BITS)
@@ -187,7 +184,7 @@ class ChatRequests:
         if text is None:
             raise ModelServerError("The server sent a completion that is no text.")
         cut_off = is_cut_off(row.get("finish_reason"))
-        reasoned = reasoned or any(message.get(key) for key in _REASONING)
+        reasoned = reasoned or any(message.get(key) for key in REASONING_FIELDS)
         text = self._learned.read(text, cut_off=cut_off, reasoned=reasoned)
         text, stopped = cut_reply(text, params.stop, led=bool(prompt.prefix))
         report = row.get("logprobs")

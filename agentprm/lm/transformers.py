@@ -36,7 +36,7 @@ try:
 except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
-from agentprm.engine.engine import Engine
+from agentprm.engine.engine import Engine, OnEngine
 from agentprm.engine.loading import end_tokens, load_model, max_context
 from agentprm.engine.lora import Adapters, base_of_adapter
 from agentprm.engine.planning import Item, samples_per_row
@@ -49,7 +49,7 @@ __all__ = ["TransformersLM"]
 T = TypeVar("T")
 
 
-class TransformersLM(Adaptable, LanguageModel):
+class TransformersLM(Adaptable, OnEngine, LanguageModel):
     """A local model on transformers that computes every distinct token once.
 
     Keys and values are kept in a tree over token sequences: a prompt that begins like one of an
@@ -162,20 +162,6 @@ class TransformersLM(Adaptable, LanguageModel):
     def tokens_asked(self) -> int:
         """Tokens that callers asked for so far: every prompt in full, generated and scored tokens."""
         return self._tally.asked
-
-    @property
-    def tokens_computed(self) -> int:
-        """Tokens that went through the model so far."""
-        return self._engine.computed
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of keys and values held for later calls at the moment."""
-        return self._engine.tree.nbytes
-
-    def clear_cache(self) -> None:
-        """Forgets all keys and values; needed after the model's weights have changed."""
-        self._engine.tree.clear()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, without control tokens."""

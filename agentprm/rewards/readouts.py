@@ -22,7 +22,7 @@ try:
 except ImportError as missing:
     raise MissingDependencyError.for_extra(missing.name or "torch", "transformers") from missing
 
-from agentprm.engine.engine import Engine
+from agentprm.engine.engine import Engine, OnEngine
 from agentprm.engine.loading import max_context
 from agentprm.engine.reading import Call, Reading, read_outputs
 from agentprm.engine.scheduler import Scheduler
@@ -92,7 +92,7 @@ class LocalReward(StepReward):
         return self._settle(recall, self._score_steps(question, wanted, call) if wanted else [])
 
 
-class TreeReward(LocalReward):
+class TreeReward(OnEngine, LocalReward):
     """A reward that is read off one model's outputs at the end of every prefix.
 
     Args:
@@ -129,19 +129,9 @@ class TreeReward(LocalReward):
         self._engine = Engine(model, cache_bytes)
         self._scheduler = Scheduler(self._engine, max_batch_tokens)
 
-    @property
-    def tokens_computed(self) -> int:
-        """Tokens that went through the model so far."""
-        return self._engine.computed
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of keys and values held for later calls at the moment."""
-        return self._engine.tree.nbytes
-
     def clear_cache(self) -> None:
         """Forgets all keys, values and scores; needed after the model's weights have changed."""
-        self._engine.tree.clear()
+        super().clear_cache()
         self._known.clear()
 
     @abstractmethod
