@@ -8,7 +8,7 @@ What lives where, in the order in which a score comes about:
   given none.
 - `conversation`: the messages of an agent as a trajectory. `step_text`: a step as text, and everything that
   is scored as text, each prefix once. `templates`: texts as the tokens that a reward was trained on;
-  `verdict_templates`, `graded_templates`, `genprm`: as prompts that ask for a verdict.
+  `verdict_templates`, `graded_templates`: as prompts that ask for a verdict.
 - `readouts` (`TokenHead`, `TokenLogits`, `ValueHead`, `PrefixScalar`), `log_ratio`: read
   off a model in this process, whose parts `checkpoints` loads. `served_reward`,
   `served`: off a model behind an address or in vLLM.
@@ -35,8 +35,7 @@ from agentprm.rewards.calibration import Calibrated, Calibration
 from agentprm.rewards.checked import Checked, check_weights
 from agentprm.rewards.conversation import Conversation, trajectory_of
 from agentprm.rewards.function import FunctionReward, as_reward
-from agentprm.rewards.genprm import GenPRM
-from agentprm.rewards.graded_templates import Principled, Rubric
+from agentprm.rewards.graded_templates import GenPRM, Principled, Rubric
 from agentprm.rewards.known_families import Family
 from agentprm.rewards.labels import LabelledRow, labelled_row, step_cross_entropy
 from agentprm.rewards.likelihood import (

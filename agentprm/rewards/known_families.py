@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentprm.rewards.aggregation import Aggregation
-from agentprm.rewards.genprm import GenPRM
-from agentprm.rewards.graded_templates import Principled, Rubric
+from agentprm.rewards.graded_templates import GenPRM, Principled, Rubric
 from agentprm.rewards.templates import (
     ChatPrefix,
     ChatSteps,

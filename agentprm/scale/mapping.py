@@ -11,9 +11,8 @@ from typing import Any
 
 from agentprm.budget import Usage, add_usage, empty_usage
 from agentprm.errors import InputError
-from agentprm.scale.base import Executor, Outcome, WorkerFactory
+from agentprm.scale.base import Executor, LocalExecutor, Outcome, WorkerFactory
 from agentprm.scale.journal import Journal
-from agentprm.scale.local import LocalExecutor
 
 __all__ = ["MapReport", "item_key", "map_items"]
 

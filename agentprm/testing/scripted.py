@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,33 @@ def scripted_reply(script: Script, text: str) -> str:
     )
 
 
-class ScriptedChatModel(BaseChatModel):
+class _Scripted(BaseChatModel):
+    """Base of the chat models here: they have a lock, and reply whole."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    _lock: Any = PrivateAttr(default_factory=ForkSafeLock)
+
+    @property
+    def _llm_type(self) -> str:
+        return "agentprm-scripted"
+
+    @abstractmethod
+    def _reply(self, messages: list[BaseMessage], stop: Sequence[str], settings: dict[str, Any]) -> AIMessage:
+        """The reply to messages."""
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        message = self._reply(messages, stop or (), kwargs)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+class ScriptedChatModel(_Scripted):
     """A LangChain chat model that answers from a script.
 
     Args:
@@ -63,30 +90,17 @@ class ScriptedChatModel(BaseChatModel):
         prompts: The conversations so far, one text each.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
     script: Any
     prompts: list[str] = Field(default_factory=list)
-    _lock: Any = PrivateAttr(default_factory=ForkSafeLock)
 
-    @property
-    def _llm_type(self) -> str:
-        return "agentprm-scripted"
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    def _reply(self, messages: list[BaseMessage], stop: Sequence[str], settings: dict[str, Any]) -> AIMessage:
         text = "\n".join(message.text for message in messages)
         with self._lock:
             self.prompts.append(text)
         reply = scripted_reply(self.script, text)
-        for mark in stop or []:
+        for mark in stop:
             reply = reply.split(mark, 1)[0]
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(reply))])
+        return AIMessage(reply)
 
 
 class ScriptedLanguageModel(LanguageModel):
@@ -223,7 +237,7 @@ def calls(*tools: tuple[str, dict[str, Any]]) -> AIMessage:
     )
 
 
-class ScriptedAgentModel(BaseChatModel):
+class ScriptedAgentModel(_Scripted):
     """A chat model with tools whose replies are scripted; it streams them word by word.
 
     Args:
@@ -240,11 +254,6 @@ class ScriptedAgentModel(BaseChatModel):
     requests: list[Any] = Field(default_factory=list)
     settings: list[Any] = Field(default_factory=list)
     tools: list[Any] = Field(default_factory=list)
-    _lock: Any = PrivateAttr(default_factory=ForkSafeLock)
-
-    @property
-    def _llm_type(self) -> str:
-        return "agentprm-scripted-agent"
 
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
@@ -253,7 +262,7 @@ class ScriptedAgentModel(BaseChatModel):
         self.tools[:] = tools
         return self.bind(**kwargs)
 
-    def _reply(self, messages: list[BaseMessage], settings: dict[str, Any]) -> AIMessage:
+    def _reply(self, messages: list[BaseMessage], stop: Sequence[str], settings: dict[str, Any]) -> AIMessage:
         with self._lock:
             self.requests.append(messages)
             self.settings.append(settings)
@@ -271,15 +280,6 @@ class ScriptedAgentModel(BaseChatModel):
         message.usage_metadata = {**usage, "total_tokens": sum(usage.values())}
         return message
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=self._reply(messages, kwargs))])
-
     def _stream(
         self,
         messages: list[BaseMessage],
@@ -287,7 +287,7 @@ class ScriptedAgentModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        reply = self._reply(messages, kwargs)
+        reply = self._reply(messages, stop or (), kwargs)
         words = reply.text.split(" ")
         texts = [word + (" " if number < len(words) else "") for number, word in enumerate(words, 1)]
         wanted = [

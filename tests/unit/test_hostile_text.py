@@ -56,8 +56,7 @@ from agentprm.rewards.checkers import python as python_checker
 from agentprm.rewards.checkers._formulas import FormulaError, parse_formula
 from agentprm.rewards.checkers.table import read_tables
 from agentprm.rewards.conversation import shortened
-from agentprm.rewards.genprm import GenPRM
-from agentprm.rewards.graded_templates import Principled, Rubric
+from agentprm.rewards.graded_templates import GenPRM, Principled, Rubric
 from agentprm.rewards.templates import without_marks
 from agentprm.rewards.verdict_templates import Grounded, Judge, SolutionCheck, StepChecks
 from agentprm.testing import FakeEmbeddings, ScriptedLanguageModel
