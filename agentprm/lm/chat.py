@@ -11,7 +11,7 @@ import re
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeGuard
@@ -347,18 +347,12 @@ def estimated_tokens(prompt: Prompt) -> int:
 
 def _tokens(reply: AIMessage, estimate: int) -> tuple[int, int, int]:
     """Tokens of the prompt, those of them that a cache held, and generated ones."""
-    usage, new = reply.usage_metadata, _new_tokens(reply)
-    if usage is None:
-        return estimate, 0, new
+    usage: Mapping[str, Any] = reply.usage_metadata or {}
     before = token_count(usage.get("input_tokens"), estimate)
     cached = token_count((usage.get("input_token_details") or {}).get("cache_read"), 0)
-    return before, min(cached, before), new
+    return before, min(cached, before), _new_tokens(reply)
 
 
 def _new_tokens(reply: AIMessage) -> int:
-    length = (len(str(reply.text)) + 3) // 4
-    return (
-        length
-        if reply.usage_metadata is None
-        else token_count(reply.usage_metadata.get("output_tokens"), length)
-    )
+    usage: Mapping[str, Any] = reply.usage_metadata or {}
+    return token_count(usage.get("output_tokens"), (len(str(reply.text)) + 3) // 4)
