@@ -197,6 +197,7 @@ def _span_reader(args: argparse.Namespace, progress: Console) -> FitReport | Non
     if args.limit:
         examples = random.Random(args.seed).sample(examples, min(args.limit, len(examples)))
     how = SpanTraining(seed=args.seed)
+    how = replace(how, held_out=min(how.held_out, len(examples) // 10))  # a small folder trains, too
     if start:  # what is known already is kept best with smaller steps
         how = replace(how, learning_rate=how.learning_rate / 3, head_rate=how.head_rate / 3)
     options = ("epochs", "max_steps", "learning_rate", "distractors", "groups")

@@ -388,7 +388,10 @@ def train_span_reader(
         InputError: If there are not more examples than are held out, or the folder holds something else.
     """
     if len(examples) <= how.held_out:
-        raise InputError(f"{len(examples)} examples, of which {how.held_out} are held out: too few to train.")
+        raise InputError(
+            f"{len(examples)} examples, of which {how.held_out} are held out: too few to train. Give more "
+            "records with a gold passage that holds the answer, as `agentprm synth` makes them."
+        )
     torch.manual_seed(how.seed)
     if start is None:
         encoder, tokenizer = load_encoder(settings.base)

@@ -317,8 +317,9 @@ def test_the_command_refuses_settings_of_another_kind(
     assert "too few to train" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("count", [5, None])
 def test_the_command_trains_a_reader(
-    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int | None
 ) -> None:
     records = [
         {
@@ -330,7 +331,7 @@ def test_the_command_trains_a_reader(
                 *({"title": p.title, "text": p.text} for p in e.distractors),
             ],
         }
-        for i, e in enumerate(toy_examples() * 2)
+        for i, e in enumerate((toy_examples() * 2)[:count])
     ]
     (tmp_path / "reading.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     given = ["train", "reader", str(tmp_path), "-o", str(tmp_path / "out"), "--base", str(encoder_folder)]
