@@ -205,8 +205,12 @@ class Span:
 
 def common_length(left: Sequence[Any], right: Sequence[Any]) -> int:
     """Length of the common beginning."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
+    count = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
 
 
 def span_of(trunk: Sequence[int], joint: Sequence[int], continuation: str) -> Span:
