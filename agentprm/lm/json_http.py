@@ -134,7 +134,7 @@ class JsonHttp:
         api_key: Sent as a bearer token.
         headers: Further headers, for instance the session key of a router over several replicas.
         timeout_s: Seconds after which a request that has not been answered in full counts as failed.
-        retries: When to try again.
+        max_retries: Repetitions of a request that failed in a way that may pass.
         max_concurrency: Most requests at a time.
 
     Raises:
@@ -148,7 +148,7 @@ class JsonHttp:
         api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 600.0,
-        retries: Retries | None = None,
+        max_retries: int = 4,
         max_concurrency: int = 32,
     ) -> None:
         address = http_address(base_url) if isinstance(base_url, str) else None
@@ -176,7 +176,7 @@ class JsonHttp:
         # The longest first, or a part of one would be all that is left out.
         self._secrets = sorted({s for s in secrets if len(s) > 3}, key=len, reverse=True)
         self._timeout_s = timeout_s
-        self._retries = retries or Retries()
+        self._retries = Retries(max_retries)
         self._max_concurrency = max_concurrency
         # Clients and semaphores belong to one loop each; a forked process has another.
         self._places: weakref.WeakKeyDictionary[

@@ -18,7 +18,6 @@ from agentprm.errors import (
 from agentprm.lm.base import Capabilities, Completion, Prompt, SamplingParams, check_choices, listener
 from agentprm.lm.json_http import JsonHttp, served_model
 from agentprm.lm.reports import content_text, indexed, is_cut_off, token_usage
-from agentprm.lm.retries import Retries
 from agentprm.lm.server_chat import ChatRequests
 from agentprm.lm.token_lm import Cost, Job, LocalText, ServerText, TokenLM
 from agentprm.routines import adrive, all_of, drive, wait_on_loop
@@ -101,7 +100,7 @@ class ServerLM(TokenLM):
             api_key=api_key,
             headers=headers,
             timeout_s=timeout_s,
-            retries=Retries(max_retries),
+            max_retries=max_retries,
             max_concurrency=max_concurrency,
         )
         check_least(0, thinking_tokens=thinking_tokens)

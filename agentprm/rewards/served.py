@@ -11,7 +11,6 @@ from typing import Any, Literal
 from agentprm.engine.tokenizing import load_tokenizer
 from agentprm.errors import ConfigurationError, ModelServerError, check_choice
 from agentprm.lm.json_http import JsonHttp, served_model
-from agentprm.lm.retries import Retries
 from agentprm.lm.server import ServerLM
 from agentprm.lm.token_lm import Cost
 from agentprm.lm.vllm import VllmEngine
@@ -140,7 +139,7 @@ class ServedTokenHead(ServedReward):
                     api_key=api_key,
                     headers=headers,
                     timeout_s=timeout_s,
-                    retries=Retries(max_retries),
+                    max_retries=max_retries,
                     max_concurrency=max_concurrency,
                 )
             )

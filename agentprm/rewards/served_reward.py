@@ -15,7 +15,6 @@ from agentprm.engine.tokenizing import Span, load_tokenizer
 from agentprm.errors import ConfigurationError, InputError, ModelServerError, check_choice, check_least
 from agentprm.lm.json_http import JsonHttp
 from agentprm.lm.reports import token_usage
-from agentprm.lm.retries import Retries
 from agentprm.lm.token_lm import Cost, TokenLM
 from agentprm.rewards.base import RoutineReward, Trajectory, sigmoid
 from agentprm.rewards.step_text import Overflow, StepReward, StepWriter, Wanted, fits_context
@@ -125,7 +124,7 @@ class HttpClassifier(ServedReward):
             api_key=api_key,
             headers=headers,
             timeout_s=timeout_s,
-            retries=Retries(max_retries),
+            max_retries=max_retries,
             max_concurrency=max_concurrency,
         )
         named = {} if model is None else {"model": model}
