@@ -44,15 +44,13 @@ __all__ = [
     "apply_update",
     "begin",
     "begin_search",
-    "check_context",
     "cleared_search",
-    "overridden",
     "runtime",
     "state_mapping",
 ]
 
 
-def overridden(name: str) -> Any:
+def _overridden(name: str) -> Any:
     """What the context of the run in progress says of a setting; `None` if nothing.
 
     Raises:
@@ -63,13 +61,10 @@ def overridden(name: str) -> Any:
     return None if value is None else SETTINGS[name](f"context[{name!r}]", value)
 
 
-def check_context(also: tuple[str, ...] = ()) -> None:
+def _check_context() -> None:
     """Refuses a context of the run in progress with a name or value that no setting takes.
 
     A graph inside another one gets the other's context, where further names are none of its business.
-
-    Args:
-        also: Names that the graph takes besides `SETTINGS`.
 
     Raises:
         ConfigurationError: If there is one.
@@ -87,8 +82,8 @@ def check_context(also: tuple[str, ...] = ()) -> None:
         )
     for name in context:
         if name in SETTINGS:
-            overridden(name)
-        elif name not in also and not inside_another:
+            _overridden(name)
+        elif not inside_another:
             raise ConfigurationError(unknown_name("The context of this graph", "setting", name, SETTINGS))
 
 
@@ -192,7 +187,7 @@ def begin(state: Turn) -> dict[str, Any]:
         InputError: If there is neither.
         ConfigurationError: If the run's context has an unknown name or a wrong value.
     """
-    check_context()
+    _check_context()
     messages = as_messages(state.get("messages"))
     given = text_of(state.get("question") or "", "question")
     question = open_question(messages) or given or last_question(messages)
@@ -321,7 +316,7 @@ class Node(Runnable[Any, dict[str, Any]]):
 
     def setting(self, name: str) -> Any:
         """The attribute `name`, or what the run's `context` puts in its place."""
-        override = overridden(name) if name in self._settings else None
+        override = _overridden(name) if name in self._settings else None
         return getattr(self, name) if override is None else override
 
     def short(
