@@ -310,7 +310,7 @@ class WordHead(nn.Module):
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
-class _Words(nn.Module):
+class _WordModel(nn.Module):
     """A causal language model of which only a few words are wanted, by way of all of them."""
 
     def __init__(self, model: Any, words: Sequence[int]) -> None:
@@ -341,7 +341,7 @@ def word_model(model: Any, words: Sequence[int]) -> nn.Module:
     exact = torch.finfo(model.dtype).bits == 32
     if torch.allclose(ours, theirs, rtol=1e-4 if exact else 2e-2, atol=1e-4 if exact else 5e-2):
         return sliced
-    return _Words(model, words)
+    return _WordModel(model, words)
 
 
 _HEADS = ("score", "classifier", "v_head", "value_head", "reward_head", "summary")

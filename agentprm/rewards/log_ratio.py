@@ -24,7 +24,7 @@ from agentprm.rewards.checkpoints import load_causal
 __all__ = ["LogRatio"]
 
 
-class _Side(NamedTuple):
+class _ReadModel(NamedTuple):
     """A model and how the conversation reads to it."""
 
     model: TransformersLM
@@ -144,7 +144,7 @@ class LogRatio(LocalReward):
                 totals[number] = [a + sign * b for a, b in zip(totals[number], values, strict=True)]
         return [[self.beta * total for total in row] for row in totals]
 
-    def _shares(self, side: _Side, question: str, trajectories: Wanted, call: Call) -> list[list[float]]:
+    def _shares(self, side: _ReadModel, question: str, trajectories: Wanted, call: Call) -> list[list[float]]:
         """Log-likelihood that each wanted step adds to that of the steps before it."""
         texts: list[tuple[list[int], int]] = []
         sums: list[dict[int, Shares]] = []
@@ -192,7 +192,7 @@ class LogRatio(LocalReward):
         return [[self.beta * value for value in row] for row in rewards]
 
 
-def _read(side: _Side, texts: Sequence[tuple[list[int], int]], call: Call) -> list[torch.Tensor]:
+def _read(side: _ReadModel, texts: Sequence[tuple[list[int], int]], call: Call) -> list[torch.Tensor]:
     """Log-probabilities of each text's tokens from its index on, and their cost on record."""
     before = call.computed
     try:
@@ -237,11 +237,11 @@ def _side(
     dtype: str | torch.dtype,
     device: str | torch.device | None,
     max_batch_tokens: int,
-) -> _Side:
+) -> _ReadModel:
     if not isinstance(model, TransformersLM):
         named = isinstance(model, str | Path)
         tokenizer = str(model) if named and tokenizer is None else tokenizer
         causal = load_causal(model, dtype, device) if named else model
         model = TransformersLM(causal, tokenizer, max_batch_tokens=max_batch_tokens)
     template.check(model.tokenizer)
-    return _Side(model, template)
+    return _ReadModel(model, template)

@@ -100,7 +100,7 @@ def _system(text: str | None) -> list[dict[str, str]]:
     return [{"role": "system", "content": text}] if text else []
 
 
-class _ChatTemplate(StepTemplate):
+class _NeedsChatTemplate(StepTemplate):
     """Base of the templates that need a chat template."""
 
     def check(self, tokenizer: Any) -> None:
@@ -109,7 +109,7 @@ class _ChatTemplate(StepTemplate):
 
 
 @dataclass(frozen=True)
-class ChatSteps(_ChatTemplate):
+class ChatSteps(_NeedsChatTemplate):
     """A chat whose assistant turn holds the steps, each closed by a separator token.
 
     Qwen2.5-Math-PRM, ReasonFlux-PRM-7B. What the chat template writes after the last separator is
@@ -226,7 +226,7 @@ class PieceSteps(StepTemplate):
 
 
 @dataclass(frozen=True)
-class TurnSteps(_ChatTemplate):
+class TurnSteps(_NeedsChatTemplate):
     """A conversation in which every step is a user turn and every verdict an assistant turn.
 
     RLHFlow, FoVer. The model is read where it is about to write its verdict; the verdicts before are
@@ -258,7 +258,7 @@ _NO_REFERENCE = "There is no reference answer for this question."
 
 
 @dataclass(frozen=True)
-class ChatPrefix(_ChatTemplate):
+class ChatPrefix(_NeedsChatTemplate):
     """A chat, the steps so far as the answer, then the end token, where the model is read.
 
     Universal-PRM: with a reference answer the same model verifies against it.
@@ -335,7 +335,7 @@ class CurrentStep(StepTemplate):
 
 
 @dataclass(frozen=True)
-class Dialogue(_ChatTemplate):
+class Dialogue(_NeedsChatTemplate):
     """Question and answer as in a conversation, for models that are compared rather than read.
 
     Implicit PRM, EurusPRM. Every step ends in the joiner, the last one too, so that what is scored of
