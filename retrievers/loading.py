@@ -107,8 +107,6 @@ def load_folder(
     root = Path(path)
     if not root.exists():
         raise InputError(f"There is no file or folder {root}: check the path.")
-    if current_pointer(root) is not None:
-        raise InputError(f"{root} is an index: give the folder of the documents that it was made of.")
     measure = token_measure(embeddings) if embeddings is not None else None
     documents: list[Document] = []
     ids = _Ids()
@@ -130,6 +128,8 @@ def load_folder(
     skipped[:0] = too_long  # one line for each file, and easily overlooked behind many others
     for source, reason in skipped:
         _logger.warning("Skipped %s: %s.", source, reason)
+    if not documents and current_pointer(root) is not None:
+        raise InputError(f"{root} is an index: give the folder of the documents that it was made of.")
     if not documents:
         why = f"; {skipped[0].source}: {skipped[0].reason}" if skipped else ""
         raise InputError(f"No readable document in {root}{why}. Put files there that end in {_ENDINGS}.")

@@ -151,3 +151,5 @@ def test_an_index_among_its_documents(tmp_path):
     assert [(source, "an index" in reason) for source, reason in again.skipped] == [("index", True)]
     with pytest.raises(InputError, match="is an index: give the folder of the documents"):
         load_folder(tmp_path / "index")
+    FaissStore.from_documents(load().documents, FakeEmbeddings()).save(tmp_path)  # among them, not beside
+    assert [document.id for document in load().documents] == ["a.txt#0"]
