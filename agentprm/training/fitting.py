@@ -34,6 +34,7 @@ __all__ = [
     "fit",
     "padded",
     "plan_batches",
+    "run_trainer",
     "use_bfloat16",
 ]
 
@@ -257,7 +258,6 @@ def fit(
     settings = settings or TrainSettings()
     if not examples:
         raise InputError("There is nothing to train on: no example is left.")
-    start = time.perf_counter()
     batches = plan_batches(
         [objective.length(example) for example in examples],
         settings.batch_tokens,
@@ -279,18 +279,30 @@ def fit(
         settings.patience,
         progress,
     )
-    last = _last_checkpoint(folder)
     model.train()
-    loop.train(resume_from_checkpoint=str(last) if last else None)
+    report = run_trainer(loop, folder)
     model.eval()
-    history = loop.state.log_history
+    return report
+
+
+def run_trainer(trainer: Trainer, folder: Path) -> FitReport:
+    """Runs transformers' loop, from its last whole checkpoint on if it was killed.
+
+    Args:
+        trainer: The loop.
+        folder: Where its checkpoints are.
+    """
+    start = time.perf_counter()
+    last = _last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    state = trainer.state
     return FitReport(
-        steps=loop.state.global_step,
-        planned=len(batches),
+        steps=state.global_step,
+        planned=state.max_steps,
         resumed_at=int(last.name.rpartition("-")[2]) if last else 0,
-        losses=[(row["step"], row["loss"]) for row in history if "loss" in row],
-        dev_losses=[(row["step"], row["eval_loss"]) for row in history if "eval_loss" in row],
-        best_step=loop.state.best_global_step or loop.state.global_step if dev else loop.state.global_step,
+        losses=[(row["step"], row["loss"]) for row in state.log_history if "loss" in row],
+        dev_losses=[(row["step"], row["eval_loss"]) for row in state.log_history if "eval_loss" in row],
+        best_step=state.best_global_step or state.global_step,
         seconds=time.perf_counter() - start,
     )
 

@@ -12,7 +12,6 @@ import bisect
 import logging
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from langchain_core.documents import Document
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from agentprm.errors import InputError
 from agentprm.evaluation import exact_match, token_f1
@@ -38,7 +36,7 @@ from agentprm.readers.span_reader import (
     trained_digest,
     windows,
 )
-from agentprm.training.fitting import FitReport, Progress
+from agentprm.training.fitting import FitReport, Progress, run_trainer, use_bfloat16
 from agentprm.training.folder import TrainingFolder, digest
 from agentprm.training.span_examples import ReadingExample, occurrences
 
@@ -436,24 +434,14 @@ def train_span_reader(
     reader = SpanReader.of(model, tokenizer, settings)
     trainer.add_callback(_Watch(reader, held, how, progress))
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(folder.checkpoints)) if folder.checkpoints.is_dir() else None
-    begun = time.monotonic()
-    trainer.train(resume_from_checkpoint=last)
-    log = trainer.state.log_history
-    report = FitReport(
-        steps=trainer.state.global_step,
-        planned=trainer.state.max_steps,
-        resumed_at=int(Path(last).name.rpartition("-")[2]) if last else 0,
-        losses=[(row["step"], row["loss"]) for row in log if "loss" in row],
-        best_step=trainer.state.global_step,
-        seconds=time.monotonic() - begun,
-    )
-    read = [row for row in log if "read_gold_em" in row]
+    report = run_trainer(trainer, folder.checkpoints)
+    read = [row for row in trainer.state.log_history if "read_gold_em" in row]
     folder.finish(reader.save, report, {**(notes or {}), "held_out_read": read})
     return report
 
 
 def _arguments(checkpoints: Path, how: SpanTraining) -> TrainingArguments:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=how.epochs,
@@ -465,23 +453,15 @@ def _arguments(checkpoints: Path, how: SpanTraining) -> TrainingArguments:
         logging_steps=50,
         save_steps=_SAVED_EVERY,
         save_total_limit=1,
-        bf16=_has_bf16(),
-        use_cpu=not torch.cuda.is_available(),
+        bf16=use_bfloat16("auto", device),
+        use_cpu=device.type == "cpu",
         seed=how.seed,
         data_seed=how.seed,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         # On a GPU the tokens would come too slowly from one process.
-        dataloader_num_workers=4 if torch.cuda.is_available() else 0,
+        dataloader_num_workers=4 if device.type == "cuda" else 0,
         report_to=[],
         label_names=[],
         disable_tqdm=True,
     )
-
-
-def _has_bf16() -> bool:
-    """Whether bf16 matrices are fast here."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    supported: bool = torch.cpu._is_amx_tile_supported()
-    return supported
