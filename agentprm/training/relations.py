@@ -27,7 +27,6 @@ class Relation:
             is not taken for it.
         phrase: Words that stand for the object in another question; by default "the NAME of {}" where a
             second question may be asked, and else none.
-        several: Whether more than one object is usual, and each is an answer.
         own: Whether what stands before the match may turn the sentence to something else ("based on the
             novel by").
     """
@@ -40,7 +39,6 @@ class Relation:
     leads_to: tuple[SubjectKind, ...] = ()
     hints: tuple[str, ...] = ()
     phrase: str = ""
-    several: bool = False
     own: bool = False
     compiled: tuple[regex.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
@@ -214,7 +212,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
         (r"\b(?:starring|stars)\s+ROLE(?P<o>NAMES)",),
         ("Who starred in {}?", "Which actor appeared in {}?"),
         subjects=("work",),
-        several=True,
     ),
     Relation(
         "place of birth",
@@ -293,7 +290,6 @@ FACT_RELATIONS: tuple[Relation, ...] = (
         ),
         ("Who is a parent of {}?", "Whose child is {}?"),
         subjects=("person",),
-        several=True,
     ),
     Relation(
         "spouse",
