@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from langgraph.config import get_config
 from langgraph.types import interrupt
 from typing_extensions import TypedDict
 
@@ -43,7 +44,8 @@ class SelectSteps(SearchNode):
         budget: Bounds of the run.
 
     Raises:
-        ConfigurationError: If a setting is wrong, or the threshold lies outside the reward's space.
+        ConfigurationError: If a setting is wrong, or the threshold lies outside the reward's space; while
+            running, if a human is to choose and there is no checkpointer.
     """
 
     def __init__(
@@ -190,6 +192,13 @@ def _left_out(question: str, fresh: list[Step]) -> set[str]:
     known = {step["id"] for step in fresh}
     if len(known) < 2:
         return set()
+    # LangGraph would end the run here without an answer; every checkpointer wants a thread's id.
+    if "thread_id" not in get_config().get("configurable", {}):
+        raise ConfigurationError(
+            "human=True stops the search until a human has chosen, so there must be something to go on from: "
+            "compile the graph with a checkpointer, for instance compile(checkpointer=InMemorySaver()), and "
+            'invoke it with config={"configurable": {"thread_id": "1"}}.'
+        )
     shown = ("id", "parent_id", "query", "thought", "final_answer", "score", "value")
     request: dict[str, Any] = {
         "type": "agentprm.choose_steps",

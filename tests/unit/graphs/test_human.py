@@ -61,6 +61,14 @@ def test_a_human_chooses_in_async_runs_too():
     assert {c["parent_id"] for c in request(result)["candidates"]} == {"2"}
 
 
+def test_a_human_cannot_choose_where_nothing_is_kept_to_go_on_from():
+    builder = create_reasoning_graph(language_model(), store(), good_reward(), human=True, threshold=None)
+    with pytest.raises(ConfigurationError, match="checkpointer"):
+        builder.compile().invoke({"question": QUESTION})
+    with pytest.raises(ConfigurationError, match="checkpointer"):
+        asyncio.run(builder.compile().ainvoke({"question": QUESTION}))
+
+
 def test_proposals_are_rejected_before_they_are_searched_for_and_survivors_are_scored_again():
     judged = []
 
