@@ -8,11 +8,13 @@ harmless to look at.
 from agentprm.trace.html import to_html
 from agentprm.trace.mermaid import to_mermaid
 from agentprm.trace.schema import (
+    GUESS,
     TRACE_FORMAT,
     TRACE_VERSION,
     Trace,
     TraceDocument,
     answer_path,
+    least_confidence,
     load_trace,
     save_trace,
     trace_of,
@@ -21,12 +23,14 @@ from agentprm.trace.schema import (
 from agentprm.trace.terminal import answer_panel, search_tree, sources_table
 
 __all__ = [
+    "GUESS",
     "TRACE_FORMAT",
     "TRACE_VERSION",
     "Trace",
     "TraceDocument",
     "answer_panel",
     "answer_path",
+    "least_confidence",
     "load_trace",
     "save_trace",
     "search_tree",

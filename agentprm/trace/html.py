@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from agentprm.text import sentence_ends, terms
-from agentprm.trace.schema import Trace, answer_path, drawn_steps
+from agentprm.trace.schema import Trace, answer_path, drawn_steps, guess_warning
 
 __all__ = ["Page", "live_html", "shown", "to_html"]
 
@@ -89,7 +89,7 @@ def shown(trace: Trace) -> dict[str, Any]:
             used = best is not None and not wanted.isdisjoint(best.words)
             marks.setdefault(step["id"], {})[key] = [(best.start, best.end)] if best and used else []
     path = [step["id"] for step in answer_path(steps)]
-    return {**trace, "steps": steps, "path": path, "marks": marks}
+    return {**trace, "steps": steps, "path": path, "marks": marks, "guess": guess_warning(trace)}
 
 
 class _Sentence(NamedTuple):

@@ -27,12 +27,15 @@ from agentprm.rounds import Fact, Round
 from agentprm.state import Reranking, Step, StepStatus, path_to
 
 __all__ = [
+    "GUESS",
     "TRACE_FORMAT",
     "TRACE_VERSION",
     "Trace",
     "TraceDocument",
     "answer_path",
     "drawn_steps",
+    "guess_warning",
+    "least_confidence",
     "load_trace",
     "save_trace",
     "trace_of",
@@ -41,6 +44,9 @@ __all__ = [
 
 TRACE_FORMAT = "agentprm-trace"
 TRACE_VERSION = 1
+
+# An answer below this confidence is called a guess: one in five is right (`benchmarks/confidence.py`).
+GUESS = 0.1
 
 _LARGEST = 1 << 28
 
@@ -242,6 +248,27 @@ def answer_path(steps: Sequence[Step]) -> list[Step]:
         return bool(step["final_answer"]), -math.inf if value is None else value
 
     return path_to(steps, max(leaves, key=merit)["id"])
+
+
+def least_confidence(steps: Sequence[Step]) -> float | None:
+    """How sure a reader was of the step of the answer's path that it was least sure of.
+
+    A chain of findings is no surer than its weakest one. `None` where no reader read: what a language
+    model writes has no such probability, only the scores of a reward. `docs/planning.md` has how often
+    answers of which confidence are right.
+
+    Args:
+        steps: Of a trace, or of a state (`state["prm_steps"]`).
+    """
+    return min((step["confidence"] for step in answer_path(steps) if "confidence" in step), default=None)
+
+
+def guess_warning(trace: Trace) -> str:
+    """What the views say of an answer that hardly anything read supports; empty for others."""
+    confidence = least_confidence(trace["steps"])
+    if confidence is None or confidence >= GUESS or not trace["answer"]:
+        return ""
+    return f"a guess: the reader gives a step's finding a probability of {confidence:.2f}"
 
 
 def drawn_steps(trace: Trace) -> list[Step]:

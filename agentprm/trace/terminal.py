@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from agentprm.errors import MissingDependencyError
 from agentprm.state import Step
-from agentprm.trace.schema import Trace, answer_path, drawn_steps
+from agentprm.trace.schema import Trace, answer_path, drawn_steps, guess_warning
 from agentprm.trace.text import cost_line, counted, shown_line
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ def step_lines(step: Step, titles: Mapping[str, str]) -> list[tuple[str, str]]:
 def answer_panel(trace: Trace) -> Panel:
     """The answer in a box, with the reason why the search stopped and what it cost.
 
+    An answer that a reader is hardly sure of is called a guess.
+
     Raises:
         MissingDependencyError: If rich is not installed.
     """
@@ -165,7 +167,9 @@ def answer_panel(trace: Trace) -> Panel:
     from rich.text import Text
 
     answer = Text(shown_line(trace["answer"]) or "(no answer)", style="bold")
-    foot = [f"stopped: {shown_line(trace['stop_reason'], 60)}"] if trace["stop_reason"] else []
+    foot = [warning] if (warning := guess_warning(trace)) else []
+    if trace["stop_reason"]:
+        foot.append(f"stopped: {shown_line(trace['stop_reason'], 60)}")
     cost = cost_line(trace["usage"], full=True)
     answer.append("\n" + "; ".join([*foot, *([cost] if cost else [])]), style="not bold dim")
     return Panel(answer, title="Answer", title_align="left")

@@ -10,7 +10,15 @@ from rich.console import Console
 
 from agentprm.budget import empty_usage
 from agentprm.errors import MissingDependencyError
-from agentprm.trace import answer_panel, search_tree, sources_table, to_mermaid, trace_of
+from agentprm.trace import (
+    answer_panel,
+    least_confidence,
+    search_tree,
+    sources_table,
+    to_html,
+    to_mermaid,
+    trace_of,
+)
 from agentprm.trace.text import cost_line, shown_line
 
 USAGE = {**empty_usage(), "model_calls": 3, "prompt_tokens": 1200, "completion_tokens": 44, "seconds": 1.26}
@@ -139,6 +147,24 @@ def test_plain_retrieval_shows_its_passages(trace):
     text = drawn(search_tree({**trace, "steps": []}))
     assert "● cited  Vertigo\n" in text
     assert "○ read  Vertigo (symptom)" in text
+
+
+def test_an_answer_that_a_reader_is_hardly_sure_of_is_called_a_guess(trace):
+    chain = [{**step, "confidence": 0.9} for step in trace["steps"]]
+    committed = [number for number, step in enumerate(chain) if step["status"] == "committed"]
+    rejected = next(number for number, step in enumerate(chain) if step["status"] == "rejected")
+    chain[rejected]["confidence"] = 0.01
+    sure = {**trace, "steps": chain}
+    assert least_confidence(chain) == 0.9
+    assert "guess" not in drawn(answer_panel(sure)) + drawn(answer_panel(trace))
+    assert least_confidence(trace["steps"]) is None
+    chain[committed[0]]["confidence"] = 0.04
+    assert least_confidence(chain) == 0.04
+    assert "a guess: the reader gives a step's finding a probability of 0.04" in " ".join(
+        drawn(answer_panel(sure), width=200).split()
+    )
+    assert "a guess: the reader gives" in to_html(sure)
+    assert "guess" not in drawn(answer_panel({**sure, "answer": ""}))
 
 
 def test_answer_and_sources(trace):
