@@ -44,7 +44,7 @@ from agentprm.retrievers.html_text import read_html
 from agentprm.retrievers.leads import lead_names
 from agentprm.retrievers.mentions import title_names
 from agentprm.retrievers.splitting import split_text
-from agentprm.rewards import as_trajectory, genprm
+from agentprm.rewards import as_trajectory, graded_templates
 from agentprm.rewards.checkers import (
     ArithmeticChecker,
     FormulaWriter,
@@ -288,7 +288,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "step checks": lambda text: StepChecks().find(text, "q", 3),
     "solution check": lambda text: SolutionCheck().find(text, "q", 3),
     "grounded": lambda text: Grounded().find(text, "q", 3),
-    "genprm": lambda text: (GenPRM().find(text, "q", 3), genprm._last_program(text)),
+    "genprm": lambda text: (GenPRM().find(text, "q", 3), graded_templates._last_program(text)),
     "principled": lambda text: Principled().find(text, "q", 3),
     "rubric": lambda text: Rubric(rubrics=("is true",)).find(text, "q", 3),
     "as_trajectory": as_trajectory,
