@@ -13,6 +13,7 @@ from agentprm.documents import plain
 from agentprm.errors import InputError, MissingDependencyError
 from agentprm.integrations.tool import answer_text, source_text
 from agentprm.retrievers import default_retriever
+from agentprm.trace import least_confidence
 
 try:
     from mcp.server.fastmcp import FastMCP
@@ -41,9 +42,10 @@ class FoundPassages(BaseModel):
 
 
 class FoundAnswer(BaseModel):
-    """What `ask` answered, and from which passages."""
+    """What `ask` answered, from which passages, and how sure a reader was (`least_confidence`)."""
 
     answer: str
+    confidence: float | None
     citations: list[FoundPassage]
     stop_reason: str
     usage: dict[str, float]
@@ -102,6 +104,7 @@ def create_mcp_server(
         cited = [known[c["doc_id"]] for c in state.get("citations") or [] if c["doc_id"] in known]
         found = FoundAnswer(
             answer=state.get("answer") or "",
+            confidence=least_confidence(state.get("prm_steps") or []),
             citations=[_passage(document) for document in cited],
             stop_reason=state.get("prm_stop_reason") or "",
             usage=dict(state.get("prm_usage") or {}),

@@ -16,6 +16,7 @@ from agentprm.errors import ConfigurationError
 from agentprm.rewards.conversation import shortened
 from agentprm.text import one_line
 from agentprm.trace import Trace, trace_of
+from agentprm.trace.schema import guess_warning
 
 __all__ = ["answer_text", "create_search_tool", "source_text"]
 
@@ -110,6 +111,8 @@ def _result(state: Mapping[str, Any], excerpt: int) -> tuple[str, Trace]:
 def answer_text(state: Mapping[str, Any], *, excerpt: int = 300) -> str:
     """What a graph returned as text: the answer, and the passages that it cites as a numbered list.
 
+    An answer that a reader is hardly sure of is called a guess behind it (`least_confidence`).
+
     Args:
         state: What the graph returned.
         excerpt: Characters of each passage that are shown; 0 shows none.
@@ -117,6 +120,8 @@ def answer_text(state: Mapping[str, Any], *, excerpt: int = 300) -> str:
     answer = str(state.get("answer") or "").strip()
     if not answer:
         return f"No answer was found ({state.get('prm_stop_reason') or 'the documents do not say'})."
+    if warning := guess_warning(state.get("prm_steps") or []):
+        answer = f"{answer} ({warning})"
     documents = [*(state.get("prm_documents") or []), *(state.get("documents") or [])]
     known = {str(document.id): document for document in documents}
     lines = []

@@ -89,7 +89,13 @@ def shown(trace: Trace) -> dict[str, Any]:
             used = best is not None and not wanted.isdisjoint(best.words)
             marks.setdefault(step["id"], {})[key] = [(best.start, best.end)] if best and used else []
     path = [step["id"] for step in answer_path(steps)]
-    return {**trace, "steps": steps, "path": path, "marks": marks, "guess": guess_warning(trace)}
+    return {
+        **trace,
+        "steps": steps,
+        "path": path,
+        "marks": marks,
+        "guess": guess_warning(steps) if trace["answer"] else "",
+    }
 
 
 class _Sentence(NamedTuple):

@@ -263,10 +263,14 @@ def least_confidence(steps: Sequence[Step]) -> float | None:
     return min((step["confidence"] for step in answer_path(steps) if "confidence" in step), default=None)
 
 
-def guess_warning(trace: Trace) -> str:
-    """What the views say of an answer that hardly anything read supports; empty for others."""
-    confidence = least_confidence(trace["steps"])
-    if confidence is None or confidence >= GUESS or not trace["answer"]:
+def guess_warning(steps: Sequence[Step]) -> str:
+    """What is said of an answer that hardly anything read supports (`GUESS`); empty for others.
+
+    Args:
+        steps: Of a trace, or of a state.
+    """
+    confidence = least_confidence(steps)
+    if confidence is None or confidence >= GUESS:
         return ""
     return f"a guess: the reader gives a step's finding a probability of {confidence:.2f}"
 

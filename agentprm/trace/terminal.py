@@ -167,11 +167,12 @@ def answer_panel(trace: Trace) -> Panel:
     from rich.text import Text
 
     answer = Text(shown_line(trace["answer"]) or "(no answer)", style="bold")
-    foot = [warning] if (warning := guess_warning(trace)) else []
-    if trace["stop_reason"]:
-        foot.append(f"stopped: {shown_line(trace['stop_reason'], 60)}")
-    cost = cost_line(trace["usage"], full=True)
-    answer.append("\n" + "; ".join([*foot, *([cost] if cost else [])]), style="not bold dim")
+    foot = [
+        guess_warning(trace["steps"]) if trace["answer"] else "",
+        f"stopped: {shown_line(trace['stop_reason'], 60)}" if trace["stop_reason"] else "",
+        cost_line(trace["usage"], full=True),
+    ]
+    answer.append("\n" + "; ".join(filter(None, foot)), style="not bold dim")
     return Panel(answer, title="Answer", title_align="left")
 
 

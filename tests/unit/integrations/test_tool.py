@@ -9,10 +9,18 @@ from langchain_core.messages import ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agentprm.errors import ConfigurationError
-from agentprm.graphs import create_rag_graph
+from agentprm.graphs import create_rag_graph, create_reasoning_graph
 from agentprm.integrations import create_search_tool
-from agentprm.testing import FakeReward, ScriptedAgentModel, ScriptedChatModel, calls, fake_store
-from agentprm.trace import load_trace, save_trace
+from agentprm.testing import (
+    FakeReward,
+    ScriptedAgentModel,
+    ScriptedChatModel,
+    ScriptedLanguageModel,
+    ScriptedReader,
+    calls,
+    fake_store,
+)
+from agentprm.trace import GUESS, load_trace, save_trace
 
 BRUNEL = Document(
     "Isambard Kingdom Brunel was born in Portsmouth in 1806. " + "He built ships. " * 40,
@@ -65,6 +73,16 @@ def test_without_an_answer_it_says_so():
     assert (
         create_search_tool(graph(reply="")).invoke({"question": "Where?"}).startswith("No answer was found (")
     )
+
+
+@pytest.mark.parametrize(("sure", "said"), [(0.8, "Oslo"), (0.04, "Oslo (a guess: the reader gives")])
+def test_an_agent_is_told_what_is_a_guess(sure, said):
+    store = fake_store(["Up is a film by Bob Ray.", "Bob Ray was born in Oslo."])
+    reader = ScriptedReader({"directed": {"Bob Ray": 0.9}, "Bob Ray born": {"Oslo": sure}})
+    searching = create_reasoning_graph(ScriptedLanguageModel({}), store, mode="plan", reader=reader)
+    content = create_search_tool(searching).invoke({"question": "Where was the director of film Up born?"})
+    assert content.startswith(said)
+    assert ("guess" in content) == (sure < GUESS)
 
 
 def test_from_a_model_and_a_retriever():
